@@ -1,0 +1,101 @@
+# kjoule - energy and emissions of an unmodified training run.
+# `make help` lists the targets. Quiet by default; V=1 shows the commands. BUILD= chooses the output folder.
+
+BUILD  ?= build
+PREFIX ?= /usr/local
+CC     ?= gcc
+V      ?= 0
+SAN    ?=
+Q      := $(if $(filter 0,$(V)),@,)
+say     = @printf '  %-7s %s\n' $(1) $(2)
+
+ARCH     := $(shell $(CC) -dumpmachine | cut -d- -f1)
+VERSION  := $(shell cat VERSION)
+WARN     := -Wall -Wextra -Werror -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wno-missing-field-initializers
+SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)
+CFLAGS   ?= -O2 -g
+CPPFLAGS += -D_GNU_SOURCE -DKJ_VERSION='"$(VERSION)"' -Itools -Ishim -I$(BUILD)/gen
+ALL_CFLAGS  = -std=gnu11 $(WARN) $(CFLAGS) -MMD -MP
+TOOL_CFLAGS = $(ALL_CFLAGS) $(SANFLAGS)
+TOOL_LIBS   = -ljansson -lm -ldl -lpthread
+SHIM_CFLAGS = $(ALL_CFLAGS) -fPIC -fvisibility=hidden -ftls-model=initial-exec -fno-stack-protector -U_FORTIFY_SOURCE
+SIM_CFLAGS  = $(ALL_CFLAGS) -fPIC -fvisibility=hidden -Itests/simgpu
+
+# The ABI of cuda.h is declared by the project and checked against a real one where a toolkit is installed.
+NVCC      ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
+CUDA_INC  ?= $(firstword $(wildcard $(CUDA_HOME)/include/cuda.h /usr/local/cuda/include/cuda.h /usr/include/cuda.h))
+
+ROOMS     := base power model folder carbon report account record
+LIB_SRC   := $(foreach r,$(ROOMS),$(wildcard tools/$(r)/*.c))
+CMD_SRC   := $(wildcard tools/*.c)
+SHIM_SRC  := $(wildcard shim/*.c) shim/arch/$(ARCH).S
+LIB_OBJ   := $(LIB_SRC:%.c=$(BUILD)/%.o)
+CMD_OBJ   := $(CMD_SRC:%.c=$(BUILD)/%.o)
+SHIM_OBJ  := $(patsubst %.S,$(BUILD)/%.o,$(SHIM_SRC:%.c=$(BUILD)/%.o))
+
+.PHONY: all help demo test test-unit test-e2e bench programs simgpu layers format check-format setup install uninstall clean
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+all: $(BUILD)/kjoule $(BUILD)/libkjoule.so ## the program and the preload library
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n",$$1,$$2}' Makefile
+	@echo "  options: V=1 SAN=address,undefined BUILD=dir PREFIX=dir CC=cc NVCC=path"
+
+$(BUILD)/kjoule: $(CMD_OBJ) $(BUILD)/libkjtools.a
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(SANFLAGS) -o $@ $(CMD_OBJ) $(BUILD)/libkjtools.a $(LDFLAGS) $(TOOL_LIBS)
+
+$(BUILD)/libkjtools.a: $(LIB_OBJ)
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/libkjoule.so: $(SHIM_OBJ) shim/shim.map
+	$(call say,LINK,$@)
+	$(Q)$(CC) -shared -nostartfiles -o $@ $(SHIM_OBJ) -Wl,-soname,libkjoule.so -Wl,-z,nodelete,-z,now,-z,relro \
+		-Wl,--no-undefined -Wl,--as-needed -Wl,--version-script=shim/shim.map $(LDFLAGS)
+
+$(BUILD)/shim/%.o: shim/%.c
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(SHIM_CFLAGS) -c $< -o $@
+$(BUILD)/shim/%.o: shim/%.S
+	$(call say,AS,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -c $< -o $@
+$(BUILD)/tools/%.o: tools/%.c
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) -c $< -o $@
+
+include tests/tests.mk
+
+demo: setup ## wrap a small training program and show its report
+	$(Q)$(MAKE) --no-print-directory all programs
+	$(Q)BUILD=$(BUILD) tests/demo.sh
+
+setup: ## install what building and testing need (apt, as root or with sudo), saying what
+	$(Q)tests/setup.sh
+
+layers: ## fail on an include that goes up, or a file over its size
+	$(Q)tests/layers.sh
+
+format: ## clang-format everything
+	$(Q)git ls-files '*.c' '*.h' '*.cu' | xargs clang-format -i
+check-format:
+	$(Q)git ls-files '*.c' '*.h' '*.cu' | xargs clang-format --dry-run -Werror
+
+install: all ## into PREFIX (default /usr/local); DESTDIR is honoured
+	install -Dm755 $(BUILD)/kjoule $(DESTDIR)$(PREFIX)/bin/kjoule
+	install -Dm755 $(BUILD)/libkjoule.so $(DESTDIR)$(PREFIX)/lib/kjoule/libkjoule.so
+	install -Dm644 tools/report/schema/kjoule.report.1.json $(DESTDIR)$(PREFIX)/share/kjoule/kjoule.report.1.json
+	install -Dm644 tools/man/kjoule.1 $(DESTDIR)$(PREFIX)/share/man/man1/kjoule.1
+uninstall: ## what install put there
+	rm -f $(DESTDIR)$(PREFIX)/bin/kjoule $(DESTDIR)$(PREFIX)/share/man/man1/kjoule.1
+	rm -rf $(DESTDIR)$(PREFIX)/lib/kjoule $(DESTDIR)$(PREFIX)/share/kjoule
+
+clean: ## remove the build folder
+	rm -rf $(BUILD)
+
+-include $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(SHIM_OBJ:.o=.d)

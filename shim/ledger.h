@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * ledger.h - the record format: one memory-mapped file per process.
+ *
+ * The shim is the only writer, but for `ring_tail`, which the recorder advances. The tools are readers and trust
+ * nothing in the file: every offset, count and string is checked (tools/folder/ledgers.h).
+ *
+ * Publication: a row is complete before the count that covers it is raised (release store; readers load acquire). So a
+ * crash, or a reader at any moment, sees whole rows only. Counters are single 64-bit words and may be read any time.
+ * Byte order and alignment are the machine's own; `magic` tells a foreign one.
+ *
+ * Time is CLOCK_MONOTONIC in nanoseconds; the header ties it to the wall clock once.
+ * Sizes are compile-time caps; the file is sparse, so that an unused cap costs nothing. What does not fit is counted
+ * (`*_dropped`), never silently lost.
+ */
+#ifndef KJ_LEDGER_H
+#define KJ_LEDGER_H
+
+#include <stdint.h>
+
+#define KJ_LEDGER_MAGIC   0x3172656764656c6bULL /* "kledger1" as little-endian bytes */
+#define KJ_LEDGER_VERSION 1u
+#define KJ_LEDGER_MAX_BYTES (64u << 20)
+#define KJ_LEDGER_PREFIX  "ledger." /* file name in the run folder: ledger.<pid>.<start_ticks> */
+
+/* section, row type, cap in rows, what it holds */
+#define KJ_LEDGER_SECTIONS(X)                                                                                          \
+    X(DEVICES, struct kj_ledger_device, 32, "CUDA devices as this process sees them")                                  \
+    X(CONTEXTS, struct kj_ledger_context, 64, "contexts and how GPU event time is tied to host time")                  \
+    X(ACTIVITIES, struct kj_ledger_activity, 32768, "what ran: kernel x device x role x launch shape; copies; graphs") \
+    X(COUNTS, uint64_t, 32768 * KJ_LEDGER_SHARDS, "launches: row a of shard s is at [s * 32768 + a]")                  \
+    X(CALLS, struct kj_ledger_call, 512, "one row per hooked driver function, in the order of hooks.def")              \
+    X(THREADS, struct kj_ledger_thread, 4096, "threads that made a hooked call")                                       \
+    X(STREAMS, struct kj_ledger_stream, 1024, "streams in the order they were first used")                             \
+    X(GRAPH_NODES, struct kj_ledger_graph_node, 65536, "kernel nodes of instantiated graphs")                          \
+    X(UNHOOKED, struct kj_ledger_unhooked, 256, "entry points handed out without a hook: an ABI newer than ours")      \
+    X(NAMES, char, 4 << 20, "NUL-terminated mangled names; offset 0 is the empty string")                              \
+    X(RING, struct kj_ledger_interval, 262144, "timed intervals, drained by the recorder; index modulo the cap")
+
+#define KJ_LEDGER_SHARDS         16
+#define KJ_LEDGER_ACTIVITIES_CAP 32768
+
+enum kj_ledger_section {
+#define X(name, type, cap, doc) KJ_SECTION_##name,
+    KJ_LEDGER_SECTIONS(X)
+#undef X
+        KJ_SECTION_COUNT
+};
+
+struct kj_ledger_section_entry {
+    uint64_t offset;   /* bytes from the start of the file, multiple of 64 */
+    uint32_t row_size; /* bytes */
+    uint32_t cap;      /* rows */
+    uint64_t used;     /* rows complete; for RING the number ever published (may exceed cap) */
+    uint64_t dropped;  /* rows that did not fit */
+};
+
+enum kj_ledger_state {
+    KJ_LEDGER_OPEN = 1,     /* the process runs, or died without a word */
+    KJ_LEDGER_CLOSED = 2,   /* the shim's destructor ran */
+    KJ_LEDGER_DISABLED = 3, /* the shim stepped aside; see disabled_reason */
+};
+
+enum kj_ledger_flag {
+    KJ_LEDGER_CUDA_LOADED = 1 << 0, /* a cu* entry point was looked up or called */
+    KJ_LEDGER_CUDA_INIT = 1 << 1,   /* cuInit succeeded */
+    KJ_LEDGER_PARTIAL = 1 << 2,     /* some table overflowed */
+};
+
+struct kj_ledger_header {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t header_size; /* sizeof(struct kj_ledger_header) of the writer */
+    uint64_t file_size;
+    struct kj_ledger_section_entry sections[16]; /* [enum kj_ledger_section]; the rest is zero */
+
+    int32_t pid, ppid;
+    uint64_t start_ticks; /* field 22 of /proc/self/stat: tells a reused pid */
+    uint64_t start_mono_ns, start_wall_ns;
+    uint64_t end_mono_ns; /* 0 until closed */
+    uint32_t state;       /* enum kj_ledger_state */
+    uint32_t flags;       /* enum kj_ledger_flag */
+    int32_t cuda_driver_version; /* as cuDriverGetVersion, 0 unknown */
+    int32_t rank, local_rank;    /* RANK, LOCAL_RANK (or SLURM_PROCID, SLURM_LOCALID); -1 unknown */
+    int32_t world_size;
+    char exe[128];             /* tail of /proc/self/exe */
+    char disabled_reason[128]; /* one line, no newline */
+
+    uint64_t ring_tail;     /* advanced by the recorder alone */
+    uint64_t self_ns;       /* the shim's own time in this process, estimated from its own sampling */
+    uint64_t timed_pairs;   /* event pairs recorded */
+    uint64_t untimed_no_event; /* launches that wanted timing while the event pool was empty */
+    uint64_t untimed_capture;  /* launches made while capturing */
+    uint64_t harvest_errors;   /* event queries that failed */
+    uint64_t failed_launches;  /* launches that the driver refused: not counted as launches */
+    uint64_t gpa_requests;     /* cuGetProcAddress calls seen */
+};
+
+struct kj_ledger_device {
+    uint8_t uuid[16]; /* as cuDeviceGetUuid; NVML's "GPU-..." text is the same bytes */
+    int32_t ordinal;  /* in this process, after CUDA_VISIBLE_DEVICES */
+    uint32_t uuid_known;
+    char name[64];
+    int32_t multiprocessors; /* 0 unknown */
+    int32_t pci_domain, pci_bus, pci_device;
+};
+
+struct kj_ledger_context {
+    uint32_t device;   /* row of DEVICES */
+    uint32_t retied;   /* times the tie was renewed */
+    int64_t tie_lo_ns; /* host time of the context's base event lies in [tie_lo_ns, tie_hi_ns] */
+    int64_t tie_hi_ns;
+};
+
+enum kj_activity_kind {
+    KJ_ACTIVITY_KERNEL = 1,
+    KJ_ACTIVITY_MEMCPY_HTOD,
+    KJ_ACTIVITY_MEMCPY_DTOH,
+    KJ_ACTIVITY_MEMCPY_DTOD,
+    KJ_ACTIVITY_MEMCPY_OTHER,
+    KJ_ACTIVITY_MEMSET,
+    KJ_ACTIVITY_GRAPH, /* one launch of an instantiated graph; its nodes are in GRAPH_NODES */
+    KJ_ACTIVITY_HOST,  /* a host function in stream order: no GPU work */
+};
+
+/* Who launched it, as far as the thread tells (phase rules build on it). */
+enum kj_activity_role {
+    KJ_ROLE_MAIN = 0,
+    KJ_ROLE_AUTOGRAD = 1, /* thread name pt_autograd_* */
+    KJ_ROLE_OTHER = 2,    /* any other thread than the process's first */
+};
+
+/* The key is (name, kind, device, role, grid, block, shared_bytes). grid[0] == 0: "any shape", where one kernel had too many. */
+struct kj_ledger_activity {
+    uint32_t name; /* offset in NAMES */
+    uint16_t device;
+    uint8_t kind; /* enum kj_activity_kind */
+    uint8_t role; /* enum kj_activity_role */
+    uint32_t grid[3], block[3];
+    uint32_t shared_bytes; /* dynamic */
+    uint32_t module_hash;  /* tells same-named kernels of different modules apart; 0 unknown */
+    uint64_t bytes;        /* copies and memsets: total moved */
+    /* Durations of the timed launches. One writer (the harvester); each word is read alone. */
+    uint64_t timed;    /* launches in the sums below; the first launch is not among them */
+    uint64_t sum_ns;
+    double sum_ns2;    /* sum of squares, for the spread */
+    uint64_t min_ns, max_ns;
+    uint64_t first_ns; /* the first launch's bracket: may hold lazy loading or JIT; 0 not timed */
+};
+
+struct kj_ledger_call {
+    uint32_t name; /* offset in NAMES */
+    uint32_t reserved;
+    uint64_t calls;  /* that returned success, or NOT_READY for a query */
+    uint64_t failed;
+    uint64_t host_ns; /* time inside the driver, kept for synchronising calls only */
+};
+
+struct kj_ledger_thread {
+    int32_t tid;
+    uint32_t role; /* enum kj_activity_role */
+    char name[16]; /* as PR_GET_NAME at its first hooked call */
+};
+
+struct kj_ledger_stream {
+    uint64_t id; /* per process, never reused; 0 legacy default, 1 per-thread default */
+    uint32_t context;
+    uint32_t flags;
+};
+
+struct kj_ledger_graph_node {
+    uint32_t graph;    /* row of ACTIVITIES of kind GRAPH */
+    uint32_t activity; /* row of ACTIVITIES of the node */
+    uint32_t nodes;    /* how many nodes of that activity one graph launch runs */
+    uint32_t reserved;
+};
+
+struct kj_ledger_unhooked {
+    uint32_t name;
+    int32_t version; /* as asked of cuGetProcAddress; 0 for dlsym */
+    uint32_t flags;
+    uint32_t requests;
+};
+
+enum kj_interval_flag {
+    KJ_INTERVAL_FIRST = 1 << 0, /* first launch of its activity: the bracket may hold lazy loading */
+    KJ_INTERVAL_GAP_BEFORE = 1 << 1, /* launches before it on this stream went untimed: a burst begins */
+};
+
+/* One event pair: an upper bound of the activity's run time. Host clock, by the context's tie. */
+struct kj_ledger_interval {
+    uint64_t start_ns, end_ns;
+    uint64_t launch_ns; /* when the call was made */
+    uint32_t activity;
+    uint16_t stream; /* row of STREAMS */
+    uint16_t thread; /* row of THREADS */
+    uint32_t flags;
+    uint32_t context; /* row of CONTEXTS */
+};
+
+_Static_assert(sizeof(struct kj_ledger_section_entry) == 32, "section entry layout");
+_Static_assert(sizeof(struct kj_ledger_activity) == 96, "activity layout");
+_Static_assert(sizeof(struct kj_ledger_interval) == 40, "interval layout");
+_Static_assert(sizeof(struct kj_ledger_header) <= 4096, "header fits a page");
+
+#endif

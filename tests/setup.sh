@@ -1,0 +1,17 @@
+#!/bin/sh
+# Installs what building and testing kjoule need and what is missing, after saying what. Debian and Ubuntu; root or sudo.
+set -eu
+packages="gcc make libc6-dev libjansson-dev libcmocka-dev python3 python3-pytest python3-jsonschema python3-torch procps"
+missing=""
+for p in $packages; do
+    dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
+done
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" = 0 ]; then as_root=""; elif command -v sudo >/dev/null; then as_root=sudo; else
+    echo "kjoule: these packages are missing and there is neither root nor sudo to install them:$missing" >&2
+    exit 1
+fi
+echo "kjoule: installing with apt-get:$missing" >&2
+$as_root apt-get update -qq
+# shellcheck disable=SC2086
+DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null
