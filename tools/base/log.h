@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * log.h - what kjoule says to people: one line, on stderr, beginning "kjoule: ". Only programs (cmd_*.c, the recorder)
- * print; library rooms return negative errno and a text.
+ * log.h - what kjoule says to people: one line, on stderr, beginning "kjoule: ". Only programs (cmd_*.c, the
+ * recorder) print; library rooms return negative errno and a text.
  *
  * A message says what, where, and what to do. Warnings end with the way out.
  */
@@ -11,7 +11,8 @@
 #define KJ_EXIT_USAGE   2   /* bad input */
 #define KJ_EXIT_FAILURE 125 /* kjoule's own failure */
 
-/* The text of an error that a library room returns beside its negative errno. Zero-initialise; never contains a newline. */
+/* The text of an error that a library room returns beside its negative errno. Zero-initialise; never contains
+ * a newline. */
 struct kj_error {
     char text[512];
 };

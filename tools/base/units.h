@@ -26,7 +26,8 @@ const char *kj_method_name(enum kj_method method);
 #define KJ_INTERVAL_COVERAGE 0.90
 #define KJ_Z90               1.6449 /* half-width of a normal 90 % interval in standard deviations */
 
-/* Human forms for the text report: "12.3 kJ", "1.25 kWh", "4.1 s", "310 W". Writes at most size bytes, returns buf. */
+/* Human forms for the text report: "12.3 kJ", "1.25 kWh", "4.1 s", "310 W". Writes at most size bytes,
+ * returns buf. */
 char *kj_format_energy(char *buf, int size, double uj);
 char *kj_format_time(char *buf, int size, double ns);
 char *kj_format_power(char *buf, int size, double mw);
