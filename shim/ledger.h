@@ -27,8 +27,8 @@
 #define KJ_LEDGER_SECTIONS(X)                                                                                          \
     X(DEVICES, struct kj_ledger_device, 32, "CUDA devices as this process sees them")                                  \
     X(CONTEXTS, struct kj_ledger_context, 64, "contexts and how GPU event time is tied to host time")                  \
-    X(ACTIVITIES, struct kj_ledger_activity, 32768, "what ran: kernel x device x role x launch shape; copies; graphs") \
-    X(COUNTS, uint64_t, 32768 * KJ_LEDGER_SHARDS, "launches: row a of shard s is at [s * 32768 + a]")                  \
+    X(ACTIVITIES, struct kj_ledger_activity, KJ_LEDGER_ACTIVITIES_CAP, "what ran: kernel x device x role x launch shape; copies; graphs") \
+    X(COUNTS, uint64_t, KJ_LEDGER_COUNTS_CAP * KJ_LEDGER_SHARDS, "launches of activity a in shard s: [s * COUNTS_CAP + a]; calls of hook h: [.. + CALLS_BASE + h]")                \
     X(CALLS, struct kj_ledger_call, 512, "one row per hooked driver function, in the order of hooks.def")              \
     X(THREADS, struct kj_ledger_thread, 4096, "threads that made a hooked call")                                       \
     X(STREAMS, struct kj_ledger_stream, 1024, "streams in the order they were first used")                             \
@@ -38,7 +38,9 @@
     X(RING, struct kj_ledger_interval, 262144, "timed intervals, drained by the recorder; index modulo the cap")
 
 #define KJ_LEDGER_SHARDS         16
-#define KJ_LEDGER_ACTIVITIES_CAP 32768
+#define KJ_LEDGER_ACTIVITIES_CAP 32256
+#define KJ_LEDGER_COUNTS_CAP     32768 /* cells a shard: first one per activity, then one per hooked function */
+#define KJ_LEDGER_CALLS_BASE     KJ_LEDGER_ACTIVITIES_CAP
 
 enum kj_ledger_section {
 #define X(name, type, cap, doc) KJ_SECTION_##name,
@@ -151,8 +153,7 @@ struct kj_ledger_activity {
 struct kj_ledger_call {
     uint32_t name; /* offset in NAMES */
     uint32_t reserved;
-    uint64_t calls;  /* that returned success, or NOT_READY for a query */
-    uint64_t failed;
+    uint64_t failed; /* the successful ones (NOT_READY of a query is one) are in COUNTS */
     uint64_t host_ns; /* time inside the driver, kept for synchronising calls only */
 };
 

@@ -29,6 +29,8 @@ bool kj_ledger_view_row(const struct kj_ledger_view *view, enum kj_ledger_sectio
 const char *kj_ledger_view_name(const struct kj_ledger_view *view, uint32_t offset);
 /* Exact launches of an activity: the sum over the shards. */
 uint64_t kj_ledger_view_launches(const struct kj_ledger_view *view, uint32_t activity);
+/* Successful calls of the hooked function in row `call` of CALLS. */
+uint64_t kj_ledger_view_calls(const struct kj_ledger_view *view, uint32_t call);
 
 /* The intervals of one ledger, drained ones (file "intervals.<pid>.<start_ticks>") and those still in its ring, in order of
  * publication; the caller frees. ret_dropped: published but lost. */

@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * shim.h - what the files of libkjoule.so share. Nothing here is exported.
+ *
+ * Rules of the launch path (everything between kj_launch_begin and kj_launch_end): no malloc, no lock that another thread
+ * may hold for long, no getenv, no system call. Cold paths may take `kj_lock_cold`. No driver call is made under it.
+ */
+#ifndef KJ_SHIM_H
+#define KJ_SHIM_H
+
+#include "cuda_abi.h"
+#include "ledger.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <time.h>
+
+#define KJ_EXPORT  __attribute__((visibility("default")))
+#define likely(x)  __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+enum kj_hook {
+#define HOOK(symbol, name, version, lane, params, args) KJ_HOOK_##symbol,
+#include "hooks_each.h"
+    KJ_HOOK_COUNT
+};
+
+/* Prototypes of the wrappers: their types are the types of the real functions. */
+#define HOOK(symbol, name, version, lane, params, args) KJ_EXPORT CUresult symbol params;
+#include "hooks_each.h"
+
+/* Driver functions that the shim itself calls and does not hook. A missing one is NULL. */
+#define KJ_DRIVER_FUNCTIONS(X)                                                                                         \
+    X(cuCtxGetCurrent, (CUcontext * ret_ctx))                                                                          \
+    X(cuCtxGetDevice, (CUdevice * ret_device))                                                                         \
+    X(cuDeviceGetUuid, (CUuuid * ret_uuid, CUdevice device))                                                           \
+    X(cuDeviceGetUuid_v2, (CUuuid * ret_uuid, CUdevice device))                                                        \
+    X(cuDeviceGetName, (char *ret_name, int size, CUdevice device))                                                    \
+    X(cuDeviceGetAttribute, (int *ret_value, int attribute, CUdevice device))                                          \
+    X(cuDriverGetVersion, (int *ret_version))                                                                          \
+    X(cuEventCreate, (CUevent * ret_event, unsigned flags))                                                            \
+    X(cuEventDestroy_v2, (CUevent event))                                                                              \
+    X(cuEventRecord, (CUevent event, CUstream stream))                                                                 \
+    X(cuEventRecord_ptsz, (CUevent event, CUstream stream))                                                            \
+    X(cuEventElapsedTime, (float *ret_ms, CUevent start, CUevent end))                                                 \
+    X(cuStreamIsCapturing, (CUstream stream, int *ret_status))                                                         \
+    X(cuStreamIsCapturing_ptsz, (CUstream stream, int *ret_status))                                                    \
+    X(cuThreadExchangeStreamCaptureMode, (int *mode))                                                                  \
+    X(cuFuncGetName, (const char **ret_name, CUfunction function))                                                     \
+    X(cuKernelGetName, (const char **ret_name, CUkernel kernel))                                                       \
+    X(cuGraphGetNodes, (CUgraph graph, CUgraphNode *ret_nodes, size_t *count))                                         \
+    X(cuGraphNodeGetType, (CUgraphNode node, int *ret_type))                                                           \
+    X(cuGraphKernelNodeGetParams, (CUgraphNode node, CUDA_KERNEL_NODE_PARAMS_v1 * ret_params))                         \
+    X(cuGraphKernelNodeGetParams_v2, (CUgraphNode node, CUDA_KERNEL_NODE_PARAMS_v2 * ret_params))                      \
+    X(cuGraphChildGraphNodeGetGraph, (CUgraphNode node, CUgraph * ret_graph))
+
+struct kj_driver {
+#define X(name, params) CUresult(*name) params;
+    KJ_DRIVER_FUNCTIONS(X)
+#undef X
+};
+extern struct kj_driver kj_driver;
+
+/* The real function behind a hook, filled by whichever door resolved it first; same-ABI pointers are interchangeable. */
+extern _Atomic(void *) kj_real[KJ_HOOK_COUNT];
+void *kj_resolve(enum kj_hook hook);
+static inline void *kj_real_of(enum kj_hook hook)
+{
+    void *real = atomic_load_explicit(&kj_real[hook], memory_order_relaxed);
+    return likely(real) ? real : kj_resolve(hook);
+}
+#define REAL(symbol) ((__typeof__(&symbol))kj_real_of(KJ_HOOK_##symbol))
+
+/* ---- the ledger's writer (ledger.c) ------------------------------------------------------------------------------ */
+
+/* NULL while nothing is recorded: before the first look-up, after a refusal, in a fork's child. */
+extern _Atomic(struct kj_ledger_header *) kj_ledger;
+static inline struct kj_ledger_header *kj_ledger_now(void)
+{
+    return atomic_load_explicit(&kj_ledger, memory_order_acquire);
+}
+static inline void *kj_section(struct kj_ledger_header *ledger, enum kj_ledger_section section)
+{
+    return (char *)ledger + ledger->sections[section].offset;
+}
+/* Creates and publishes the ledger in folder `dir`. False: *ret_reason says why. */
+bool kj_ledger_create(const char *dir, const char **ret_reason);
+void kj_ledger_end(void);
+/* Takes the next row of an append-only section; the caller fills it, then publishes. -1 when full (counted). Under kj_lock_cold. */
+int64_t kj_row_reserve(struct kj_ledger_header *ledger, enum kj_ledger_section section);
+void kj_row_publish(struct kj_ledger_header *ledger, enum kj_ledger_section section);
+/* Copies a string to the arena; 0 ("") when there is no room. Under kj_lock_cold. */
+uint32_t kj_name_store(struct kj_ledger_header *ledger, const char *name);
+void kj_interval_publish(struct kj_ledger_header *ledger, const struct kj_ledger_interval *interval);
+void kj_self_time_add(struct kj_ledger_header *ledger, uint64_t ns);
+
+extern atomic_flag kj_cold_lock;
+void kj_lock_cold(void);
+void kj_unlock_cold(void);
+
+/* ---- threads, contexts, streams (threads.c, contexts.c) ----------------------------------------------------------- */
+
+struct kj_context; /* one per CUDA context; timing state inside */
+
+struct kj_thread {
+    struct kj_ledger_header *ledger; /* the ledger this state belongs to; another one: start anew */
+    uint64_t *counts;                /* this thread's shard of COUNTS */
+    bool exclusive;                  /* nobody else writes that shard */
+    uint8_t role;                    /* enum kj_activity_role */
+    uint16_t row;                    /* of THREADS */
+    uint32_t calls;                  /* to sample every 64th */
+    struct kj_context *context;      /* current context, NULL: ask the driver */
+    bool inside;                     /* the shim's own driver calls must not be recorded */
+};
+extern __thread struct kj_thread kj_self;
+void kj_thread_start(struct kj_ledger_header *ledger);
+void kj_threads_forget(void); /* after fork */
+
+/* The thread's current context, asked of the driver when the cache is empty; NULL when there is none. */
+struct kj_context *kj_context_current(struct kj_ledger_header *ledger);
+uint16_t kj_context_device(const struct kj_context *context);
+/* Row of STREAMS for a handle as given to a call of this lane. */
+uint16_t kj_stream_row(struct kj_ledger_header *ledger, struct kj_context *context, CUstream stream, int lane);
+void kj_stream_forget(CUstream stream);
+void kj_contexts_forget(void); /* after fork */
+
+/* ---- activities: what is counted (activities.c) -------------------------------------------------------------------- */
+
+struct kj_shape {
+    void *function; /* CUfunction, or CUkernel cast to it, or CUgraphExec */
+    uint32_t grid[3], block[3];
+    uint32_t shared_bytes;
+};
+/* Row of ACTIVITIES for a launch; always answers (row 0 takes what does not fit). ret_first: it was made by this call. */
+uint32_t kj_activity_find(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device, const struct kj_shape *shape, bool *ret_first);
+/* A function handle went away: a later use of the same handle is another kernel. */
+void kj_activities_forget(const void *function);
+void kj_activities_reset(void); /* a new ledger */
+static inline void kj_count(uint64_t *cell, uint64_t add)
+{
+    if (likely(kj_self.exclusive))
+        __atomic_store_n(cell, *cell + add, __ATOMIC_RELAXED);
+    else
+        __atomic_fetch_add(cell, add, __ATOMIC_RELAXED);
+}
+
+/* ---- names of functions (names.c) ----------------------------------------------------------------------------------- */
+
+/* Offset in NAMES of a function's mangled name, as far as it can be known. Takes kj_lock_cold. */
+uint32_t kj_function_name(struct kj_ledger_header *ledger, void *function, uint32_t *ret_module_hash);
+void kj_names_forget(void);
+
+/* ---- captures and graphs (graphs.c) --------------------------------------------------------------------------------- */
+
+extern atomic_int kj_captures; /* active captures in this process: while it is not 0 the shim makes no event, query or record call */
+bool kj_stream_captures(CUstream stream, int lane);
+void kj_capture_begun(CUresult rc);
+void kj_capture_ended(void);
+void kj_graph_instantiated(CUgraphExec exec, CUgraph graph);
+void kj_graph_updated(CUgraphExec exec, CUgraph graph);
+void kj_graphs_forget(void);
+
+/* ---- timing (timing.c) ------------------------------------------------------------------------------------------------ */
+
+struct kj_pair; /* start and end event of one launch */
+/* An event pair with its start recorded on the stream, or NULL: not timed. */
+struct kj_pair *kj_timing_start(struct kj_ledger_header *ledger, struct kj_context *context, CUstream stream, int lane);
+void kj_timing_end(struct kj_context *context, struct kj_pair *pair, uint32_t activity, bool first);
+void kj_timing_cancel(struct kj_context *context, struct kj_pair *pair);
+/* Collects finished pairs of the context, at most `most` (0: all). Never waits. */
+void kj_timing_harvest(struct kj_ledger_header *ledger, struct kj_context *context, unsigned most);
+/* The context may be gone after this. */
+void kj_timing_release(struct kj_ledger_header *ledger, struct kj_context *context);
+void kj_activity_timed(struct kj_ledger_header *ledger, uint32_t activity, uint64_t ns, bool first);
+struct kj_timing *kj_context_timing(struct kj_context *context);
+uint32_t kj_context_row(const struct kj_context *context);
+
+/* The governor: whether launches are timed just now, by budget. */
+extern atomic_int kj_timing_on;
+extern _Atomic uint32_t kj_timing_epoch; /* raised when a burst begins */
+void kj_governor_start(uint64_t now_ns);
+void kj_governor_tick(struct kj_ledger_header *ledger, uint64_t now_ns);
+
+/* ---- session (preload.c, start.c) -------------------------------------------------------------------------------------- */
+
+struct kj_config {
+    char dir[4096];
+    bool off;          /* KJOULE_DISABLE, set-uid, or a refusal */
+    bool events;       /* KJOULE_TIMING is not "count" */
+    double budget;     /* fraction of wall time */
+};
+extern struct kj_config kj_config;
+
+/* Called at the first look-up of a CUDA entry point, again and again: opens the ledger once. */
+void kj_session_touch(void);
+void kj_session_disable(const char *reason);
+/* Bare LD_PRELOAD: start.c. */
+void kj_recorder_start(void);
+void kj_recorder_wait(void);
+void kj_recorder_forget(void); /* in a fork's child */
+
+static inline uint64_t kj_now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* True when this call is to be recorded: there is a ledger, and the call is not the shim's own. */
+static inline struct kj_ledger_header *kj_enter(void)
+{
+    struct kj_ledger_header *ledger = kj_ledger_now();
+    if (unlikely(!ledger || kj_self.inside))
+        return NULL;
+    if (unlikely(kj_self.ledger != ledger))
+        kj_thread_start(ledger);
+    return ledger;
+}
+
+static inline void kj_call_count(struct kj_ledger_header *ledger, enum kj_hook hook, CUresult rc, uint64_t host_ns)
+{
+    struct kj_ledger_call *call = (struct kj_ledger_call *)kj_section(ledger, KJ_SECTION_CALLS) + hook;
+    if (likely(rc == CUDA_SUCCESS || rc == CUDA_ERROR_NOT_READY))
+        kj_count(&kj_self.counts[KJ_LEDGER_CALLS_BASE + hook], 1);
+    else
+        __atomic_fetch_add(&call->failed, 1, __ATOMIC_RELAXED);
+    if (host_ns)
+        __atomic_fetch_add(&call->host_ns, host_ns, __ATOMIC_RELAXED);
+}
+
+#endif
