@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cuda_abi.h - what the shim needs of CUDA's driver ABI, declared by the project so that it builds without a toolkit.
- * Layouts and signatures are checked against a real cuda.h in abi_check.c where one is installed.
+ * cuda_abi.h - what the shim needs of CUDA's driver ABI, declared by the project so that it builds without a
+ * toolkit. Layouts and signatures are checked against a real cuda.h in abi_check.c where one is installed.
  */
 #ifndef KJ_CUDA_ABI_H
 #define KJ_CUDA_ABI_H

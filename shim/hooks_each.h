@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * hooks_each.h - reduces every class of hooks.def to HOOK(symbol, name, version, lane, params, args). Define HOOK, include
- * this file, and HOOK is undefined again. No include guard: that is its use.
+ * hooks_each.h - reduces every class of hooks.def to HOOK(symbol, name, version, lane, params, args). Define
+ * HOOK, include this file, and HOOK is undefined again. No include guard: that is its use.
  */
-#define LAUNCH(s, n, v, lane, shape, stream, params, args)  HOOK(s, n, v, lane, params, args)
-#define COPY(s, n, v, lane, kind, bytes, params, args)      HOOK(s, n, v, lane, params, args)
+#define LAUNCH(s, n, v, lane, shape, stream, params, args)   HOOK(s, n, v, lane, params, args)
+#define COPY(s, n, v, lane, kind, bytes, params, args)       HOOK(s, n, v, lane, params, args)
 #define COPY_ASYNC(s, n, v, lane, kind, bytes, params, args) HOOK(s, n, v, lane, params, args)
-#define HOST          HOOK
-#define GRAPH_LAUNCH  HOOK
-#define SYNC          HOOK
-#define QUERY         HOOK
-#define CONTEXT       HOOK
-#define RELEASE       HOOK
-#define BEGIN_CAPTURE HOOK
-#define END_CAPTURE   HOOK
-#define INSTANTIATE   HOOK
-#define GRAPH_UPDATE  HOOK
-#define CUSTOM        HOOK
+#define HOST                                                 HOOK
+#define GRAPH_LAUNCH                                         HOOK
+#define SYNC                                                 HOOK
+#define QUERY                                                HOOK
+#define CONTEXT                                              HOOK
+#define RELEASE                                              HOOK
+#define BEGIN_CAPTURE                                        HOOK
+#define END_CAPTURE                                          HOOK
+#define INSTANTIATE                                          HOOK
+#define GRAPH_UPDATE                                         HOOK
+#define CUSTOM                                               HOOK
 #define PASS(symbol, reason)
 #include "hooks.def"
 #include "hooks_undef.h"

@@ -2,15 +2,16 @@
  *
  * ledger.h - the record format: one memory-mapped file per process.
  *
- * The shim is the only writer, but for `ring_tail`, which the recorder advances. The tools are readers and trust
- * nothing in the file: every offset, count and string is checked (tools/folder/ledgers.h).
+ * The shim is the only writer, but for `ring_tail`, which the recorder advances. The tools are readers and
+ * trust nothing in the file: every offset, count and string is checked (tools/folder/ledgers.h).
  *
- * Publication: a row is complete before the count that covers it is raised (release store; readers load acquire). So a
- * crash, or a reader at any moment, sees whole rows only. Counters are single 64-bit words and may be read any time.
- * Byte order and alignment are the machine's own; `magic` tells a foreign one.
+ * Publication: a row is complete before the count that covers it is raised (release store; readers load
+ * acquire). So a crash, or a reader at any moment, sees whole rows only. Counters are single 64-bit words and
+ * may be read any time. Byte order and alignment are the machine's own; `magic` tells a foreign one.
  *
  * Time is CLOCK_MONOTONIC in nanoseconds; the header ties it to the wall clock once.
- * Sizes are compile-time caps; the file is sparse, so that an unused cap costs nothing. What does not fit is counted
+ * Sizes are compile-time caps; the file is sparse, so that an unused cap costs nothing. What does not fit is
+ * counted
  * (`*_dropped`), never silently lost.
  */
 #ifndef KJ_LEDGER_H
@@ -18,24 +19,28 @@
 
 #include <stdint.h>
 
-#define KJ_LEDGER_MAGIC   0x3172656764656c6bULL /* "kledger1" as little-endian bytes */
-#define KJ_LEDGER_VERSION 1u
+#define KJ_LEDGER_MAGIC     0x3172656764656c6bULL /* "kledger1" as little-endian bytes */
+#define KJ_LEDGER_VERSION   1u
 #define KJ_LEDGER_MAX_BYTES (64u << 20)
-#define KJ_LEDGER_PREFIX  "ledger." /* file name in the run folder: ledger.<pid>.<start_ticks> */
+#define KJ_LEDGER_PREFIX    "ledger." /* file name in the run folder: ledger.<pid>.<start_ticks> */
 
 /* section, row type, cap in rows, what it holds */
-#define KJ_LEDGER_SECTIONS(X)                                                                                          \
-    X(DEVICES, struct kj_ledger_device, 32, "CUDA devices as this process sees them")                                  \
-    X(CONTEXTS, struct kj_ledger_context, 64, "contexts and how GPU event time is tied to host time")                  \
-    X(ACTIVITIES, struct kj_ledger_activity, KJ_LEDGER_ACTIVITIES_CAP, "what ran: kernel x device x role x launch shape; copies; graphs") \
-    X(COUNTS, uint64_t, KJ_LEDGER_COUNTS_CAP * KJ_LEDGER_SHARDS, "launches of activity a in shard s: [s * COUNTS_CAP + a]; calls of hook h: [.. + CALLS_BASE + h]")                \
-    X(CALLS, struct kj_ledger_call, 512, "one row per hooked driver function, in the order of hooks.def")              \
-    X(THREADS, struct kj_ledger_thread, 4096, "threads that made a hooked call")                                       \
-    X(STREAMS, struct kj_ledger_stream, 1024, "streams in the order they were first used")                             \
-    X(GRAPH_NODES, struct kj_ledger_graph_node, 65536, "kernel nodes of instantiated graphs")                          \
-    X(UNHOOKED, struct kj_ledger_unhooked, 256, "entry points handed out without a hook: an ABI newer than ours")      \
-    X(NAMES, char, 4 << 20, "NUL-terminated mangled names; offset 0 is the empty string")                              \
-    X(RING, struct kj_ledger_interval, 262144, "timed intervals, drained by the recorder; index modulo the cap")
+#define KJ_LEDGER_SECTIONS(X)                                                                                \
+    X(DEVICES, struct kj_ledger_device, 32, "CUDA devices as this process sees them")                        \
+    X(CONTEXTS, struct kj_ledger_context, 64, "contexts and how GPU event time is tied to host time")        \
+    X(ACTIVITIES, struct kj_ledger_activity, KJ_LEDGER_ACTIVITIES_CAP,                                       \
+      "what ran: kernel x device x role x launch shape; copies; graphs")                                     \
+    X(COUNTS, uint64_t, KJ_LEDGER_COUNTS_CAP *KJ_LEDGER_SHARDS,                                              \
+      "launches of activity a in shard s: [s * COUNTS_CAP + a]; calls of hook h: [.. + CALLS_BASE + h]")     \
+    X(CALLS, struct kj_ledger_call, 512, "one row per hooked driver function, in the order of hooks.def")    \
+    X(THREADS, struct kj_ledger_thread, 4096, "threads that made a hooked call")                             \
+    X(STREAMS, struct kj_ledger_stream, 1024, "streams in the order they were first used")                   \
+    X(GRAPH_NODES, struct kj_ledger_graph_node, 65536, "kernel nodes of instantiated graphs")                \
+    X(UNHOOKED, struct kj_ledger_unhooked, 256,                                                              \
+      "entry points handed out without a hook: an ABI newer than ours")                                      \
+    X(NAMES, char, 4 << 20, "NUL-terminated mangled names; offset 0 is the empty string")                    \
+    X(RING, struct kj_ledger_interval, 262144,                                                               \
+      "timed intervals, drained by the recorder; index modulo the cap")
 
 #define KJ_LEDGER_SHARDS         16
 #define KJ_LEDGER_ACTIVITIES_CAP 32256
@@ -79,18 +84,18 @@ struct kj_ledger_header {
     int32_t pid, ppid;
     uint64_t start_ticks; /* field 22 of /proc/self/stat: tells a reused pid */
     uint64_t start_mono_ns, start_wall_ns;
-    uint64_t end_mono_ns; /* 0 until closed */
-    uint32_t state;       /* enum kj_ledger_state */
-    uint32_t flags;       /* enum kj_ledger_flag */
+    uint64_t end_mono_ns;        /* 0 until closed */
+    uint32_t state;              /* enum kj_ledger_state */
+    uint32_t flags;              /* enum kj_ledger_flag */
     int32_t cuda_driver_version; /* as cuDriverGetVersion, 0 unknown */
     int32_t rank, local_rank;    /* RANK, LOCAL_RANK (or SLURM_PROCID, SLURM_LOCALID); -1 unknown */
     int32_t world_size;
     char exe[128];             /* tail of /proc/self/exe */
     char disabled_reason[128]; /* one line, no newline */
 
-    uint64_t ring_tail;     /* advanced by the recorder alone */
-    uint64_t self_ns;       /* the shim's own time in this process, estimated from its own sampling */
-    uint64_t timed_pairs;   /* event pairs recorded */
+    uint64_t ring_tail;        /* advanced by the recorder alone */
+    uint64_t self_ns;          /* the shim's own time in this process, estimated from its own sampling */
+    uint64_t timed_pairs;      /* event pairs recorded */
     uint64_t untimed_no_event; /* launches that wanted timing while the event pool was empty */
     uint64_t untimed_capture;  /* launches made while capturing */
     uint64_t harvest_errors;   /* event queries that failed */
@@ -132,7 +137,8 @@ enum kj_activity_role {
     KJ_ROLE_OTHER = 2,    /* any other thread than the process's first */
 };
 
-/* The key is (name, kind, device, role, grid, block, shared_bytes). grid[0] == 0: "any shape", where one kernel had too many. */
+/* The key is (name, kind, device, role, grid, block, shared_bytes). grid[0] == 0: "any shape", where one
+ * kernel had too many. */
 struct kj_ledger_activity {
     uint32_t name; /* offset in NAMES */
     uint16_t device;
@@ -140,12 +146,12 @@ struct kj_ledger_activity {
     uint8_t role; /* enum kj_activity_role */
     uint32_t grid[3], block[3];
     uint32_t shared_bytes; /* dynamic */
-    uint32_t module_hash;  /* tells same-named kernels of different modules apart; 0 unknown */
-    uint64_t bytes;        /* copies and memsets: total moved */
+    uint32_t reserved;
+    uint64_t bytes; /* copies and memsets: total moved */
     /* Durations of the timed launches. One writer (the harvester); each word is read alone. */
-    uint64_t timed;    /* launches in the sums below; the first launch is not among them */
+    uint64_t timed; /* launches in the sums below; the first launch is not among them */
     uint64_t sum_ns;
-    double sum_ns2;    /* sum of squares, for the spread */
+    double sum_ns2; /* sum of squares, for the spread */
     uint64_t min_ns, max_ns;
     uint64_t first_ns; /* the first launch's bracket: may hold lazy loading or JIT; 0 not timed */
 };
@@ -153,7 +159,7 @@ struct kj_ledger_activity {
 struct kj_ledger_call {
     uint32_t name; /* offset in NAMES */
     uint32_t reserved;
-    uint64_t failed; /* the successful ones (NOT_READY of a query is one) are in COUNTS */
+    uint64_t failed;  /* the successful ones (NOT_READY of a query is one) are in COUNTS */
     uint64_t host_ns; /* time inside the driver, kept for synchronising calls only */
 };
 
@@ -184,7 +190,7 @@ struct kj_ledger_unhooked {
 };
 
 enum kj_interval_flag {
-    KJ_INTERVAL_FIRST = 1 << 0, /* first launch of its activity: the bracket may hold lazy loading */
+    KJ_INTERVAL_FIRST = 1 << 0,      /* first launch of its activity: the bracket may hold lazy loading */
     KJ_INTERVAL_GAP_BEFORE = 1 << 1, /* launches before it on this stream went untimed: a burst begins */
 };
 

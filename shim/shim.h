@@ -2,8 +2,9 @@
  *
  * shim.h - what the files of libkjoule.so share. Nothing here is exported.
  *
- * Rules of the launch path (everything between kj_launch_begin and kj_launch_end): no malloc, no lock that another thread
- * may hold for long, no getenv, no system call. Cold paths may take `kj_lock_cold`. No driver call is made under it.
+ * Rules of the launch path (everything between kj_launch_begin and kj_launch_end): no malloc, no lock that
+ * another thread may hold for long, no getenv, no system call. Cold paths may take `kj_lock_cold`. No driver
+ * call is made under it.
  */
 #ifndef KJ_SHIM_H
 #define KJ_SHIM_H
@@ -15,8 +16,8 @@
 #include <stdbool.h>
 #include <time.h>
 
-#define KJ_EXPORT  __attribute__((visibility("default")))
-#define likely(x)  __builtin_expect(!!(x), 1)
+#define KJ_EXPORT   __attribute__((visibility("default")))
+#define likely(x)   __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
 enum kj_hook {
@@ -30,28 +31,28 @@ enum kj_hook {
 #include "hooks_each.h"
 
 /* Driver functions that the shim itself calls and does not hook. A missing one is NULL. */
-#define KJ_DRIVER_FUNCTIONS(X)                                                                                         \
-    X(cuCtxGetCurrent, (CUcontext * ret_ctx))                                                                          \
-    X(cuCtxGetDevice, (CUdevice * ret_device))                                                                         \
-    X(cuDeviceGetUuid, (CUuuid * ret_uuid, CUdevice device))                                                           \
-    X(cuDeviceGetUuid_v2, (CUuuid * ret_uuid, CUdevice device))                                                        \
-    X(cuDeviceGetName, (char *ret_name, int size, CUdevice device))                                                    \
-    X(cuDeviceGetAttribute, (int *ret_value, int attribute, CUdevice device))                                          \
-    X(cuDriverGetVersion, (int *ret_version))                                                                          \
-    X(cuEventCreate, (CUevent * ret_event, unsigned flags))                                                            \
-    X(cuEventDestroy_v2, (CUevent event))                                                                              \
-    X(cuEventRecord, (CUevent event, CUstream stream))                                                                 \
-    X(cuEventRecord_ptsz, (CUevent event, CUstream stream))                                                            \
-    X(cuEventElapsedTime, (float *ret_ms, CUevent start, CUevent end))                                                 \
-    X(cuStreamIsCapturing, (CUstream stream, int *ret_status))                                                         \
-    X(cuStreamIsCapturing_ptsz, (CUstream stream, int *ret_status))                                                    \
-    X(cuThreadExchangeStreamCaptureMode, (int *mode))                                                                  \
-    X(cuFuncGetName, (const char **ret_name, CUfunction function))                                                     \
-    X(cuKernelGetName, (const char **ret_name, CUkernel kernel))                                                       \
-    X(cuGraphGetNodes, (CUgraph graph, CUgraphNode *ret_nodes, size_t *count))                                         \
-    X(cuGraphNodeGetType, (CUgraphNode node, int *ret_type))                                                           \
-    X(cuGraphKernelNodeGetParams, (CUgraphNode node, CUDA_KERNEL_NODE_PARAMS_v1 * ret_params))                         \
-    X(cuGraphKernelNodeGetParams_v2, (CUgraphNode node, CUDA_KERNEL_NODE_PARAMS_v2 * ret_params))                      \
+#define KJ_DRIVER_FUNCTIONS(X)                                                                               \
+    X(cuCtxGetCurrent, (CUcontext * ret_ctx))                                                                \
+    X(cuCtxGetDevice, (CUdevice * ret_device))                                                               \
+    X(cuDeviceGetUuid, (CUuuid * ret_uuid, CUdevice device))                                                 \
+    X(cuDeviceGetUuid_v2, (CUuuid * ret_uuid, CUdevice device))                                              \
+    X(cuDeviceGetName, (char *ret_name, int size, CUdevice device))                                          \
+    X(cuDeviceGetAttribute, (int *ret_value, int attribute, CUdevice device))                                \
+    X(cuDriverGetVersion, (int *ret_version))                                                                \
+    X(cuEventCreate, (CUevent * ret_event, unsigned flags))                                                  \
+    X(cuEventDestroy_v2, (CUevent event))                                                                    \
+    X(cuEventRecord, (CUevent event, CUstream stream))                                                       \
+    X(cuEventRecord_ptsz, (CUevent event, CUstream stream))                                                  \
+    X(cuEventElapsedTime, (float *ret_ms, CUevent start, CUevent end))                                       \
+    X(cuStreamIsCapturing, (CUstream stream, int *ret_status))                                               \
+    X(cuStreamIsCapturing_ptsz, (CUstream stream, int *ret_status))                                          \
+    X(cuThreadExchangeStreamCaptureMode, (int *mode))                                                        \
+    X(cuFuncGetName, (const char **ret_name, CUfunction function))                                           \
+    X(cuKernelGetName, (const char **ret_name, CUkernel kernel))                                             \
+    X(cuGraphGetNodes, (CUgraph graph, CUgraphNode * ret_nodes, size_t * count))                             \
+    X(cuGraphNodeGetType, (CUgraphNode node, int *ret_type))                                                 \
+    X(cuGraphKernelNodeGetParams, (CUgraphNode node, CUDA_KERNEL_NODE_PARAMS_v1 * ret_params))               \
+    X(cuGraphKernelNodeGetParams_v2, (CUgraphNode node, CUDA_KERNEL_NODE_PARAMS_v2 * ret_params))            \
     X(cuGraphChildGraphNodeGetGraph, (CUgraphNode node, CUgraph * ret_graph))
 
 struct kj_driver {
@@ -61,7 +62,8 @@ struct kj_driver {
 };
 extern struct kj_driver kj_driver;
 
-/* The real function behind a hook, filled by whichever door resolved it first; same-ABI pointers are interchangeable. */
+/* The real function behind a hook, filled by whichever door resolved it first; same-ABI pointers are
+ * interchangeable. */
 extern _Atomic(void *) kj_real[KJ_HOOK_COUNT];
 void *kj_resolve(enum kj_hook hook);
 static inline void *kj_real_of(enum kj_hook hook)
@@ -71,7 +73,8 @@ static inline void *kj_real_of(enum kj_hook hook)
 }
 #define REAL(symbol) ((__typeof__(&symbol))kj_real_of(KJ_HOOK_##symbol))
 
-/* ---- the ledger's writer (ledger.c) ------------------------------------------------------------------------------ */
+/* ---- the ledger's writer (ledger.c)
+ * ------------------------------------------------------------------------------ */
 
 /* NULL while nothing is recorded: before the first look-up, after a refusal, in a fork's child. */
 extern _Atomic(struct kj_ledger_header *) kj_ledger;
@@ -86,7 +89,8 @@ static inline void *kj_section(struct kj_ledger_header *ledger, enum kj_ledger_s
 /* Creates and publishes the ledger in folder `dir`. False: *ret_reason says why. */
 bool kj_ledger_create(const char *dir, const char **ret_reason);
 void kj_ledger_end(void);
-/* Takes the next row of an append-only section; the caller fills it, then publishes. -1 when full (counted). Under kj_lock_cold. */
+/* Takes the next row of an append-only section; the caller fills it, then publishes. -1 when full (counted).
+ * Under kj_lock_cold. */
 int64_t kj_row_reserve(struct kj_ledger_header *ledger, enum kj_ledger_section section);
 void kj_row_publish(struct kj_ledger_header *ledger, enum kj_ledger_section section);
 /* Copies a string to the arena; 0 ("") when there is no room. Under kj_lock_cold. */
@@ -98,7 +102,8 @@ extern atomic_flag kj_cold_lock;
 void kj_lock_cold(void);
 void kj_unlock_cold(void);
 
-/* ---- threads, contexts, streams (threads.c, contexts.c) ----------------------------------------------------------- */
+/* ---- threads, contexts, streams (threads.c, contexts.c)
+ * ----------------------------------------------------------- */
 
 struct kj_context; /* one per CUDA context; timing state inside */
 
@@ -120,19 +125,23 @@ void kj_threads_forget(void); /* after fork */
 struct kj_context *kj_context_current(struct kj_ledger_header *ledger);
 uint16_t kj_context_device(const struct kj_context *context);
 /* Row of STREAMS for a handle as given to a call of this lane. */
-uint16_t kj_stream_row(struct kj_ledger_header *ledger, struct kj_context *context, CUstream stream, int lane);
+uint16_t kj_stream_row(struct kj_ledger_header *ledger, struct kj_context *context, CUstream stream,
+                       int lane);
 void kj_stream_forget(CUstream stream);
 void kj_contexts_forget(void); /* after fork */
 
-/* ---- activities: what is counted (activities.c) -------------------------------------------------------------------- */
+/* ---- activities: what is counted (activities.c)
+ * -------------------------------------------------------------------- */
 
 struct kj_shape {
     void *function; /* CUfunction, or CUkernel cast to it, or CUgraphExec */
     uint32_t grid[3], block[3];
     uint32_t shared_bytes;
 };
-/* Row of ACTIVITIES for a launch; always answers (row 0 takes what does not fit). ret_first: it was made by this call. */
-uint32_t kj_activity_find(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device, const struct kj_shape *shape, bool *ret_first);
+/* Row of ACTIVITIES for a launch; always answers (row 0 takes what does not fit). ret_first: it was made by
+ * this call. */
+uint32_t kj_activity_find(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
+                          const struct kj_shape *shape, bool *ret_first);
 /* A function handle went away: a later use of the same handle is another kernel. */
 void kj_activities_forget(const void *function);
 void kj_activities_reset(void); /* a new ledger */
@@ -144,27 +153,35 @@ static inline void kj_count(uint64_t *cell, uint64_t add)
         __atomic_fetch_add(cell, add, __ATOMIC_RELAXED);
 }
 
-/* ---- names of functions (names.c) ----------------------------------------------------------------------------------- */
+/* ---- names of functions (names.c)
+ * ----------------------------------------------------------------------------------- */
 
 /* Offset in NAMES of a function's mangled name, as far as it can be known. Takes kj_lock_cold. */
-uint32_t kj_function_name(struct kj_ledger_header *ledger, void *function, uint32_t *ret_module_hash);
+uint32_t kj_function_name(struct kj_ledger_header *ledger, void *function);
 void kj_names_forget(void);
 
-/* ---- captures and graphs (graphs.c) --------------------------------------------------------------------------------- */
+/* ---- captures and graphs (graphs.c)
+ * --------------------------------------------------------------------------------- */
 
-extern atomic_int kj_captures; /* active captures in this process: while it is not 0 the shim makes no event, query or record call */
+extern atomic_int kj_captures; /* active captures in this process: while it is not 0 the shim makes no event,
+                                  query or record call */
 bool kj_stream_captures(CUstream stream, int lane);
 void kj_capture_begun(CUresult rc);
 void kj_capture_ended(void);
+struct kj_shape kj_graph_shape(CUgraphExec exec);
 void kj_graph_instantiated(CUgraphExec exec, CUgraph graph);
 void kj_graph_updated(CUgraphExec exec, CUgraph graph);
 void kj_graphs_forget(void);
 
-/* ---- timing (timing.c) ------------------------------------------------------------------------------------------------ */
+/* ---- timing (timing.c)
+ * ------------------------------------------------------------------------------------------------ */
 
 struct kj_pair; /* start and end event of one launch */
 /* An event pair with its start recorded on the stream, or NULL: not timed. */
-struct kj_pair *kj_timing_start(struct kj_ledger_header *ledger, struct kj_context *context, CUstream stream, int lane);
+struct kj_pair *kj_timing_start(struct kj_ledger_header *ledger, struct kj_context *context, CUstream stream,
+                                int lane);
+/* Records the end event on the stream; false when the driver refused. */
+bool kj_timing_mark(struct kj_pair *pair, CUstream stream, int lane);
 void kj_timing_end(struct kj_context *context, struct kj_pair *pair, uint32_t activity, bool first);
 void kj_timing_cancel(struct kj_context *context, struct kj_pair *pair);
 /* Collects finished pairs of the context, at most `most` (0: all). Never waits. */
@@ -181,13 +198,15 @@ extern _Atomic uint32_t kj_timing_epoch; /* raised when a burst begins */
 void kj_governor_start(uint64_t now_ns);
 void kj_governor_tick(struct kj_ledger_header *ledger, uint64_t now_ns);
 
-/* ---- session (preload.c, start.c) -------------------------------------------------------------------------------------- */
+/* ---- session (preload.c, start.c)
+ * -------------------------------------------------------------------------------------- */
 
 struct kj_config {
-    char dir[4096];
-    bool off;          /* KJOULE_DISABLE, set-uid, or a refusal */
-    bool events;       /* KJOULE_TIMING is not "count" */
-    double budget;     /* fraction of wall time */
+    char dir[4096];      /* the run folder; empty: there is none, for the reason in no_dir */
+    const char *no_dir;  /* said when CUDA is first touched, so that other processes stay silent */
+    bool off;      /* KJOULE_DISABLE, set-uid, or a refusal */
+    bool events;   /* KJOULE_TIMING is not "count" */
+    double budget; /* fraction of wall time */
 };
 extern struct kj_config kj_config;
 
@@ -197,7 +216,6 @@ void kj_session_disable(const char *reason);
 /* Bare LD_PRELOAD: start.c. */
 void kj_recorder_start(void);
 void kj_recorder_wait(void);
-void kj_recorder_forget(void); /* in a fork's child */
 
 static inline uint64_t kj_now_ns(void)
 {
@@ -217,7 +235,8 @@ static inline struct kj_ledger_header *kj_enter(void)
     return ledger;
 }
 
-static inline void kj_call_count(struct kj_ledger_header *ledger, enum kj_hook hook, CUresult rc, uint64_t host_ns)
+static inline void kj_call_count(struct kj_ledger_header *ledger, enum kj_hook hook, CUresult rc,
+                                 uint64_t host_ns)
 {
     struct kj_ledger_call *call = (struct kj_ledger_call *)kj_section(ledger, KJ_SECTION_CALLS) + hook;
     if (likely(rc == CUDA_SUCCESS || rc == CUDA_ERROR_NOT_READY))

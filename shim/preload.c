@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * preload.c - the session: configuration in the constructor, the ledger at the first sign of CUDA, an end in
+ * the destructor.
+ */
+#include "shim.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <unistd.h>
+
+struct kj_config kj_config;
+static atomic_int touched; /* 0 not yet, 1 being opened, 2 done */
+
+static void say_once(const char *what, const char *reason)
+{
+    char line[512];
+    int size = snprintf(line, sizeof(line), "kjoule: %s: %s\n", what, reason);
+    if (size > 0) {
+        ssize_t ignored =
+            write(STDERR_FILENO, line, (size_t)size < sizeof(line) ? (size_t)size : sizeof(line) - 1);
+        (void)ignored;
+    }
+}
+
+void kj_session_disable(const char *reason)
+{
+    if (!kj_config.off)
+        say_once("not recording this process", reason);
+    kj_config.off = true;
+}
+
+void kj_session_touch(void)
+{
+    if (likely(atomic_load_explicit(&touched, memory_order_relaxed) == 2))
+        return;
+    int expected = 0;
+    if (!atomic_compare_exchange_strong(&touched, &expected, 1))
+        return; /* another thread is at it; what it does meanwhile is look-ups, not launches */
+    if (!kj_config.off && kj_config.dir[0]) {
+        const char *reason = "";
+        if (kj_ledger_create(kj_config.dir, &reason))
+            kj_governor_start(kj_now_ns());
+        else
+            kj_session_disable(reason);
+    } else if (!kj_config.off) {
+        kj_session_disable(kj_config.no_dir ? kj_config.no_dir : "KJOULE_DIR is not an absolute path");
+    }
+    atomic_store(&touched, 2);
+}
+
+/* The child of a fork leaves the parent's ledger alone and starts its own when it first touches CUDA. */
+static void after_fork_in_child(void)
+{
+    atomic_flag_clear(&kj_cold_lock);
+    atomic_store(&kj_ledger, NULL);
+    kj_threads_forget();
+    kj_contexts_forget();
+    kj_names_forget();
+    kj_graphs_forget();
+    atomic_store(&touched, 0);
+}
+
+__attribute__((constructor)) static void start(void)
+{
+    const char *disable = getenv("KJOULE_DISABLE");
+    if (getauxval(AT_SECURE) || (disable && *disable && strcmp(disable, "0"))) {
+        kj_config.off = true;
+        return;
+    }
+    const char *timing = getenv("KJOULE_TIMING");
+    kj_config.events = !timing || strcmp(timing, "count");
+    const char *budget = getenv("KJOULE_BUDGET");
+    double percent = budget && *budget ? strtod(budget, NULL) : 1.0;
+    kj_config.budget = percent >= 0 && percent <= 100 ? percent / 100 : 0.01;
+    const char *dir = getenv("KJOULE_DIR");
+    if (dir && dir[0] == '/' && strlen(dir) < sizeof(kj_config.dir))
+        strcpy(kj_config.dir, dir);
+    else
+        kj_recorder_start(); /* fills kj_config.dir, or leaves it empty */
+    pthread_atfork(NULL, NULL, after_fork_in_child);
+}
+
+__attribute__((destructor)) static void end(void)
+{
+    kj_ledger_end();
+    kj_recorder_wait();
+}

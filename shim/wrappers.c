@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * wrappers.c - the bodies of the hooks by class: call the real function, then record, then return its result
+ * untouched. What needs a body of its own is in names.c, graphs.c and doors.c.
+ */
+#include "shim.h"
+
+#define REFUSED                                                                                              \
+    CUDA_ERROR_NOT_FOUND /* no driver behind this name; the dynamic linker would have said so earlier */
+#define SAMPLE_EVERY 64
+
+/* What one launch or copy carries from before the real call to after it. */
+struct bracket {
+    struct kj_ledger_header *ledger;
+    struct kj_context *context;
+    struct kj_pair *pair;
+    uint64_t own_ns; /* of a sampled call: the shim's time so far; 0 not sampled */
+    bool capturing;  /* it becomes a node of a graph: no launch */
+};
+
+/* ---- launches and copies
+ * ------------------------------------------------------------------------------------------ */
+
+static inline void launch_begin(struct bracket *b, CUstream stream, int lane, bool timed)
+{
+    b->ledger = kj_enter();
+    if (!b->ledger)
+        return;
+    uint64_t begun_ns = unlikely((++kj_self.calls & (SAMPLE_EVERY - 1)) == 0) ? kj_now_ns() : 0;
+    b->context = kj_context_current(b->ledger);
+    b->pair = NULL;
+    b->capturing = false;
+    if (unlikely(atomic_load_explicit(&kj_captures, memory_order_relaxed))) {
+        kj_self.inside = true;
+        b->capturing = kj_stream_captures(stream, lane);
+        kj_self.inside = false;
+        __atomic_fetch_add(&b->ledger->untimed_capture, 1, __ATOMIC_RELAXED);
+    } else if (timed && b->context && atomic_load_explicit(&kj_timing_on, memory_order_relaxed)) {
+        kj_self.inside = true;
+        b->pair = kj_timing_start(b->ledger, b->context, stream, lane);
+        kj_self.inside = false;
+    }
+    b->own_ns = unlikely(begun_ns) ? kj_now_ns() - begun_ns + 1 : 0;
+}
+
+static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc, uint8_t kind,
+                              const struct kj_shape *shape, uint64_t bytes)
+{
+    uint64_t begun_ns = unlikely(b->own_ns) ? kj_now_ns() : 0;
+    kj_call_count(b->ledger, hook, rc, 0);
+    if (unlikely(rc || b->capturing || !b->context)) {
+        if (rc)
+            __atomic_fetch_add(&b->ledger->failed_launches, 1, __ATOMIC_RELAXED);
+        if (b->pair)
+            kj_timing_cancel(b->context, b->pair);
+        return;
+    }
+    bool first;
+    uint32_t row = kj_activity_find(b->ledger, kind, kj_context_device(b->context), shape, &first);
+    kj_count(&kj_self.counts[row], 1);
+    if (bytes) {
+        struct kj_ledger_activity *rows = kj_section(b->ledger, KJ_SECTION_ACTIVITIES);
+        __atomic_fetch_add(&rows[row].bytes, bytes, __ATOMIC_RELAXED);
+    }
+    if (b->pair) {
+        kj_timing_end(b->context, b->pair, row, first);
+        if (unlikely((kj_self.calls & (SAMPLE_EVERY - 1)) == 0))
+            kj_timing_harvest(b->ledger, b->context, 2 * SAMPLE_EVERY);
+    }
+    if (unlikely(begun_ns)) {
+        uint64_t now_ns = kj_now_ns();
+        kj_self_time_add(b->ledger, (b->own_ns + now_ns - begun_ns) * SAMPLE_EVERY);
+        kj_governor_tick(b->ledger, now_ns);
+    }
+}
+
+/* Ends the bracket on the device, right after the real call, so that our own bookkeeping is not in it. */
+static inline void bracket_close(struct bracket *b, CUresult rc, CUstream stream, int lane)
+{
+    if (b->pair && !rc && !kj_timing_mark(b->pair, stream, lane)) {
+        kj_timing_cancel(b->context, b->pair);
+        b->pair = NULL;
+    }
+}
+
+#define SHAPE(f, gx, gy, gz, bx, by, bz, shared)                                                             \
+    {                                                                                                        \
+        (void *)(f), {(gx), (gy), (gz)}, {(bx), (by), (bz)}, (shared)                                        \
+    }
+#define ENQUEUE(symbol, lane, stream, timed, kind, bytes, args, ...)                                         \
+    __typeof__(&symbol) real = REAL(symbol);                                                                 \
+    if (unlikely(!real))                                                                                     \
+        return REFUSED;                                                                                      \
+    struct bracket b;                                                                                        \
+    CUstream on = (stream);                                                                                  \
+    launch_begin(&b, on, lane, timed);                                                                       \
+    CUresult rc = real args;                                                                                 \
+    if (unlikely(!b.ledger))                                                                                 \
+        return rc;                                                                                           \
+    bracket_close(&b, rc, on, lane);                                                                         \
+    if (likely(!rc)) {                                                                                       \
+        const struct kj_shape shape = __VA_ARGS__;                                                           \
+        launch_end(&b, KJ_HOOK_##symbol, rc, kind, &shape, bytes);                                           \
+    } else {                                                                                                 \
+        launch_end(&b, KJ_HOOK_##symbol, rc, kind, NULL, 0);                                                 \
+    }                                                                                                        \
+    return rc
+
+static inline uint64_t kj_sum(const size_t *sizes, size_t count)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; sizes && i < count; i++)
+        sum += sizes[i];
+    return sum;
+}
+
+/* A synchronous copy has no stream to put events on: the time of the call, in which the device did it, is its
+ * bracket. */
+static void copy_end(struct kj_ledger_header *ledger, enum kj_hook hook, CUresult rc, uint8_t kind,
+                     uint64_t bytes, uint64_t start_ns)
+{
+    uint64_t end_ns = kj_now_ns();
+    struct kj_context *context = kj_context_current(ledger);
+    kj_call_count(ledger, hook, rc, end_ns - start_ns);
+    if (rc || !context)
+        return;
+    bool first;
+    const struct kj_shape shape = {.function = NULL};
+    uint32_t row = kj_activity_find(ledger, kind, kj_context_device(context), &shape, &first);
+    kj_count(&kj_self.counts[row], 1);
+    struct kj_ledger_activity *rows = kj_section(ledger, KJ_SECTION_ACTIVITIES);
+    __atomic_fetch_add(&rows[row].bytes, bytes, __ATOMIC_RELAXED);
+    kj_activity_timed(ledger, row, end_ns - start_ns, first);
+    struct kj_ledger_interval interval = {.start_ns = start_ns,
+                                          .end_ns = end_ns,
+                                          .launch_ns = start_ns,
+                                          .activity = row,
+                                          .stream = kj_stream_row(ledger, context, NULL, 0),
+                                          .thread = kj_self.row,
+                                          .flags = first ? KJ_INTERVAL_FIRST : 0,
+                                          .context = kj_context_row(context)};
+    kj_interval_publish(ledger, &interval);
+    kj_timing_harvest(ledger, context, 2 * SAMPLE_EVERY);
+}
+
+#define LAUNCH(symbol, name, version, lane, shape, stream, params, args)                                     \
+    CUresult symbol params                                                                                   \
+    {                                                                                                        \
+        ENQUEUE(symbol, lane, stream, true, KJ_ACTIVITY_KERNEL, 0, args, shape);                             \
+    }
+#define COPY_ASYNC(symbol, name, version, lane, kind, bytes, params, args)                                   \
+    CUresult symbol params                                                                                   \
+    {                                                                                                        \
+        ENQUEUE(symbol, lane, stream, true, KJ_ACTIVITY_##kind, bytes, args, {.function = NULL});            \
+    }
+#define HOST(symbol, name, version, lane, params, args)                                                      \
+    CUresult symbol params                                                                                   \
+    {                                                                                                        \
+        ENQUEUE(symbol, lane, stream, false, KJ_ACTIVITY_HOST, 0, args, {.function = NULL});                 \
+    }
+#define GRAPH_LAUNCH(symbol, name, version, lane, params, args)                                              \
+    CUresult symbol params                                                                                   \
+    {                                                                                                        \
+        ENQUEUE(symbol, lane, stream, true, KJ_ACTIVITY_GRAPH, 0, args, kj_graph_shape(exec));               \
+    }
+#define COPY(symbol, name, version, lane, kind, bytes, params, args)                                         \
+    CUresult symbol params                                                                                   \
+    {                                                                                                        \
+        __typeof__(&symbol) real = REAL(symbol);                                                             \
+        struct kj_ledger_header *ledger = kj_enter();                                                        \
+        if (unlikely(!real || !ledger))                                                                      \
+            return real ? real args : REFUSED;                                                               \
+        uint64_t start_ns = kj_now_ns();                                                                     \
+        CUresult rc = real args;                                                                             \
+        copy_end(ledger, KJ_HOOK_##symbol, rc, KJ_ACTIVITY_##kind, rc ? 0 : bytes, start_ns);                \
+        return rc;                                                                                           \
+    }
+
+/* ---- waiting, contexts, captures
+ * ------------------------------------------------------------------------------------ */
+
+static void wait_end(struct kj_ledger_header *ledger, enum kj_hook hook, CUresult rc, uint64_t start_ns)
+{
+    uint64_t end_ns = kj_now_ns();
+    kj_call_count(ledger, hook, rc, end_ns - start_ns);
+    struct kj_context *context = kj_context_current(ledger);
+    if (!rc && context)
+        kj_timing_harvest(ledger, context, 0);
+    kj_governor_tick(ledger, end_ns);
+}
+
+#define SYNC(symbol, name, version, lane, params, args)                                                      \
+    CUresult symbol params                                                                                   \
+    {                                                                                                        \
+        __typeof__(&symbol) real = REAL(symbol);                                                             \
+        struct kj_ledger_header *ledger = kj_enter();                                                        \
+        if (unlikely(!real || !ledger))                                                                      \
+            return real ? real args : REFUSED;                                                               \
+        uint64_t start_ns = kj_now_ns();                                                                     \
+        CUresult rc = real args;                                                                             \
+        wait_end(ledger, KJ_HOOK_##symbol, rc, start_ns);                                                    \
+        return rc;                                                                                           \
+    }
+
+/* Everything else: the real call between an action before and one after. */
+#define BRACKETED(symbol, params, args, before, after)                                                       \
+    CUresult symbol params                                                                                   \
+    {                                                                                                        \
+        __typeof__(&symbol) real = REAL(symbol);                                                             \
+        struct kj_ledger_header *ledger = kj_enter();                                                        \
+        if (unlikely(!real || !ledger))                                                                      \
+            return real ? real args : REFUSED;                                                               \
+        before;                                                                                              \
+        CUresult rc = real args;                                                                             \
+        kj_call_count(ledger, KJ_HOOK_##symbol, rc, 0);                                                      \
+        after;                                                                                               \
+        return rc;                                                                                           \
+    }
+
+static void release_begin(struct kj_ledger_header *ledger)
+{
+    struct kj_context *context = kj_context_current(ledger);
+    if (context && !atomic_load(&kj_captures))
+        kj_timing_release(ledger, context);
+}
+
+#define QUERY(symbol, name, version, lane, params, args) BRACKETED(symbol, params, args, , )
+#define CONTEXT(symbol, name, version, lane, params, args)                                                   \
+    BRACKETED(symbol, params, args, , kj_self.context = NULL)
+#define RELEASE(symbol, name, version, lane, params, args)                                                   \
+    BRACKETED(symbol, params, args, release_begin(ledger), kj_self.context = NULL)
+#define BEGIN_CAPTURE(symbol, name, version, lane, params, args)                                             \
+    BRACKETED(symbol, params, args, atomic_fetch_add(&kj_captures, 1), kj_capture_begun(rc))
+#define END_CAPTURE(symbol, name, version, lane, params, args)                                               \
+    BRACKETED(symbol, params, args, , kj_capture_ended())
+#define INSTANTIATE(symbol, name, version, lane, params, args)                                               \
+    BRACKETED(symbol, params, args, , if (!rc) kj_graph_instantiated(*ret_exec, graph))
+#define GRAPH_UPDATE(symbol, name, version, lane, params, args)                                              \
+    BRACKETED(symbol, params, args, , if (!rc) kj_graph_updated(exec, graph))
+#define CUSTOM(symbol, name, version, lane, params, args)
+#define PASS(symbol, reason)
+
+#include "hooks.def"
+
+/* ---- bodies of their own
+ * ----------------------------------------------------------------------------------------------- */
+
+CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *list, unsigned num_devices, unsigned flags)
+{
+    __typeof__(&cuLaunchCooperativeKernelMultiDevice) real = REAL(cuLaunchCooperativeKernelMultiDevice);
+    if (!real)
+        return REFUSED;
+    struct kj_ledger_header *ledger = kj_enter();
+    CUresult rc = real(list, num_devices, flags);
+    if (!ledger)
+        return rc;
+    kj_call_count(ledger, KJ_HOOK_cuLaunchCooperativeKernelMultiDevice, rc, 0);
+    struct kj_context *context = kj_context_current(ledger);
+    for (unsigned i = 0; !rc && context && i < num_devices; i++) {
+        const CUDA_LAUNCH_PARAMS *p = &list[i];
+        const struct kj_shape shape = SHAPE(p->function, p->gridDimX, p->gridDimY, p->gridDimZ, p->blockDimX,
+                                            p->blockDimY, p->blockDimZ, p->sharedMemBytes);
+        bool first;
+        kj_count(&kj_self.counts[kj_activity_find(ledger, KJ_ACTIVITY_KERNEL, kj_context_device(context),
+                                                  &shape, &first)],
+                 1);
+    }
+    return rc;
+}
+
+#define PLAIN(symbol, params, args, after) BRACKETED(symbol, params, args, , after)
+PLAIN(cuStreamCreate, (CUstream * ret_stream, unsigned flags), (ret_stream, flags), )
+PLAIN(cuStreamCreateWithPriority, (CUstream * ret_stream, unsigned flags, int priority),
+      (ret_stream, flags, priority), )
+PLAIN(cuStreamDestroy, (CUstream stream), (stream), kj_stream_forget(stream))
+PLAIN(cuStreamDestroy_v2, (CUstream stream), (stream), kj_stream_forget(stream))
+PLAIN(cuInit, (unsigned flags), (flags), if (!rc) ledger->flags |= KJ_LEDGER_CUDA_INIT)
