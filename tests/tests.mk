@@ -7,7 +7,10 @@ SIM_NVML   := $(SIM_COMMON) $(wildcard tests/simgpu/nvml*.c)
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 UNIT_BIN   := $(UNIT_SRC:tests/unit/%.c=$(BUILD)/unit/%)
 PROGRAM_SRC := $(wildcard tests/programs/*.c)
-PROGRAM_BIN := $(PROGRAM_SRC:tests/programs/%.c=$(BUILD)/programs/%)
+PROGRAM_BIN := $(PROGRAM_SRC:tests/programs/%.c=$(BUILD)/programs/%) $(BUILD)/programs/cuda_linked
+CUDART_BIN  := $(addprefix $(BUILD)/programs/cudart_,static shared per_thread)
+# The private tables that NVIDIA's own libcudart wants of a simulated driver; kept outside the project.
+LAB_TABLES  := $(wildcard ../shared/lab/private_tables.c)
 PYTHON     ?= /usr/bin/python3
 
 simgpu: $(SIM_DIR)/libcuda.so.1 $(SIM_DIR)/libnvidia-ml.so.1 ## the simulated driver and NVML
@@ -25,11 +28,30 @@ $(BUILD)/tests/simgpu/%.o: tests/simgpu/%.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(SIM_CFLAGS) -c $< -o $@
 
-programs: $(PROGRAM_BIN) ## the programs that tests and the demo wrap
+PROGRAM_CC = $(CC) -std=gnu11 $(WARN) -D_GNU_SOURCE -O2 -g -fopenmp
+programs: $(PROGRAM_BIN) $(if $(NVCC),$(CUDART_BIN),no-nvcc) $(if $(LAB_TABLES),$(BUILD)/lab/libprivate_tables.so) ## what tests and the demo wrap
 $(BUILD)/programs/%: tests/programs/%.c
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) -std=gnu11 $(WARN) -O2 -fopenmp $(CPPFLAGS) -o $@ $< -lm -ldl -lpthread
+	$(Q)$(PROGRAM_CC) -o $@ $< -lm -ldl -lpthread
+$(BUILD)/programs/cuda_linked: tests/programs/cuda_driver.c $(SIM_DIR)/libcuda.so.1
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(PROGRAM_CC) -DLINKED -o $@ $< -L$(SIM_DIR) -l:libcuda.so.1 -lpthread
+$(BUILD)/programs/cudart_static: CUDART_FLAGS = -cudart static
+$(BUILD)/programs/cudart_shared: CUDART_FLAGS = -cudart shared
+$(BUILD)/programs/cudart_per_thread: CUDART_FLAGS = -cudart static --default-stream per-thread
+$(CUDART_BIN): tests/programs/cuda_runtime.cu
+	$(call say,NVCC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(NVCC) -O1 -std=c++17 -arch=sm_90 $(CUDART_FLAGS) -o $@ $<
+$(BUILD)/lab/libprivate_tables.so: $(LAB_TABLES)
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -O2 -shared -fPIC -o $@ $<
+.PHONY: no-nvcc
+no-nvcc:
+	@echo "  SKIP    the programs that nvcc compiles: no nvcc (NVCC=path, or CUDA_HOME)"
 
 $(BUILD)/unit/%: tests/unit/%.c $(BUILD)/libkjtools.a
 	$(call say,CC,$@)
