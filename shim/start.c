@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * start.c - bare LD_PRELOAD: the first process of a tree starts the recorder, as a stranger to its host:
- * double-forked, in a session of its own, without the host's descriptors. README.md has the contract.
+ * start.c - bare LD_PRELOAD: the first process of a tree starts the recorder, and at its end lets it finish
+ * its report. README.md has the contract of the two.
  *
- * Runs in the constructor, before main and before there is a second thread.
+ * The host never notices the recorder: it is forked twice and so nobody's child here, has a session of its
+ * own and none of the host's descriptors but a copy of stderr. The host keeps no descriptor either. It finds
+ * the recorder again, also after an exec, by the socket end.<pid> in the run folder.
  */
 #include "shim.h"
 
@@ -12,162 +14,241 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define HELLO_WAIT_MS  2000 /* for the recorder to name its folder */
-#define REPORT_WAIT_MS 5000 /* at exit, for the report */
+enum {
+    READY_WITHIN_MS = 2000,  /* the recorder's time to answer with its folder */
+    REPORT_WITHIN_MS = 5000, /* the host's patience at its end */
+    BRIEF_NS = 1000000000,   /* a process without CUDA that lives less does not wait */
+    FIRST_HIGH_FD = 10,      /* above those that are rearranged for the recorder */
+};
 
 extern char **environ;
-
-static int done_fd = -1; /* end of file: the report is complete */
-static pid_t starter;    /* the process that started the recorder and waits for it */
 static uint64_t started_ns;
 
-/* The program beside the library: build/kjoule, or bin/kjoule of an installation with
- * lib/kjoule/libkjoule.so. */
-static bool find_program(char *ret_path, size_t size)
-{
-    static const char *const places[] = {"kjoule", "../../bin/kjoule"};
-    Dl_info info;
-    const char *slash;
-    if (!dladdr((void *)(uintptr_t)find_program, &info) || !(slash = strrchr(info.dli_fname, '/')))
-        return false;
-    for (int i = 0; i < 2; i++) {
-        int n = snprintf(ret_path, size, "%.*s/%s", (int)(slash - info.dli_fname), info.dli_fname, places[i]);
-        struct stat st;
-        if (n > 0 && (size_t)n < size && !access(ret_path, X_OK) && !stat(ret_path, &st) &&
-            S_ISREG(st.st_mode))
-            return true;
-    }
-    return false;
-}
-
-/* The environment without what would load us into the recorder; entries are shared, only the list is new. */
-static char **recorder_environment(void)
-{
-    size_t count = 0, kept = 0;
-    while (environ[count])
-        count++;
-    char **list = malloc((count + 1) * sizeof(*list));
-    for (size_t i = 0; list && i < count; i++)
-        if (strncmp(environ[i], "LD_PRELOAD=", 11) && strncmp(environ[i], "LD_AUDIT=", 9))
-            list[kept++] = environ[i];
-    if (list)
-        list[kept] = NULL;
-    return list;
-}
-
-static void run_recorder(const char *program, char **environment, int hello, int done)
-{
+/* What the twice-forked child needs, made before the fork: after it, system calls alone. */
+struct launch {
+    char program[PATH_MAX];
     char pid[16];
-    snprintf(pid, sizeof(pid), "%d", (int)getppid());
-    setsid();
-    if (syscall(SYS_fork) != 0) /* raw: no atfork handler of the host runs in this passage */
-        _exit(0);
-    /* Descriptors 3, 4, 5 as the recorder expects them; nothing else of the host's stays open. */
-    int copies[3] = {fcntl(hello, F_DUPFD, 10), fcntl(STDERR_FILENO, F_DUPFD, 10), fcntl(done, F_DUPFD, 10)};
-    int null = open("/dev/null", O_RDWR);
-    for (int fd = 0; fd < 3; fd++)
-        dup2(null, fd);
-    for (int i = 0; i < 3; i++)
-        if (copies[i] >= 0)
-            dup2(copies[i], 3 + i);
-        else
-            close(3 + i);
-    syscall(SYS_close_range, 6u, ~0u, 0u);
-    char *argv[] = {(char *)"kjoule", (char *)"record", (char *)"--pid", pid, NULL};
-    execve(program, argv, environment);
-    _exit(127);
+    char **environment;
+    int ready_fd; /* write end */
+    int null_fd;
+};
+
+static bool is_program(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode) && access(path, X_OK) == 0;
 }
 
-static bool read_folder(int fd, char *ret_path, size_t size)
+/* KJOULE_PROGRAM, else beside libkjoule.so (a build folder), else ../../bin from it (an installed one). */
+static bool find_program(char *ret_path)
 {
-    size_t have = 0;
-    uint64_t until_ns = kj_now_ns() + HELLO_WAIT_MS * 1000000ULL;
-    while (have + 1 < size) {
-        uint64_t now_ns = kj_now_ns();
+    const char *set = getenv("KJOULE_PROGRAM");
+    if (set && *set)
+        return snprintf(ret_path, PATH_MAX, "%s", set) < PATH_MAX && is_program(ret_path);
+    Dl_info self;
+    char library[PATH_MAX];
+    if (!dladdr((void *)(uintptr_t)&kj_recorder_start, &self) || !self.dli_fname ||
+        !realpath(self.dli_fname, library))
+        return false;
+    *strrchr(library, '/') = 0;
+    int beside = snprintf(ret_path, PATH_MAX, "%s/kjoule", library);
+    if (beside < PATH_MAX && is_program(ret_path))
+        return true;
+    int installed = snprintf(ret_path, PATH_MAX, "%s/../../bin/kjoule", library);
+    return installed < PATH_MAX && is_program(ret_path);
+}
+
+/* kjoule itself under an exported LD_PRELOAD is not a run to be recorded. */
+static bool is_own_program(const char *program)
+{
+    struct stat own, other;
+    return stat("/proc/self/exe", &own) == 0 && stat(program, &other) == 0 && own.st_dev == other.st_dev &&
+           own.st_ino == other.st_ino;
+}
+
+/* The environment without what would load us into the recorder. A mapping: malloc may be a preloaded one that
+ * is not ready yet. */
+static char **recorder_environment(size_t *ret_size)
+{
+    size_t count = 0;
+    while (environ && environ[count])
+        count++;
+    *ret_size = (count + 1) * sizeof(char *);
+    char **copy = mmap(NULL, *ret_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (copy == MAP_FAILED)
+        return NULL;
+    size_t kept = 0;
+    for (size_t i = 0; i < count; i++)
+        if (strncmp(environ[i], "LD_PRELOAD=", 11) && strncmp(environ[i], "LD_AUDIT=", 9))
+            copy[kept++] = environ[i];
+    copy[kept] = NULL;
+    return copy;
+}
+
+static void close_from(unsigned first)
+{
+#ifdef SYS_close_range
+    if (syscall(SYS_close_range, first, ~0U, 0) == 0)
+        return;
+#endif
+    for (int fd = (int)first; fd < 4096; fd++)
+        close(fd);
+}
+
+/* In the grandchild, which shares our memory until the exec. */
+static void become_recorder(const struct launch *launch)
+{
+    char *const argv[] = {(char *)"kjoule", (char *)"record", (char *)"--pid", (char *)launch->pid, NULL};
+    sigset_t none;
+    sigemptyset(&none);
+    setsid();
+    bool has_stderr = dup2(STDERR_FILENO, 4) == 4;
+    dup2(launch->ready_fd, 3);
+    for (int fd = 0; fd < 3; fd++)
+        dup2(launch->null_fd, fd);
+    close_from(has_stderr ? 5 : 4);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    execve(launch->program, argv, launch->environment);
+}
+
+/* vfork twice: no copy of the host's page tables, none of its atfork handlers. The children end by system
+ * call, for the host's exit handlers are not theirs to run. */
+__attribute__((noinline)) static pid_t fork_twice(const struct launch *launch)
+{
+    pid_t child = vfork();
+    if (child == 0) {
+        if (vfork() == 0)
+            become_recorder(launch);
+        syscall(SYS_exit_group, 0);
+    }
+    return child;
+}
+
+static int high_fd(int fd)
+{
+    int high = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, FIRST_HIGH_FD);
+    if (fd >= 0)
+        close(fd);
+    return high;
+}
+
+/* Milliseconds left until `deadline_ns`, rounded up. */
+static int left_ms(uint64_t deadline_ns)
+{
+    uint64_t now_ns = kj_now_ns();
+    return now_ns >= deadline_ns ? 0 : (int)((deadline_ns - now_ns + 999999) / 1000000);
+}
+
+/* Reads one line, the path. False: none came in time. */
+static bool read_path(int fd, char *ret_path, size_t cap)
+{
+    uint64_t deadline_ns = kj_now_ns() + READY_WITHIN_MS * 1000000ull;
+    size_t size = 0;
+    while (size < cap) {
         struct pollfd wait = {.fd = fd, .events = POLLIN};
-        if (now_ns >= until_ns || poll(&wait, 1, (int)((until_ns - now_ns) / 1000000) + 1) <= 0)
+        int rc = poll(&wait, 1, left_ms(deadline_ns));
+        if (rc < 0 && errno == EINTR)
+            continue;
+        if (rc <= 0)
             return false;
-        ssize_t n = read(fd, ret_path + have, size - 1 - have);
+        ssize_t n = read(fd, ret_path + size, cap - size);
+        if (n < 0 && errno == EINTR)
+            continue;
         if (n <= 0)
             return false;
-        have += (size_t)n;
-        ret_path[have] = 0;
-        char *end = strchr(ret_path, '\n');
-        if (end) {
-            *end = 0;
+        size += (size_t)n;
+        char *newline = memchr(ret_path, '\n', size);
+        if (newline) {
+            *newline = 0;
             return ret_path[0] == '/';
         }
     }
     return false;
 }
 
+static bool launch_recorder(struct launch *launch, char *ret_dir, size_t cap)
+{
+    int ready[2];
+    size_t environment_size;
+    launch->environment = recorder_environment(&environment_size);
+    if (!launch->environment)
+        return false;
+    bool answered = false;
+    if (pipe2(ready, O_CLOEXEC) == 0) {
+        launch->null_fd = high_fd(open("/dev/null", O_RDWR | O_CLOEXEC));
+        launch->ready_fd = high_fd(ready[1]);
+        sigset_t all, before;
+        sigfillset(&all);
+        sigprocmask(SIG_SETMASK, &all, &before); /* no handler of the host may run in the children */
+        pid_t child = launch->null_fd >= 0 && launch->ready_fd >= 0 ? fork_twice(launch) : -1;
+        while (child > 0 && waitpid(child, NULL, 0) < 0 && errno == EINTR)
+            ;
+        sigprocmask(SIG_SETMASK, &before, NULL);
+        if (launch->null_fd >= 0)
+            close(launch->null_fd);
+        if (launch->ready_fd >= 0)
+            close(launch->ready_fd);
+        answered = child > 0 && read_path(ready[0], ret_dir, cap);
+        close(ready[0]);
+    }
+    munmap(launch->environment, environment_size);
+    return answered;
+}
+
 void kj_recorder_start(void)
 {
-    char program[PATH_MAX];
-    int hello[2], done[2];
-    if (!find_program(program, sizeof(program)))
-        return; /* nobody to record: look-ups pass through unhooked, silently, as in any process without a run
-                 */
-    char **environment = recorder_environment();
-    if (!environment || pipe2(hello, O_CLOEXEC) || pipe2(done, O_CLOEXEC))
-        return;
-    starter = getpid();
+    struct launch launch = {.ready_fd = -1, .null_fd = -1};
     started_ns = kj_now_ns();
-    /* A child whose end is not announced with SIGCHLD: the host's handlers and waits never meet it. */
-    pid_t child = (pid_t)syscall(SYS_clone, 0 /* no signal */, NULL, NULL, NULL, NULL);
-    if (child == 0)
-        run_recorder(program, environment, hello[1], done[1]);
-    close(hello[1]);
-    close(done[1]);
-    free(environment);
-    int status;
-    if (child > 0)
-        while (waitpid(child, &status, __WCLONE) < 0 && errno == EINTR)
-            ;
-    if (child > 0 && read_folder(hello[0], kj_config.dir, sizeof(kj_config.dir))) {
-        setenv("KJOULE_DIR", kj_config.dir, 1);
-        /* High numbers: programs that open files expect the low ones. */
-        done_fd = fcntl(done[0], F_DUPFD_CLOEXEC, 900);
-    } else {
-        kj_config.dir[0] = 0;
-        starter = 0;
+    if (!find_program(launch.program)) {
+        kj_config.no_dir = "no kjoule program beside libkjoule.so; set KJOULE_PROGRAM to its path";
+        return;
     }
-    close(hello[0]);
-    if (done_fd != done[0])
-        close(done[0]);
+    if (is_own_program(launch.program)) {
+        kj_config.off = true;
+        return;
+    }
+    snprintf(launch.pid, sizeof(launch.pid), "%d", (int)getpid());
+    if (launch_recorder(&launch, kj_config.dir, sizeof(kj_config.dir))) {
+        setenv("KJOULE_DIR", kj_config.dir, 1);
+        return;
+    }
+    kj_config.dir[0] = 0;
+    kj_config.no_dir = "the recorder did not start; `kjoule doctor` tells what is wrong";
+    setenv("KJOULE_DISABLE", "1", 1); /* nor would it for our children, each after a wait */
 }
 
 void kj_recorder_wait(void)
 {
-    if (done_fd < 0 || starter != getpid())
+    bool brief = started_ns && kj_now_ns() - started_ns < BRIEF_NS;
+    if (kj_config.off || !kj_config.dir[0] || (brief && !kj_ledger_now()))
         return;
-    /* A helper that did nothing worth a report must not be held up. */
-    if (!kj_ledger_now() && kj_now_ns() - started_ns < 1000000000u)
-        return;
-    uint64_t until_ns = kj_now_ns() + REPORT_WAIT_MS * 1000000ULL;
-    char word;
-    for (;;) {
-        uint64_t now_ns = kj_now_ns();
-        struct pollfd wait = {.fd = done_fd, .events = POLLIN};
-        if (now_ns >= until_ns || poll(&wait, 1, (int)((until_ns - now_ns) / 1000000) + 1) <= 0)
-            return;
-        if (read(done_fd, &word, 1) <= 0)
-            return;
+    int dir_fd = open(kj_config.dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int fd = dir_fd < 0 ? -1 : socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd >= 0) {
+        /* By descriptor: the folder's path may be longer than a socket's address. */
+        struct sockaddr_un end = {.sun_family = AF_UNIX};
+        snprintf(end.sun_path, sizeof(end.sun_path), "/proc/self/fd/%d/end.%d", dir_fd, (int)getpid());
+        bool waiting = connect(fd, (struct sockaddr *)&end, sizeof(end)) == 0;
+        uint64_t deadline_ns = kj_now_ns() + REPORT_WITHIN_MS * 1000000ull;
+        while (waiting) {
+            struct pollfd wait = {.fd = fd, .events = POLLIN};
+            int rc = poll(&wait, 1, left_ms(deadline_ns));
+            waiting = rc < 0 && errno == EINTR; /* it says nothing: what can come is its end */
+        }
+        close(fd);
     }
-}
-
-void kj_recorder_forget(void)
-{
-    if (done_fd >= 0)
-        close(done_fd);
-    done_fd = -1;
-    starter = 0;
+    if (dir_fd >= 0)
+        close(dir_fd);
 }
