@@ -53,7 +53,7 @@ $(BUILD)/libkjtools.a: $(LIB_OBJ)
 
 $(BUILD)/libkjoule.so: $(SHIM_OBJ) shim/shim.map
 	$(call say,LINK,$@)
-	$(Q)$(CC) -shared -nostartfiles -o $@ $(SHIM_OBJ) -Wl,-soname,libkjoule.so -Wl,-z,nodelete,-z,now,-z,relro \
+	$(Q)$(CC) -shared -o $@ $(SHIM_OBJ) -Wl,-soname,libkjoule.so -Wl,-z,nodelete,-z,now,-z,relro \
 		-Wl,--no-undefined -Wl,--as-needed -Wl,--version-script=shim/shim.map $(LDFLAGS)
 
 $(BUILD)/shim/%.o: shim/%.c

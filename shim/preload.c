@@ -47,7 +47,7 @@ void kj_session_touch(void)
         else
             kj_session_disable(reason);
     } else if (!kj_config.off) {
-        kj_session_disable(kj_config.no_dir ? kj_config.no_dir : "KJOULE_DIR is not an absolute path");
+        kj_session_disable(kj_config.no_dir);
     }
     atomic_store(&touched, 2);
 }
@@ -77,10 +77,12 @@ __attribute__((constructor)) static void start(void)
     double percent = budget && *budget ? strtod(budget, NULL) : 1.0;
     kj_config.budget = percent >= 0 && percent <= 100 ? percent / 100 : 0.01;
     const char *dir = getenv("KJOULE_DIR");
-    if (dir && dir[0] == '/' && strlen(dir) < sizeof(kj_config.dir))
+    if (!dir || !*dir)
+        kj_recorder_start(); /* fills kj_config.dir, or leaves it empty and says why */
+    else if (dir[0] == '/' && strlen(dir) < sizeof(kj_config.dir))
         strcpy(kj_config.dir, dir);
     else
-        kj_recorder_start(); /* fills kj_config.dir, or leaves it empty */
+        kj_config.no_dir = "KJOULE_DIR is not an absolute path";
     pthread_atfork(NULL, NULL, after_fork_in_child);
 }
 
