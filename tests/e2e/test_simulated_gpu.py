@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Launches, times and joules against the truth of the simulated GPU."""
+import pytest
+
+import kj
+
+KERNELS = ("train_gemm", "train_softmax", "train_update")
+DURATION_US = {"train_gemm": 3000, "train_softmax": 1500, "train_update": 500}
+
+
+def driver(*flags):
+    return [kj.program("cuda_driver"), *map(str, flags)]
+
+
+def assert_counts(run, sim, each):
+    assert run.status == 0, run.stderr.decode()
+    assert run.kernels() == dict.fromkeys(KERNELS, each)
+    assert sim.kernels() == dict.fromkeys(KERNELS, each)
+
+
+def test_three_kernels_five_seconds(sim, folder):
+    """Launches exact, kernel time within 2 % of the script, device energy within 2 % of truth, sums to the microjoule."""
+    run = kj.wrapped(driver("--steps", 950, "--gap-us", 300), folder, env=sim.env)
+    assert_counts(run, sim, 950)
+    assert run.report["run"]["duration_ns"] >= 4.9e9
+    for kernel in run.report["kernels"]:
+        script_ns = DURATION_US[kernel["name"]] * 1000 * 950
+        assert kernel["time_ns"] == pytest.approx(script_ns, rel=0.02), kernel["name"]
+    assert run.device_uj() == pytest.approx(sim.energy_uj(), rel=0.02)
+    (device,) = run.report["devices"]
+    assert device["kernels_uj"] + device["idle_uj"] + device["unattributed_uj"] == device["energy_uj"]
+    assert device["idle_uj"] > 0
+    (gpu,) = run.component("gpu")
+    assert gpu["method"] == "measured"
+
+
+@pytest.mark.parametrize("flags", [
+    pytest.param((), id="looked-up"),
+    pytest.param(("--door", "versioned"), id="versioned"),
+    pytest.param(("--stream", "legacy"), id="legacy-stream"),
+    pytest.param(("--stream", "per-thread"), id="per-thread-stream"),
+    pytest.param(("--stream", "per-thread", "--door", "versioned"), id="per-thread-versioned"),
+    pytest.param(("--library",), id="library-kernels"),
+    pytest.param(("--library", "--unload", "--door", "versioned"), id="library-versioned"),
+    pytest.param(("--unload",), id="unload"),
+    pytest.param(("--async",), id="never-synchronised"),
+])
+def test_counts_and_behaviour(make_sim, folder, flags):
+    """However the driver is reached, each launch is counted once and the program says the same."""
+    plain = kj.bare(driver("--steps", 60, *flags, "--exit", 5), env=make_sim(name="plain").env)
+    sim = make_sim()
+    run = kj.wrapped(driver("--steps", 60, *flags, "--exit", 5), folder, env=sim.env)
+    assert (run.status, run.stdout) == (plain.status, plain.stdout) and plain.status == 5, run.stderr.decode()
+    assert run.kernels() == sim.kernels() == dict.fromkeys(KERNELS, 60)
+
+
+def test_linked_program(sim, folder):
+    run = kj.wrapped([kj.program("cuda_linked"), "--steps", 60], folder, env=sim.env)
+    assert_counts(run, sim, 60)
+
+
+def test_threads(sim, folder):
+    run = kj.wrapped(driver("--steps", 40, "--threads", 4), folder, env=sim.env)
+    assert_counts(run, sim, 160)
+
+
+def test_processes(sim, folder):
+    """Forked workers share the device; each process's launches are counted, the device's energy once."""
+    run = kj.wrapped(driver("--steps", 40, "--processes", 3), folder, env=sim.env)
+    assert_counts(run, sim, 120)
+    assert len(run.report["devices"]) == 1
+    assert run.device_uj() == pytest.approx(sim.energy_uj(), rel=0.15)
+
+
+def test_two_devices(make_sim, folder):
+    sim = make_sim("devices 2\nkernel * duration_us=500 power=300\n")
+    run = kj.wrapped(driver("--steps", 200, "--threads", 2, "--devices", 2), folder, env=sim.env)
+    assert_counts(run, sim, 400)
+    assert len(run.report["devices"]) == 2
+    per_device = {(k["device"], k["name"]): k["launches"] for k in run.report["kernels"]}
+    assert sorted(per_device.values()) == [200] * 6
+
+
+def test_graph(make_sim, folder):
+    """A graph's kernels are counted by name at each of its launches; nothing of ours lands in the capture."""
+    plain = kj.bare(driver("--steps", 60, "--graph"), env=make_sim(name="plain").env)
+    sim = make_sim()
+    run = kj.wrapped(driver("--steps", 60, "--graph"), folder, env=sim.env)
+    assert (run.status, run.stdout) == (plain.status, plain.stdout) and plain.status == 0, run.stderr.decode()
+    assert run.kernels() == sim.kernels() == dict.fromkeys(KERNELS, 60)
+
+
+def test_no_launch(sim, folder):
+    """A program that opens the device and launches nothing: idle energy, no kernel, no fault."""
+    run = kj.wrapped(driver("--steps", 0, "--gap-us", 0), folder, env=sim.env)
+    assert run.status == 0 and run.kernels() == {}
+
+
+def test_count_only(sim, folder):
+    """--timing=count: exact launches without event pairs; kernel time is unknown, not zero."""
+    run = kj.wrapped(driver("--steps", 60), folder, options=["--timing", "count"], env=sim.env)
+    assert_counts(run, sim, 60)
+    for kernel in run.report["kernels"]:
+        assert kernel["time_ns"] is None or kernel["time_method"] != "measured", kernel
+
+
+def test_refusing_counter(make_sim, folder):
+    """Without the energy counter the instant power carries the total, and the refusal keeps its reason."""
+    sim = make_sim("refuse counter\nkernel * duration_us=2000 power=300\n")
+    run = kj.wrapped(driver("--steps", 300), folder, env=sim.env)
+    assert run.status == 0
+    assert run.device_uj() == pytest.approx(sim.energy_uj(), rel=0.15)
+    assert run.component("gpu")[0]["method"] in ("measured", "estimated")
+
+
+def test_refusing_everything(make_sim, folder):
+    """Neither counter nor power: a modelled or unknown GPU, never a measured zero."""
+    sim = make_sim("refuse counter\nrefuse power\nkernel * duration_us=2000 power=300\n")
+    run = kj.wrapped(driver("--steps", 50), folder, env=sim.env)
+    assert run.status == 0
+    for device in run.report["devices"]:
+        assert device["energy_uj"] is None or device["energy_uj"] > 0
+    assert all(c["method"] != "measured" for c in run.component("gpu"))
+    assert run.kernels() == dict.fromkeys(KERNELS, 50)
+
+
+def test_preload_agrees_with_wrapper(make_sim, tmp_path):
+    """Bare LD_PRELOAD and the wrapper: same kernels, same launches, energy within the interval."""
+    one = kj.wrapped(driver("--steps", 400), tmp_path / "one", env=make_sim(name="a").env)
+    two = kj.preloaded(driver("--steps", 400), tmp_path / "two", env=make_sim(name="b").env)
+    assert one.status == two.status == 0
+    assert one.stdout == two.stdout
+    assert one.kernels() == two.kernels() == dict.fromkeys(KERNELS, 400)
+    (a,), (b,) = one.component("gpu"), two.component("gpu")
+    assert a["low_uj"] <= b["high_uj"] and b["low_uj"] <= a["high_uj"]
+    assert a["energy_uj"] == pytest.approx(b["energy_uj"], rel=0.15)
