@@ -60,6 +60,7 @@ $(BUILD)/shim/%.o: shim/%.c
 	$(call say,CC,$<)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(SHIM_CFLAGS) -c $< -o $@
+$(BUILD)/shim/abi_check.o: CPPFLAGS += $(if $(CUDA_INC),-I$(dir $(CUDA_INC)))
 $(BUILD)/shim/%.o: shim/%.S
 	$(call say,AS,$<)
 	@mkdir -p $(@D)

@@ -63,7 +63,7 @@ void kj_threads_forget(void)
     memset(&kj_self, 0, sizeof(kj_self));
 }
 
-static int attribute(int which, CUdevice device)
+static int attribute(CUdevice_attribute which, CUdevice device)
 {
     int value = 0;
     if (!kj_driver.cuDeviceGetAttribute || kj_driver.cuDeviceGetAttribute(&value, which, device))

@@ -36,6 +36,23 @@ typedef struct {
     int id;
 } CUmemLocation_v1;
 
+/* Enumerations that pass as such, and structures that pass by pointer and are not looked into. */
+typedef unsigned CUstreamCaptureMode;
+typedef unsigned CUstreamCaptureStatus;
+typedef unsigned CUgraphNodeType;
+typedef unsigned CUdevice_attribute;
+typedef unsigned CUgraphExecUpdateResult;
+typedef unsigned CUdriverProcAddressQueryResult;
+typedef CUmemLocation_v1 CUmemLocation;
+typedef struct kj_opaque_decompress CUmemDecompressParams;
+typedef struct kj_opaque_batch_op CUDA_MEMCPY3D_BATCH_OP;
+typedef struct kj_opaque_attributes CUmemcpyAttributes;
+typedef struct kj_opaque_affinity CUexecAffinityParam;
+typedef struct kj_opaque_create CUctxCreateParams;
+typedef struct kj_opaque_edge CUgraphEdgeData;
+typedef struct kj_opaque_instantiate CUDA_GRAPH_INSTANTIATE_PARAMS;
+typedef struct kj_opaque_update CUgraphExecUpdateResultInfo;
+
 enum {
     CUDA_SUCCESS = 0,
     CUDA_ERROR_INVALID_VALUE = 1,
@@ -154,5 +171,10 @@ typedef struct {
     size_t dstPitch, dstHeight;
     size_t WidthInBytes, Height, Depth;
 } CUDA_MEMCPY3D_PEER;
+
+#define LAYOUT(type, size)         _Static_assert(sizeof(type) == (size), "size of " #type);
+#define FIELD(type, field, offset) _Static_assert(offsetof(type, field) == (offset), #type "." #field);
+#define VALUE(name, value)         _Static_assert((name) == (value), "value of " #name);
+#include "cuda_layout.def"
 
 #endif

@@ -135,9 +135,8 @@ static void fill_driver(void *handle)
 {
     if (kj_driver.cuCtxGetCurrent || !handle)
         return;
-#define X(name, params) kj_driver.name = (__typeof__(kj_driver.name))real_dlsym(handle, #name);
-    KJ_DRIVER_FUNCTIONS(X)
-#undef X
+#define DRIVER(symbol, params) kj_driver.symbol = (__typeof__(kj_driver.symbol))real_dlsym(handle, #symbol);
+#include "driver.def"
 }
 
 void *kj_resolve(enum kj_hook hook)
@@ -264,7 +263,7 @@ CUresult cuGetProcAddress(const char *symbol, void **pfn, int driver_version, ui
 }
 
 CUresult cuGetProcAddress_v2(const char *symbol, void **pfn, int driver_version, uint64_t flags,
-                             int *symbol_found)
+                             CUdriverProcAddressQueryResult *symbol_found)
 {
     __typeof__(&cuGetProcAddress_v2) real = REAL(cuGetProcAddress_v2);
     if (!real)

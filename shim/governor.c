@@ -9,9 +9,10 @@
  */
 #include "shim.h"
 
-#define ADVANCE_NS   20000000 /* 20 ms */
-#define BURST_MIN_NS 2000000  /* credit that begins a burst: 2 ms of the shim's time, some thousand launches \
-                               */
+#define ADVANCE_NS 20000000 /* 20 ms */
+#define BURST_MIN_NS                                                                                         \
+    2000000 /* credit that begins a burst: 2 ms of the shim's time, some thousand launches                   \
+             */
 
 atomic_int kj_timing_on;
 _Atomic uint32_t kj_timing_epoch;

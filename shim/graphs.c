@@ -20,7 +20,7 @@ static uint32_t versions;
 
 bool kj_stream_captures(CUstream stream, int lane)
 {
-    int status = CU_STREAM_CAPTURE_STATUS_NONE;
+    CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
     __typeof__(kj_driver.cuStreamIsCapturing) ask = lane && kj_driver.cuStreamIsCapturing_ptsz
                                                         ? kj_driver.cuStreamIsCapturing_ptsz
                                                         : kj_driver.cuStreamIsCapturing;
@@ -117,7 +117,7 @@ static void walk(struct kj_ledger_header *ledger, uint16_t device, CUgraph graph
     if (kj_driver.cuGraphGetNodes(graph, nodes, &count))
         count = 0;
     for (size_t i = 0; i < count; i++) {
-        int type;
+        CUgraphNodeType type;
         CUgraph child;
         struct kj_shape shape;
         if (kj_driver.cuGraphNodeGetType(nodes[i], &type))

@@ -31,34 +31,9 @@ enum kj_hook {
 #include "hooks_each.h"
 
 /* Driver functions that the shim itself calls and does not hook. A missing one is NULL. */
-#define KJ_DRIVER_FUNCTIONS(X)                                                                               \
-    X(cuCtxGetCurrent, (CUcontext * ret_ctx))                                                                \
-    X(cuCtxGetDevice, (CUdevice * ret_device))                                                               \
-    X(cuDeviceGetUuid, (CUuuid * ret_uuid, CUdevice device))                                                 \
-    X(cuDeviceGetUuid_v2, (CUuuid * ret_uuid, CUdevice device))                                              \
-    X(cuDeviceGetName, (char *ret_name, int size, CUdevice device))                                          \
-    X(cuDeviceGetAttribute, (int *ret_value, int attribute, CUdevice device))                                \
-    X(cuDriverGetVersion, (int *ret_version))                                                                \
-    X(cuEventCreate, (CUevent * ret_event, unsigned flags))                                                  \
-    X(cuEventDestroy_v2, (CUevent event))                                                                    \
-    X(cuEventRecord, (CUevent event, CUstream stream))                                                       \
-    X(cuEventRecord_ptsz, (CUevent event, CUstream stream))                                                  \
-    X(cuEventElapsedTime, (float *ret_ms, CUevent start, CUevent end))                                       \
-    X(cuStreamIsCapturing, (CUstream stream, int *ret_status))                                               \
-    X(cuStreamIsCapturing_ptsz, (CUstream stream, int *ret_status))                                          \
-    X(cuThreadExchangeStreamCaptureMode, (int *mode))                                                        \
-    X(cuFuncGetName, (const char **ret_name, CUfunction function))                                           \
-    X(cuKernelGetName, (const char **ret_name, CUkernel kernel))                                             \
-    X(cuGraphGetNodes, (CUgraph graph, CUgraphNode * ret_nodes, size_t * count))                             \
-    X(cuGraphNodeGetType, (CUgraphNode node, int *ret_type))                                                 \
-    X(cuGraphKernelNodeGetParams, (CUgraphNode node, CUDA_KERNEL_NODE_PARAMS_v1 * ret_params))               \
-    X(cuGraphKernelNodeGetParams_v2, (CUgraphNode node, CUDA_KERNEL_NODE_PARAMS_v2 * ret_params))            \
-    X(cuGraphChildGraphNodeGetGraph, (CUgraphNode node, CUgraph * ret_graph))
-
 struct kj_driver {
-#define X(name, params) CUresult(*name) params;
-    KJ_DRIVER_FUNCTIONS(X)
-#undef X
+#define DRIVER(name, params) CUresult(*name) params;
+#include "driver.def"
 };
 extern struct kj_driver kj_driver;
 
@@ -202,11 +177,11 @@ void kj_governor_tick(struct kj_ledger_header *ledger, uint64_t now_ns);
  * -------------------------------------------------------------------------------------- */
 
 struct kj_config {
-    char dir[4096];      /* the run folder; empty: there is none, for the reason in no_dir */
-    const char *no_dir;  /* said when CUDA is first touched, so that other processes stay silent */
-    bool off;      /* KJOULE_DISABLE, set-uid, or a refusal */
-    bool events;   /* KJOULE_TIMING is not "count" */
-    double budget; /* fraction of wall time */
+    char dir[4096];     /* the run folder; empty: there is none, for the reason in no_dir */
+    const char *no_dir; /* said when CUDA is first touched, so that other processes stay silent */
+    bool off;           /* KJOULE_DISABLE, set-uid, or a refusal */
+    bool events;        /* KJOULE_TIMING is not "count" */
+    double budget;      /* fraction of wall time */
 };
 extern struct kj_config kj_config;
 

@@ -226,7 +226,8 @@ void kj_timing_harvest(struct kj_ledger_header *ledger, struct kj_context *conte
         return;
     uint64_t begun_ns = kj_now_ns();
     kj_self.inside = true;
-    int mode = CU_STREAM_CAPTURE_MODE_RELAXED; /* our queries must not end a capture that begins meanwhile */
+    CUstreamCaptureMode mode =
+        CU_STREAM_CAPTURE_MODE_RELAXED; /* our queries must not end a capture that begins meanwhile */
     if (kj_driver.cuThreadExchangeStreamCaptureMode)
         kj_driver.cuThreadExchangeStreamCaptureMode(&mode);
     CUstream behind[16]; /* streams whose oldest pair is unfinished */

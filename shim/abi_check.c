@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * abi_check.c - compares what the shim declares of CUDA's ABI with a real cuda.h, where one is installed: a
+ * difference is a compile error. Holds no code. The signatures are those of CUDA 13; an older header lacks
+ * some.
+ */
+#if __has_include(<cuda.h>)
+/* Every ABI under its exported name, without the macros that turn cuMemcpyHtoD into cuMemcpyHtoD_v2. */
+#define __CUDA_API_VERSION_INTERNAL 1
+#include <cuda.h>
+
+#include <stddef.h>
+
+#define LAYOUT(type, size)         _Static_assert(sizeof(type) == (size), "size of " #type);
+#define FIELD(type, field, offset) _Static_assert(offsetof(type, field) == (offset), #type "." #field);
+#define VALUE(name, value)         _Static_assert((name) == (value), "value of " #name);
+#include "cuda_layout.def"
+
+#if CUDA_VERSION >= 13000
+/* Declared again, with the parameters of our lists: "conflicting types" names the row that is wrong. */
+#define HOOK(symbol, name, version, lane, params, args) CUresult CUDAAPI symbol params;
+#include "hooks_each.h"
+#define DRIVER(symbol, params) CUresult CUDAAPI symbol params;
+#include "driver.def"
+#endif
+#endif
