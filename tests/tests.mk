@@ -64,7 +64,11 @@ test-unit: $(UNIT_BIN) ## C unit tests (cmocka)
 	$(Q)fail=0; for t in $(UNIT_BIN); do $$t || fail=1; done; exit $$fail
 test-e2e: all simgpu programs ## whole runs, wrapped (pytest)
 	$(Q)KJ_BUILD=$(abspath $(BUILD)) $(PYTHON) -m pytest -q tests/e2e $(PYTEST_ARGS)
-bench: all simgpu programs ## overhead tables; run on an idle machine
-	$(Q)KJ_BUILD=$(abspath $(BUILD)) tests/bench/run.sh
+bench: all simgpu programs $(BUILD)/bench/launch ## overhead tables; run on an idle machine
+	$(Q)KJ_BUILD=$(abspath $(BUILD)) $(PYTHON) tests/bench/run.py $(BENCH_ARGS)
+$(BUILD)/bench/launch: tests/bench/launch.c
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(PROGRAM_CC) -o $@ $< -ldl -lpthread
 
 -include $(wildcard $(BUILD)/tests/simgpu/*.d)

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * launch - what one kernel launch costs the caller, in nanoseconds. Knows nothing of kjoule; run.py runs it
+ * bare and wrapped, in turn, and subtracts. Launches go in batches with a synchronise after each: the batch's
+ * launches and its synchronise are timed apart, because event pairs are collected at synchronise calls.
+ * Prints one line of name=value.
+ *
+ *     launch [--threads N] [--one-stream] [--kernels N] [--batches N] [--batch N]
+ */
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+typedef struct handle *handle;
+
+#define FUNCTIONS(X)                                                                                         \
+    X(cuInit, (unsigned flags))                                                                              \
+    X(cuDeviceGet, (int *device, int index))                                                                 \
+    X(cuDevicePrimaryCtxRetain, (handle * context, int device))                                              \
+    X(cuCtxSetCurrent, (handle context))                                                                     \
+    X(cuModuleLoadData, (handle * module, const void *image))                                                \
+    X(cuModuleGetFunction, (handle * function, handle module, const char *name))                             \
+    X(cuStreamCreate, (handle * stream, unsigned flags))                                                     \
+    X(cuStreamSynchronize, (handle stream))                                                                  \
+    X(cuLaunchKernel, (handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,     \
+                       unsigned bz, unsigned shared, handle stream, void **arguments, void **extra))
+
+#define X(symbol, parameters) static int(*symbol) parameters;
+FUNCTIONS(X)
+#undef X
+
+enum { THREADS_CAP = 64 };
+static int threads = 1, one_stream, kernels = 20, batches = 200, batch = 256;
+static handle context, shared_stream, *functions;
+static double *launch_ns, *sync_ns; /* of each batch of each thread, per launch */
+static pthread_barrier_t barrier;
+
+static void must(int rc, const char *what)
+{
+    if (rc) {
+        fprintf(stderr, "launch: %s returned %d\n", what, rc);
+        exit(3);
+    }
+}
+
+static double now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1e9 + t.tv_nsec;
+}
+
+static long resident_kib(void)
+{
+    long kib = -1;
+    char line[256];
+    FILE *status = fopen("/proc/self/status", "r");
+    while (status && fgets(line, sizeof(line), status))
+        if (sscanf(line, "VmRSS: %ld", &kib) == 1)
+            break;
+    if (status)
+        fclose(status);
+    return kib;
+}
+
+/* PTX with every kernel's entry, and the handles in functions. */
+static void load(void)
+{
+    size_t size = 64 + (size_t)kernels * 64, at;
+    char *image = malloc(size), name[32];
+    handle module;
+    at = (size_t)snprintf(image, size, ".version 8.0\n.target sm_80\n.address_size 64\n");
+    for (int k = 0; k < kernels; k++)
+        at += (size_t)snprintf(image + at, size - at, ".visible .entry bench_%06d() { ret; }\n", k);
+    must(cuModuleLoadData(&module, image), "cuModuleLoadData");
+    functions = malloc(sizeof(*functions) * (size_t)kernels);
+    for (int k = 0; k < kernels; k++) {
+        snprintf(name, sizeof(name), "bench_%06d", k);
+        must(cuModuleGetFunction(&functions[k], module, name), "cuModuleGetFunction");
+    }
+    free(image);
+}
+
+static void *work(void *argument)
+{
+    long worker = (long)argument;
+    handle stream = shared_stream;
+    unsigned next = (unsigned)worker * 7919u;
+    must(cuCtxSetCurrent(context), "cuCtxSetCurrent");
+    if (!one_stream)
+        must(cuStreamCreate(&stream, 1), "cuStreamCreate");
+    for (int k = 0; k < kernels; k++) { /* every kernel's first launch, and a warm pool of events */
+        cuLaunchKernel(functions[k], 1, 1, 1, 32, 1, 1, 0, stream, NULL, NULL);
+        if (k % batch == 0)
+            cuStreamSynchronize(stream);
+    }
+    cuStreamSynchronize(stream);
+    pthread_barrier_wait(&barrier);
+    for (int b = 0; b < batches; b++) {
+        double start = now_ns();
+        for (int i = 0; i < batch; i++) {
+            next = next * 1103515245u + 12345u;
+            handle function = functions[(next >> 8) % (unsigned)kernels];
+            cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, stream, NULL, NULL);
+        }
+        double launched = now_ns();
+        must(cuStreamSynchronize(stream), "cuStreamSynchronize");
+        launch_ns[worker * batches + b] = (launched - start) / batch;
+        sync_ns[worker * batches + b] = (now_ns() - launched) / batch;
+    }
+    return NULL;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+int main(int argc, char **argv)
+{
+    pthread_t handles[THREADS_CAP];
+    int device;
+    for (int i = 1; i < argc; i++) {
+        const char *value = i + 1 < argc ? argv[i + 1] : "0";
+        if (!strcmp(argv[i], "--one-stream"))
+            one_stream = 1;
+        else if (!strcmp(argv[i], "--threads"))
+            threads = atoi(value), i++;
+        else if (!strcmp(argv[i], "--kernels"))
+            kernels = atoi(value), i++;
+        else if (!strcmp(argv[i], "--batches"))
+            batches = atoi(value), i++;
+        else if (!strcmp(argv[i], "--batch"))
+            batch = atoi(value), i++;
+    }
+    if (threads < 1 || threads > THREADS_CAP || kernels < 1 || batches < 1 || batch < 1)
+        return 2;
+    void *library = dlopen("libcuda.so.1", RTLD_NOW);
+    if (!library) {
+        fprintf(stderr, "launch: %s\n", dlerror());
+        return 4;
+    }
+#define X(symbol, parameters) *(void **)&symbol = dlsym(library, #symbol);
+    FUNCTIONS(X)
+#undef X
+    must(cuInit(0), "cuInit");
+    must(cuDeviceGet(&device, 0), "cuDeviceGet");
+    must(cuDevicePrimaryCtxRetain(&context, device), "cuDevicePrimaryCtxRetain");
+    must(cuCtxSetCurrent(context), "cuCtxSetCurrent");
+    must(cuStreamCreate(&shared_stream, 1), "cuStreamCreate");
+    load();
+    size_t count = (size_t)threads * (size_t)batches;
+    launch_ns = calloc(count, sizeof(double)); /* touched below, before memory is measured */
+    sync_ns = calloc(count, sizeof(double));
+    memset(launch_ns, 1, count * sizeof(double));
+    memset(sync_ns, 1, count * sizeof(double));
+    pthread_barrier_init(&barrier, NULL, (unsigned)threads + 1);
+    for (long t = 0; t < threads; t++)
+        pthread_create(&handles[t], NULL, work, (void *)t);
+    pthread_barrier_wait(&barrier);
+    long before = resident_kib();
+    for (int t = 0; t < threads; t++)
+        pthread_join(handles[t], NULL);
+    long after = resident_kib();
+    qsort(launch_ns, count, sizeof(double), by_value);
+    qsort(sync_ns, count, sizeof(double), by_value);
+    printf("launch_ns=%.1f launch_p90_ns=%.1f sync_ns=%.1f launches=%lld grown_kib=%ld\n",
+           launch_ns[count / 2], launch_ns[count * 9 / 10], sync_ns[count / 2], (long long)count * batch,
+           after - before);
+    return 0;
+}

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What kjoule costs, side by side in one run: bare and wrapped runs alternate, medians and their spread are printed, nothing is
+remembered from other machines. Run it on an idle machine; `make bench` does.
+
+    run.py [--quick]       KJ_BUILD names the build folder
+"""
+import argparse
+import os
+import pathlib
+import random
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("KJ_BUILD", ROOT / "build")).resolve()
+KJOULE, LAUNCH, TRAIN = (str(BUILD / p) for p in ("kjoule", "bench/launch", "programs/lm_train"))
+SCRIPT = "kernel * duration_us=1 power=300\n"
+# name, options of `kjoule run`; None: not wrapped
+MODES = [("off", None), ("counted", ["--timing", "count"]), ("timed, 1 % budget", ["--timing", "events"]),
+         ("timed, every launch", ["--timing", "events", "--budget", "100"])]
+
+
+def environment(extra=None):
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("KJOULE_", "KJ_SIM_")) and k != "LD_PRELOAD"}
+    return {**env, **(extra or {})}
+
+
+def median_interval(values, rounds=400):
+    """Median with a 90 % bootstrap interval."""
+    rng = random.Random(1)
+    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(rounds))
+    return statistics.median(values), medians[rounds // 20], medians[-rounds // 20 - 1]
+
+
+def wall_s(command, env):
+    start = time.perf_counter()
+    pid = os.posix_spawn(command[0], command, env, file_actions=[(os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+                                                                  (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0)])
+    os.waitpid(pid, 0)
+    return time.perf_counter() - start
+
+
+def paired(title, command, repeats, work, unit=1e3, unit_name="ms"):
+    """command and `kjoule command`, in turn and in changing order."""
+    env, times = environment(), {"bare": [], "wrapped": []}
+    for i in range(repeats + 1):
+        for kind in ("bare", "wrapped") if i % 2 else ("wrapped", "bare"):
+            folder = f"{work}/paired.{i}"
+            full = command if kind == "bare" else [KJOULE, "run", "-q", "-o", folder, "--", *command]
+            seconds = wall_s(full, env)
+            shutil.rmtree(folder, ignore_errors=True)
+            if i:  # the first pair warms the caches
+                times[kind].append(seconds)
+    added = [b - a for a, b in zip(times["bare"], times["wrapped"])]
+    ratio = [b / a for a, b in zip(times["bare"], times["wrapped"])]
+    print(f"\n{title} ({repeats} pairs)")
+    for name, values in (*times.items(), ("added", added)):
+        middle, low, high = (v * unit for v in median_interval(values))
+        print(f"  {name:10} {middle:10.2f} {unit_name}   90 % of medians {low:.2f} .. {high:.2f}")
+    middle, low, high = median_interval(ratio)
+    print(f"  {'ratio':10} {middle:10.3f}      90 % of medians {low:.3f} .. {high:.3f}")
+
+
+def launch(options, flags, work, number):
+    sim = f"{work}/sim.{number}"
+    os.mkdir(sim)
+    pathlib.Path(sim, "script").write_text(SCRIPT)
+    env = environment({"LD_LIBRARY_PATH": str(BUILD / "simgpu"), "KJ_SIM_SCRIPT": f"{sim}/script", "KJ_SIM_STATE": f"{sim}/state"})
+    wrap = [] if options is None else [KJOULE, "run", "-q", "-o", f"{sim}/run", *options, "--"]
+    done = subprocess.run([*wrap, LAUNCH, *map(str, flags)], env=env, capture_output=True, text=True)
+    shutil.rmtree(sim, ignore_errors=True)
+    if done.returncode:
+        raise SystemExit(f"bench: {' '.join(wrap + [LAUNCH])}: status {done.returncode}: {done.stderr.strip()}")
+    return {k: float(v) for k, v in (pair.split("=") for pair in done.stdout.split())}
+
+
+def launches(rows, repeats, work):
+    print("\nnanoseconds per launch on the simulated driver: median of runs; `+` is what the shim adds; sync is spread over its launches")
+    print(f"  {'case':28} {'mode':20} {'launch':>8} {'+':>7} {'sync':>8} {'+':>7} {'grown KiB':>10} {'launches':>10}")
+    number = 0
+    for case, flags in rows:
+        results = {name: [] for name, _ in MODES}
+        for _ in range(repeats):
+            for name, options in MODES:
+                number += 1
+                results[name].append(launch(options, flags, work, number))
+        middle = {name: {k: statistics.median(r[k] for r in runs) for k in runs[0]} for name, runs in results.items()}
+        off = middle["off"]
+        for name, got in middle.items():
+            print(f"  {case:28} {name:20} {got['launch_ns']:8.1f} {got['launch_ns'] - off['launch_ns']:7.1f} {got['sync_ns']:8.1f} "
+                  f"{got['sync_ns'] - off['sync_ns']:7.1f} {got['grown_kib']:10.0f} {got['launches']:10.0f}")
+            case = ""
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="a tenth of the work: that it runs, not what it costs")
+    quick = parser.parse_args().quick
+    scale = 10 if quick else 1
+    with tempfile.TemporaryDirectory(prefix="kjoule-bench.") as work:
+        cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "unknown CPU")
+        print(f"machine: {cpu}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}")
+        paired("start-up: `true` and `kjoule true`", ["/bin/true"], 300 // scale, work)
+        text = str(ROOT / "tests" / "programs" / "data" / "work_and_heat.txt")
+        paired("CPU training: lm_train, 20 steps", [TRAIN, "--steps", "20", "--text", text], max(15 // scale, 3), work)
+        batches = 2000 // scale
+        rows = [(f"{n} thread{'s' * (n > 1)}, own stream{'s' * (n > 1)}", ["--threads", n, "--batches", batches]) for n in (1, 2, 4)]
+        rows += [(f"{n} threads, one stream", ["--threads", n, "--one-stream", "--batches", batches]) for n in (2, 4)]
+        rows += [("1 thread, 20,000 kernels", ["--kernels", 20000, "--batches", batches])]
+        rows += [("memory: many launches", ["--batches", 40000 // scale])]
+        launches(rows, 1 if quick else 5, work)
+
+
+if __name__ == "__main__":
+    main()
