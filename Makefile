@@ -72,9 +72,10 @@ $(BUILD)/tools/%.o: tools/%.c
 
 include tests/tests.mk
 
-demo: setup ## wrap a small training program and show its report
-	$(Q)$(MAKE) --no-print-directory all programs
-	$(Q)BUILD=$(BUILD) tests/demo.sh
+demo: ## wrap a small training program and show its report
+	$(Q)tests/setup.sh demo
+	$(Q)$(MAKE) --no-print-directory all $(BUILD)/programs/lm_train
+	$(Q)BUILD=$(BUILD) PYTHON=$(PYTHON) tests/demo.sh
 
 setup: ## install what building and testing need (apt, as root or with sudo), saying what
 	$(Q)tests/setup.sh
