@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * cuda_memory.c - device memory is host memory, so copies really copy; the bytes move at the call, the time passes on the stream.
+ * Kernels compute nothing, so nobody can tell.
+ */
+#include "cuda_sim.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+struct allocation {
+    char *start;
+    size_t size;
+    int device;
+    int kind; /* CUmemorytype: 1 host, 2 device */
+    struct allocation *next;
+};
+enum { BUCKETS = 4096 };
+static struct allocation *buckets[BUCKETS]; /* by start address */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static size_t bucket_of(const void *start)
+{
+    return ((uintptr_t)start * 0x9e3779b97f4a7c15ULL) >> 52;
+}
+
+static void *allocate(size_t size, int kind)
+{
+    CUcontext context = sim_current();
+    struct allocation *a = malloc(sizeof(*a));
+    size_t rounded = (size + 4095) & ~(size_t)4095;
+    void *map = mmap(NULL, rounded ? rounded : 4096, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (!a || map == MAP_FAILED) {
+        free(a);
+        return NULL;
+    }
+    *a = (struct allocation){map, rounded ? rounded : 4096, context ? context->device : 0, kind, NULL};
+    pthread_mutex_lock(&lock);
+    a->next = buckets[bucket_of(map)];
+    buckets[bucket_of(map)] = a;
+    pthread_mutex_unlock(&lock);
+    if (kind == 2)
+        __atomic_fetch_add(&sim_machine()->device[a->device].memory_used, a->size, __ATOMIC_RELAXED);
+    return map;
+}
+
+static CUresult release(void *start)
+{
+    if (!start)
+        return CUDA_SUCCESS;
+    struct allocation *found = NULL;
+    pthread_mutex_lock(&lock);
+    for (struct allocation **p = &buckets[bucket_of(start)]; *p; p = &(*p)->next)
+        if ((*p)->start == start) {
+            found = *p;
+            *p = found->next;
+            break;
+        }
+    pthread_mutex_unlock(&lock);
+    if (!found)
+        return CUDA_ERROR_INVALID_VALUE;
+    munmap(found->start, found->size);
+    if (found->kind == 2)
+        __atomic_fetch_sub(&sim_machine()->device[found->device].memory_used, found->size, __ATOMIC_RELAXED);
+    free(found);
+    return CUDA_SUCCESS;
+}
+
+static bool find(const void *address, struct allocation *ret)
+{
+    bool known = false;
+    pthread_mutex_lock(&lock);
+    for (size_t b = 0; b < BUCKETS && !known; b++)
+        for (struct allocation *a = buckets[b]; a && !known; a = a->next)
+            if ((const char *)address >= a->start && (const char *)address < a->start + a->size) {
+                *ret = *a;
+                known = true;
+            }
+    pthread_mutex_unlock(&lock);
+    return known;
+}
+
+static CUresult device_allocate(CUdeviceptr *ret, size_t size)
+{
+    CUresult rc = sim_ready();
+    if (rc)
+        return rc;
+    if (!sim_valid(sim_current(), SIM_CONTEXT))
+        return CUDA_ERROR_INVALID_CONTEXT;
+    *ret = (CUdeviceptr)(uintptr_t)allocate(size, 2);
+    return *ret ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+API CUresult cuMemAlloc_v2(CUdeviceptr *ret, size_t size)
+{
+    CALLED(cuMemAlloc_v2);
+    CUresult rc = sim_unsafe();
+    if (rc)
+        return rc;
+    return size ? device_allocate(ret, size) : CUDA_ERROR_INVALID_VALUE;
+}
+
+API CUresult cuMemAllocPitch_v2(CUdeviceptr *ret, size_t *pitch, size_t width, size_t height, unsigned element)
+{
+    (void)element;
+    *pitch = (width + 511) & ~(size_t)511;
+    return device_allocate(ret, *pitch * height);
+}
+
+API CUresult cuMemAllocManaged(CUdeviceptr *ret, size_t size, unsigned flags)
+{
+    (void)flags;
+    return device_allocate(ret, size);
+}
+
+API CUresult cuMemFree_v2(CUdeviceptr pointer)
+{
+    CALLED(cuMemFree_v2);
+    if (atomic_load(&sim_torn_down))
+        return CUDA_ERROR_DEINITIALIZED;
+    return release((void *)(uintptr_t)pointer);
+}
+
+API CUresult cuMemHostAlloc(void **ret, size_t size, unsigned flags)
+{
+    (void)flags;
+    *ret = allocate(size, 1);
+    return *ret ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+API CUresult cuMemAllocHost_v2(void **ret, size_t size)
+{
+    return cuMemHostAlloc(ret, size, 0);
+}
+API CUresult cuMemFreeHost(void *pointer)
+{
+    return release(pointer);
+}
+API CUresult cuMemHostRegister_v2(void *pointer, size_t size, unsigned flags)
+{
+    (void)pointer, (void)size, (void)flags;
+    return CUDA_SUCCESS;
+}
+API CUresult cuMemHostUnregister(void *pointer)
+{
+    (void)pointer;
+    return CUDA_SUCCESS;
+}
+API CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *ret, void *pointer, unsigned flags)
+{
+    (void)flags;
+    *ret = (CUdeviceptr)(uintptr_t)pointer;
+    return CUDA_SUCCESS;
+}
+API CUresult cuMemHostGetFlags(unsigned *flags, void *pointer)
+{
+    (void)pointer;
+    *flags = 0;
+    return CUDA_SUCCESS;
+}
+
+API CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
+{
+    CUcontext context = sim_current();
+    if (!context)
+        return CUDA_ERROR_INVALID_CONTEXT;
+    *total = (size_t)80 << 30;
+    *free_bytes = *total - sim_machine()->device[context->device].memory_used;
+    return CUDA_SUCCESS;
+}
+
+API CUresult cuMemGetAddressRange_v2(CUdeviceptr *base, size_t *size, CUdeviceptr pointer)
+{
+    struct allocation a;
+    if (!find((void *)(uintptr_t)pointer, &a))
+        return CUDA_ERROR_INVALID_VALUE;
+    if (base)
+        *base = (CUdeviceptr)(uintptr_t)a.start;
+    if (size)
+        *size = a.size;
+    return CUDA_SUCCESS;
+}
+
+static CUresult pointer_attribute(void *value, int attribute, CUdeviceptr pointer)
+{
+    struct allocation a;
+    bool known = find((void *)(uintptr_t)pointer, &a);
+    switch (attribute) {
+    case 1: { /* context */
+        void *context = NULL;
+        if (known && a.kind == 2)
+            sim_primary((CUcontext *)&context, a.device, false);
+        *(void **)value = context;
+        break;
+    }
+    case 2: /* memory type */
+        if (!known)
+            return CUDA_ERROR_INVALID_VALUE;
+        *(unsigned *)value = (unsigned)a.kind;
+        break;
+    case 3:
+    case 4: /* device, host pointer */
+        *(void **)value = (void *)(uintptr_t)pointer;
+        break;
+    case 7: /* buffer id */
+        *(uint64_t *)value = known ? (uintptr_t)a.start >> 12 : 0;
+        break;
+    case 8: /* managed */
+        *(int *)value = 0;
+        break;
+    case 9: /* device ordinal */
+        *(int *)value = known ? a.device : -2;
+        break;
+    case 11: /* range start */
+        *(void **)value = known ? a.start : NULL;
+        break;
+    case 12: /* range size */
+        *(size_t *)value = known ? a.size : 0;
+        break;
+    default:
+        *(int *)value = 0;
+    }
+    return CUDA_SUCCESS;
+}
+
+API CUresult cuPointerGetAttribute(void *value, int attribute, CUdeviceptr pointer)
+{
+    return pointer_attribute(value, attribute, pointer);
+}
+
+API CUresult cuPointerGetAttributes(unsigned count, int *attributes, void **values, CUdeviceptr pointer)
+{
+    for (unsigned i = 0; i < count; i++)
+        if (pointer_attribute(values[i], attributes[i], pointer))
+            *(unsigned *)values[i] = 0;
+    return CUDA_SUCCESS;
+}
+
+API CUresult cuPointerSetAttribute(const void *value, int attribute, CUdeviceptr pointer)
+{
+    (void)value, (void)attribute, (void)pointer;
+    return CUDA_SUCCESS;
+}
+
+/* ---- stream-ordered allocation ------------------------------------------------------------------------------------------ */
+
+static CUresult alloc_async(CUdeviceptr *ret, size_t size, CUstream handle, int lane)
+{
+    CUresult rc;
+    CUstream stream = sim_stream(handle, lane, &rc);
+    return stream ? device_allocate(ret, size ? size : 1) : rc;
+}
+
+static char the_pool[64] = "pool";
+API CUresult cuDeviceGetDefaultMemPool(void **pool, CUdevice device)
+{
+    (void)device;
+    *pool = the_pool;
+    return CUDA_SUCCESS;
+}
+API CUresult cuDeviceGetMemPool(void **pool, CUdevice device)
+{
+    return cuDeviceGetDefaultMemPool(pool, device);
+}
+API CUresult cuDeviceSetMemPool(CUdevice device, void *pool)
+{
+    (void)device, (void)pool;
+    return CUDA_SUCCESS;
+}
+API CUresult cuMemPoolCreate(void **pool, const void *properties)
+{
+    (void)properties;
+    *pool = the_pool;
+    return CUDA_SUCCESS;
+}
+API CUresult cuMemPoolDestroy(void *pool)
+{
+    (void)pool;
+    return CUDA_SUCCESS;
+}
+API CUresult cuMemPoolSetAttribute(void *pool, int attribute, void *value)
+{
+    (void)pool, (void)attribute, (void)value;
+    return CUDA_SUCCESS;
+}
+API CUresult cuMemPoolGetAttribute(void *pool, int attribute, void *value)
+{
+    (void)pool, (void)attribute;
+    *(uint64_t *)value = 0;
+    return CUDA_SUCCESS;
+}
+API CUresult cuMemPoolSetAccess(void *pool, const void *map, size_t count)
+{
+    (void)pool, (void)map, (void)count;
+    return CUDA_SUCCESS;
+}
+API CUresult cuMemPoolTrimTo(void *pool, size_t keep)
+{
+    (void)pool, (void)keep;
+    return CUDA_SUCCESS;
+}
+
+/* ---- copies and fills ------------------------------------------------------------------------------------------------------ */
+
+void sim_copy_bytes(void *to, const void *from, size_t bytes)
+{
+    memmove(to, from, bytes);
+}
+
+struct copy {
+    void *to;
+    const void *from;
+    uint64_t bytes;
+    const char *activity;
+    uint32_t value, element; /* fill: element bytes, 0 for a copy */
+};
+
+static void perform(const struct copy *c)
+{
+    if (!c->element)
+        memmove(c->to, c->from, c->bytes);
+    else if (c->element == 1)
+        memset(c->to, (int)c->value, c->bytes);
+    else
+        for (uint64_t i = 0; i < c->bytes; i += c->element)
+            memcpy((char *)c->to + i, &c->value, c->element);
+}
+
+static CUresult enqueue(const struct copy *c, CUstream handle, int lane)
+{
+    CUresult rc;
+    CUstream stream = sim_stream(handle, lane, &rc);
+    if (!stream)
+        return rc;
+    if (c->bytes && !c->to)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (sim_capturing(stream, &rc)) {
+        CUgraphNode node = rc ? NULL : sim_capture_add(stream, c->element ? NODE_MEMSET : NODE_MEMCPY);
+        if (node) {
+            node->bytes = c->bytes;
+            node->activity = c->activity;
+            node->copy[0] = c->to;
+            node->copy[1] = (void *)(uintptr_t)c->from;
+            node->value = c->value;
+            node->element = c->element;
+        }
+        return rc;
+    }
+    perform(c);
+    return sim_run_copy(stream, c->activity, c->bytes, false);
+}
+
+static CUresult copy_now(const struct copy *c, int lane)
+{
+    CUresult rc = sim_unsafe();
+    if (!rc)
+        rc = enqueue(c, NULL, lane);
+    if (!rc) {
+        CUstream stream = sim_stream(NULL, lane, &rc);
+        rc = stream ? sim_stream_wait(stream) : rc;
+    }
+    return rc;
+}
+
+#define HTOD "[memcpy HtoD]"
+#define DTOH "[memcpy DtoH]"
+#define DTOD "[memcpy DtoD]"
+#define ANY  "[memcpy]"
+#define FILL "[memset]"
+#define P(x) ((void *)(uintptr_t)(x))
+
+/* name, suffixes of both lanes, parameters, what is copied; async ones end in (.., s) */
+#define COPY_SYNC(name, v, params, ...)                                                                                \
+    API CUresult name##v params                                                                                        \
+    {                                                                                                                  \
+        CALLED(name##v);                                                                                               \
+        return copy_now(&(struct copy)__VA_ARGS__, 0);                                                                 \
+    }                                                                                                                  \
+    API CUresult name##v##_ptds params                                                                                 \
+    {                                                                                                                  \
+        CALLED(name##v##_ptds);                                                                                        \
+        return copy_now(&(struct copy)__VA_ARGS__, 1);                                                                 \
+    }
+#define COPY_ASYNC(name, v, params, ...)                                                                               \
+    API CUresult name##v params                                                                                        \
+    {                                                                                                                  \
+        CALLED(name##v);                                                                                               \
+        return enqueue(&(struct copy)__VA_ARGS__, s, 0);                                                               \
+    }                                                                                                                  \
+    API CUresult name##v##_ptsz params                                                                                 \
+    {                                                                                                                  \
+        CALLED(name##v##_ptsz);                                                                                        \
+        return enqueue(&(struct copy)__VA_ARGS__, s, 1);                                                               \
+    }
+
+COPY_SYNC(cuMemcpy, , (CUdeviceptr d, CUdeviceptr f, size_t n), {P(d), P(f), n, ANY, 0, 0})
+COPY_SYNC(cuMemcpyHtoD, _v2, (CUdeviceptr d, const void *f, size_t n), {P(d), f, n, HTOD, 0, 0})
+COPY_SYNC(cuMemcpyDtoH, _v2, (void *d, CUdeviceptr f, size_t n), {d, P(f), n, DTOH, 0, 0})
+COPY_SYNC(cuMemcpyDtoD, _v2, (CUdeviceptr d, CUdeviceptr f, size_t n), {P(d), P(f), n, DTOD, 0, 0})
+COPY_SYNC(cuMemsetD8, _v2, (CUdeviceptr d, unsigned char v, size_t n), {P(d), NULL, n, FILL, v, 1})
+COPY_SYNC(cuMemsetD16, _v2, (CUdeviceptr d, unsigned short v, size_t n), {P(d), NULL, n * 2, FILL, v, 2})
+COPY_SYNC(cuMemsetD32, _v2, (CUdeviceptr d, unsigned v, size_t n), {P(d), NULL, n * 4, FILL, v, 4})
+COPY_ASYNC(cuMemcpyAsync, , (CUdeviceptr d, CUdeviceptr f, size_t n, CUstream s), {P(d), P(f), n, ANY, 0, 0})
+COPY_ASYNC(cuMemcpyHtoDAsync, _v2, (CUdeviceptr d, const void *f, size_t n, CUstream s), {P(d), f, n, HTOD, 0, 0})
+COPY_ASYNC(cuMemcpyDtoHAsync, _v2, (void *d, CUdeviceptr f, size_t n, CUstream s), {d, P(f), n, DTOH, 0, 0})
+COPY_ASYNC(cuMemcpyDtoDAsync, _v2, (CUdeviceptr d, CUdeviceptr f, size_t n, CUstream s), {P(d), P(f), n, DTOD, 0, 0})
+COPY_ASYNC(cuMemcpyPeerAsync, , (CUdeviceptr d, CUcontext dc, CUdeviceptr f, CUcontext fc, size_t n, CUstream s),
+           {((void)dc, (void)fc, P(d)), P(f), n, ANY, 0, 0})
+COPY_ASYNC(cuMemsetD8Async, , (CUdeviceptr d, unsigned char v, size_t n, CUstream s), {P(d), NULL, n, FILL, v, 1})
+COPY_ASYNC(cuMemsetD16Async, , (CUdeviceptr d, unsigned short v, size_t n, CUstream s), {P(d), NULL, n * 2, FILL, v, 2})
+COPY_ASYNC(cuMemsetD32Async, , (CUdeviceptr d, unsigned v, size_t n, CUstream s), {P(d), NULL, n * 4, FILL, v, 4})
+
+#define LANES(symbol, params, call0, call1)                                                                            \
+    API CUresult symbol params                                                                                         \
+    {                                                                                                                  \
+        CALLED(symbol);                                                                                                \
+        return call0;                                                                                                  \
+    }                                                                                                                  \
+    API CUresult symbol##_ptsz params                                                                                  \
+    {                                                                                                                  \
+        CALLED(symbol##_ptsz);                                                                                         \
+        return call1;                                                                                                  \
+    }
+LANES(cuMemAllocAsync, (CUdeviceptr * p, size_t n, CUstream s), alloc_async(p, n, s, 0), alloc_async(p, n, s, 1))
+LANES(cuMemAllocFromPoolAsync, (CUdeviceptr * p, size_t n, void *pool, CUstream s), ((void)pool, alloc_async(p, n, s, 0)),
+      ((void)pool, alloc_async(p, n, s, 1)))
+LANES(cuMemFreeAsync, (CUdeviceptr p, CUstream s), ((void)s, release(P(p))), ((void)s, release(P(p))))
+LANES(cuMemPrefetchAsync_v2, (CUdeviceptr p, size_t n, CUmemLocation_v1 l, unsigned f, CUstream s),
+      ((void)l, (void)f, enqueue(&(struct copy){P(p), P(p), n, ANY, 0, 0}, s, 0)),
+      ((void)l, (void)f, enqueue(&(struct copy){P(p), P(p), n, ANY, 0, 0}, s, 1)))
+
+static CUresult copy_2d(const CUDA_MEMCPY2D *c, CUstream handle, int lane, bool wait)
+{
+    const char *from = c->srcMemoryType == 1 ? c->srcHost : P(c->srcDevice);
+    char *to = c->dstMemoryType == 1 ? c->dstHost : P(c->dstDevice);
+    if (!from || !to)
+        return CUDA_ERROR_INVALID_VALUE;
+    from += c->srcY * c->srcPitch + c->srcXInBytes;
+    to += c->dstY * c->dstPitch + c->dstXInBytes;
+    for (size_t y = 0; y < c->Height; y++)
+        memmove(to + y * c->dstPitch, from + y * c->srcPitch, c->WidthInBytes);
+    struct copy rest = {to, to, c->WidthInBytes * c->Height,
+                        c->srcMemoryType == 1 ? HTOD : c->dstMemoryType == 1 ? DTOH : DTOD, 0, 0};
+    return wait ? copy_now(&rest, lane) : enqueue(&rest, handle, lane);
+}
+
+API CUresult cuMemcpy2D_v2(const CUDA_MEMCPY2D *c)
+{
+    CALLED(cuMemcpy2D_v2);
+    return copy_2d(c, NULL, 0, true);
+}
+API CUresult cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D *c)
+{
+    CALLED(cuMemcpy2DUnaligned_v2);
+    return copy_2d(c, NULL, 0, true);
+}
+LANES(cuMemcpy2DAsync_v2, (const CUDA_MEMCPY2D *c, CUstream s), copy_2d(c, s, 0, false), copy_2d(c, s, 1, false))

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * cuda_sim.h - what the files of the simulated driver share. Handles are pointers to these structs; each begins with a magic
+ * word, so that a stale or foreign handle is an error and not a crash.
+ */
+#ifndef SIM_CUDA_H
+#define SIM_CUDA_H
+
+#include "cuda_abi.h"
+#include "device.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define API __attribute__((visibility("default")))
+
+enum sim_export {
+#define EXPORT(symbol, name, version, lane) SIM_##symbol,
+#include "cuda_exports.def"
+#undef EXPORT
+    SIM_EXPORTS
+};
+_Static_assert((int)SIM_EXPORTS <= (int)SIM_CALLS, "a counter for every export");
+#define CALLED(symbol) __atomic_fetch_add(&sim_machine()->calls[SIM_##symbol], 1, __ATOMIC_RELAXED)
+
+enum {
+    CUDA_ERROR_OUT_OF_MEMORY = 2,
+    CUDA_ERROR_NO_DEVICE = 100,
+    CUDA_ERROR_INVALID_DEVICE = 101,
+    CUDA_ERROR_INVALID_HANDLE = 400,
+    CUDA_ERROR_NOT_SUPPORTED = 801,
+    CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900,
+    CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901,
+    CUDA_ERROR_STREAM_CAPTURE_UNMATCHED = 903,
+    CUDA_ERROR_STREAM_CAPTURE_ISOLATION = 905,
+};
+
+enum sim_magic { SIM_CONTEXT = 0x43545830, SIM_STREAM, SIM_EVENT, SIM_MODULE, SIM_LIBRARY, SIM_FUNCTION, SIM_GRAPH, SIM_NODE, SIM_EXEC, SIM_POOL };
+
+struct CUctx_st {
+    uint32_t magic;
+    int device, references;
+    bool primary;
+    unsigned flags;
+    CUstream legacy;                 /* its default stream */
+    _Atomic uint64_t blocking_tail;  /* latest end on any blocking stream: the legacy stream waits for it */
+    struct CUctx_st *next;
+};
+
+struct capture {
+    CUgraph graph;
+    CUstream origin;
+    int mode;
+    bool invalidated;
+    pthread_t thread;
+    uint64_t id;
+};
+
+struct CUstream_st {
+    uint32_t magic;
+    CUcontext context;
+    unsigned flags;
+    int priority;
+    uint64_t id;
+    _Atomic uint64_t tail_ns;
+    struct capture *capture; /* under sim_capture_lock */
+    CUgraphNode last;        /* newest node of the capture on this stream */
+    atomic_int callbacks;    /* host functions not run yet */
+    struct CUstream_st *next;
+};
+
+struct CUevent_st {
+    uint32_t magic;
+    CUcontext context;
+    unsigned flags;
+    bool recorded;
+    uint64_t time_ns;
+    struct capture *capture;
+    CUgraphNode node;
+    CUstream stream;
+};
+
+struct CUmod_st {
+    uint32_t magic;
+    CUlibrary library;
+};
+
+struct CUlib_st {
+    uint32_t magic;
+    CUmodule module;
+};
+
+/* A function is a kernel too: both handle types point here, as a driver allows. */
+struct CUfunc_st {
+    uint32_t magic;
+    void *owner;
+    char *name;
+    _Atomic uint32_t kernel[SIM_DEVICES]; /* index + 1 */
+    struct CUfunc_st *next;
+};
+
+struct CUgraphNode_st {
+    uint32_t magic;
+    int type;
+    CUDA_KERNEL_NODE_PARAMS_v2 kernel;
+    uint64_t bytes;       /* copies, fills */
+    const char *activity; /* "[memcpy HtoD]" ... */
+    CUhostFn host;
+    void *user_data;
+    CUgraph child;
+    CUgraph graph;
+    void *copy[2]; /* destination, source */
+    uint32_t value, element;
+    struct CUgraphNode_st *next;
+};
+
+struct CUgraph_st {
+    uint32_t magic;
+    CUgraphNode first, last_added;
+    size_t nodes;
+};
+
+struct CUgraphExec_st {
+    uint32_t magic;
+    CUgraph graph; /* a copy of its own */
+};
+
+/* State */
+extern atomic_bool sim_initialised, sim_torn_down;
+extern pthread_mutex_t sim_lock;
+CUresult sim_ready(void);             /* NOT_INITIALIZED, DEINITIALIZED or 0 */
+CUcontext sim_current(void);          /* NULL when there is none */
+CUresult sim_primary(CUcontext *ret_context, int device, bool retain);
+int sim_ordinal_to_device(int ordinal); /* by CUDA_VISIBLE_DEVICES */
+int sim_visible_devices(void);
+CUresult sim_current_get(void **ret_context);
+
+/* Streams: resolves 0, 1, 2 and checks; NULL with the error in *ret_rc. */
+CUstream sim_stream(CUstream handle, int lane, CUresult *ret_rc);
+/* Earliest start of work on the stream, and its end put back. */
+uint64_t sim_stream_start(CUstream stream);
+void sim_stream_end(CUstream stream, uint64_t end_ns);
+CUresult sim_stream_wait(CUstream stream);
+CUresult sim_context_wait(CUcontext context);
+bool sim_valid(const void *handle, uint32_t magic);
+
+/* Captures */
+extern atomic_int sim_captures;
+bool sim_capturing(CUstream stream, CUresult *ret_rc); /* true: add a node instead */
+CUresult sim_unsafe(void); /* a call that a capture forbids: 0 or the error, after invalidating what it must */
+CUgraphNode sim_capture_add(CUstream stream, int type);
+CUresult sim_run_kernel(CUstream stream, CUfunction function, uint64_t blocks, bool graph);
+CUresult sim_run_copy(CUstream stream, const char *activity, uint64_t bytes, bool graph);
+CUresult sim_host_call(CUstream stream, CUhostFn fn, void *user_data);
+void sim_copy_bytes(void *to, const void *from, size_t bytes);
+
+enum {
+    NODE_KERNEL = 0, NODE_MEMCPY = 1, NODE_MEMSET = 2, NODE_HOST = 3, NODE_GRAPH = 4, NODE_EMPTY = 5, NODE_WAIT = 6,
+    NODE_RECORD = 7, NODE_ALLOC = 10, NODE_FREE = 11,
+};
+
+#endif

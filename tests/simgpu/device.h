@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * device.h - the simulated machine: devices whose power is known at every moment, shared by all processes through one mapping.
+ *
+ * Work is an interval [start, end) with a dynamic power above the base. What lies before now is final, since new work never starts
+ * in the past; so energy is integrated lazily, up to now, whenever somebody looks or the list of intervals fills. History
+ * is kept on a grid of 1 ms for the sensors' windows.
+ * Every function here locks by itself unless it says otherwise. Times are CLOCK_MONOTONIC ns, energy is in nanojoules (double).
+ */
+#ifndef SIM_DEVICE_H
+#define SIM_DEVICE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    SIM_DEVICES = 8,
+    SIM_KERNELS = 4096,
+    SIM_PENDING = 1 << 17,
+    SIM_GRID = 1 << 15, /* milliseconds of history */
+    SIM_RULES = 256,
+    SIM_CALLS = 1024,
+    SIM_CONTEXTS = 64,
+};
+
+struct sim_rule {
+    char glob[192];
+    double duration_us; /* < 0: by grid size */
+    double sd_us;
+    double power_w; /* < 0: by a hash of the name */
+};
+
+struct sim_script {
+    int devices, driver_version;
+    double idle_w, context_w, cap_w;
+    double copy_gbs, copy_w, copy_latency_us;
+    uint64_t launch_cost_ns;
+    double window_ms, period_ms, delay_ms, gain, offset_w, noise; /* instant power */
+    double counter_period_ms, counter_gain;
+    bool refuse_counter, refuse_power;
+    int rules;
+    struct sim_rule rule[SIM_RULES];
+};
+
+struct sim_kernel {
+    char name[240];
+    uint64_t launches, graph_launches;
+    uint64_t time_ns;
+    double energy_nj;
+    double duration_us, sd_us, dynamic_w; /* as the script says for it; duration < 0: by grid */
+    bool copy;                            /* a copy or fill */
+};
+
+struct sim_interval {
+    uint64_t start_ns, end_ns;
+    uint32_t kernel;
+    float dynamic_w;
+};
+
+struct sim_device {
+    pthread_mutex_t lock; /* robust: its holder may be killed */
+    uint64_t zero_ns, folded_ns;
+    double energy_nj, idle_nj; /* up to folded_ns */
+    uint64_t busy_ns;
+    double grid_nj[SIM_GRID]; /* energy at zero + i ms, modulo SIM_GRID */
+    uint64_t grid_next;       /* next grid point to fill */
+    uint32_t pending_count;
+    struct sim_interval pending[SIM_PENDING];
+    uint32_t kernels;
+    struct sim_kernel kernel[SIM_KERNELS];
+    int32_t context_pid[SIM_CONTEXTS];
+    int contexts;
+    uint64_t random;
+    uint64_t memory_used;
+};
+
+struct sim_machine {
+    uint64_t ready; /* magic once made */
+    uint64_t zero_ns;
+    struct sim_script script;
+    uint64_t calls[SIM_CALLS]; /* by the order of cuda_exports.def */
+    struct sim_device device[SIM_DEVICES];
+};
+
+/* The machine of this process; made from KJ_SIM_SCRIPT at first use. Never NULL: aborts with a line when it cannot be made. */
+struct sim_machine *sim_machine(void);
+/* Maps an existing state file. NULL when there is none. For the truth tool. */
+struct sim_machine *sim_machine_open(const char *path);
+
+uint64_t sim_now_ns(void);
+void sim_sleep_until(uint64_t t_ns);
+
+/* Index of a kernel (or copy) by name, made from the script at first sight. */
+uint32_t sim_kernel_find(int device, const char *name, bool copy);
+/* Puts work on the device: begins at the later of now and not_before, returns its end. grid_blocks decides an automatic
+ * duration, bytes a copy's. */
+uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t grid_blocks, uint64_t bytes, bool graph);
+
+void sim_context_made(int device);
+void sim_context_gone(int device);
+
+/* True energy from time zero to t (at most now), in nanojoules. */
+double sim_energy_at(int device, uint64_t t_ns);
+/* What the power sensor shows now, in milliwatts; what the counter shows, in millijoules. */
+uint32_t sim_power_mw(int device);
+uint64_t sim_counter_mj(int device);
+
+void sim_uuid(int device, uint8_t ret_uuid[16]);
+/* Writes the truth as JSON by replacing the file; "-" is stdout. */
+int sim_truth_write(struct sim_machine *machine, const char *path);
+void sim_script_read(struct sim_script *script, const char *path);
+
+#endif

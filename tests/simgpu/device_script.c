@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * device_script.c - reads the script that README.md describes. A mistake in it ends the program with its line.
+ */
+#include "device.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void mistake(const char *path, int line, const char *what)
+{
+    fprintf(stderr, "simgpu: %s line %d: %s\n", path, line, what);
+    abort();
+}
+
+static const struct setting {
+    const char *directive, *key;
+    size_t offset;
+} settings[] = {
+#define S(directive, key, field) {directive, key, offsetof(struct sim_script, field)}
+    S("power", "idle", idle_w),
+    S("power", "context", context_w),
+    S("overlap", "cap", cap_w),
+    S("copy", "bandwidth_gbs", copy_gbs),
+    S("copy", "power", copy_w),
+    S("copy", "latency_us", copy_latency_us),
+    S("sensor", "window_ms", window_ms),
+    S("sensor", "period_ms", period_ms),
+    S("sensor", "delay_ms", delay_ms),
+    S("sensor", "gain", gain),
+    S("sensor", "offset_w", offset_w),
+    S("sensor", "noise", noise),
+    S("counter", "period_ms", counter_period_ms),
+    S("counter", "gain", counter_gain),
+#undef S
+};
+
+static bool set(struct sim_script *script, const char *directive, const char *key, const char *value)
+{
+    for (size_t i = 0; i < sizeof(settings) / sizeof(*settings); i++)
+        if (!strcmp(settings[i].directive, directive) && !strcmp(settings[i].key, key)) {
+            *(double *)((char *)script + settings[i].offset) = strtod(value, NULL);
+            return true;
+        }
+    return false;
+}
+
+static void read_kernel(struct sim_script *script, char *words, const char *path, int line)
+{
+    if (script->rules == SIM_RULES)
+        mistake(path, line, "too many kernel rules");
+    struct sim_rule *rule = &script->rule[script->rules++];
+    *rule = (struct sim_rule){.duration_us = -1, .power_w = -1};
+    char *save, *word = strtok_r(words, " \t", &save);
+    if (!word || strlen(word) >= sizeof(rule->glob))
+        mistake(path, line, "kernel needs a name");
+    strcpy(rule->glob, word);
+    while ((word = strtok_r(NULL, " \t", &save))) {
+        char *value = strchr(word, '=');
+        if (!value)
+            mistake(path, line, "kernel settings are key=value");
+        *value++ = 0;
+        double number = !strcmp(value, "auto") ? -1 : strtod(value, NULL);
+        if (!strcmp(word, "duration_us"))
+            rule->duration_us = number;
+        else if (!strcmp(word, "sd_us"))
+            rule->sd_us = number;
+        else if (!strcmp(word, "power"))
+            rule->power_w = number;
+        else
+            mistake(path, line, "unknown kernel setting");
+    }
+}
+
+static void read_line(struct sim_script *script, char *text, const char *path, int line)
+{
+    text[strcspn(text, "#\r\n")] = 0;
+    char *save, *directive = strtok_r(text, " \t", &save);
+    if (!directive)
+        return;
+    if (!strcmp(directive, "kernel")) {
+        read_kernel(script, save, path, line);
+        return;
+    }
+    for (char *word; (word = strtok_r(NULL, " \t", &save));) {
+        char *value = strchr(word, '=');
+        bool known = true;
+        if (value)
+            *value++ = 0;
+        if (!strcmp(directive, "devices"))
+            script->devices = atoi(word);
+        else if (!strcmp(directive, "driver_version"))
+            script->driver_version = atoi(word);
+        else if (!strcmp(directive, "launch_cost_ns"))
+            script->launch_cost_ns = strtoull(word, NULL, 10);
+        else if (!strcmp(directive, "refuse") && !strcmp(word, "counter"))
+            script->refuse_counter = true;
+        else if (!strcmp(directive, "refuse") && !strcmp(word, "power"))
+            script->refuse_power = true;
+        else
+            known = value && set(script, directive, word, value);
+        if (!known)
+            mistake(path, line, "unknown directive");
+    }
+    if (script->devices < 1 || script->devices > SIM_DEVICES)
+        mistake(path, line, "devices: 1 to 8");
+}
+
+void sim_script_read(struct sim_script *script, const char *path)
+{
+    *script = (struct sim_script){
+        .devices = 1,
+        .driver_version = 13000,
+        .idle_w = 60,
+        .context_w = 85,
+        .cap_w = 700,
+        .copy_gbs = 50,
+        .copy_w = 110,
+        .copy_latency_us = 8,
+        .window_ms = 25,
+        .period_ms = 100,
+        .gain = 1,
+        .counter_period_ms = 100,
+        .counter_gain = 1,
+    };
+    if (!path || !*path)
+        return;
+    FILE *file = fopen(path, "re");
+    if (!file)
+        mistake(path, 0, "cannot be read");
+    char text[1024];
+    for (int line = 1; fgets(text, sizeof(text), file); line++)
+        read_line(script, text, path, line);
+    fclose(file);
+}
