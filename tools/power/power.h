@@ -2,9 +2,10 @@
  *
  * power.h - where joules and watts come from.
  *
- * Sources stand in one table (power.c): nvml, rapl_perf, rapl_powercap, hwmon, cpu_model, dram_model, replay. Each is opened in order;
- * all that work are kept, side by side, and each that refuses keeps its reason and the command that would mend it.
- * A source offers channels. A channel is one quantity of one component: "energy counter of GPU-...".
+ * Sources stand in one table (power.c): nvml, rapl_perf, rapl_powercap, hwmon, cpu_model, dram_model, replay.
+ * Each is opened in order; all that work are kept, side by side, and each that refuses keeps its reason and
+ * the command that would mend it. A source offers channels. A channel is one quantity of one component:
+ * "energy counter of GPU-...".
  *
  * Threads: a struct kj_power belongs to one thread. Nothing here runs inside the measured program.
  */
@@ -20,9 +21,10 @@
 
 enum kj_component {
     KJ_COMPONENT_GPU = 1,
-    KJ_COMPONENT_CPU = 2,  /* one package */
+    KJ_COMPONENT_CPU = 2, /* one package */
     KJ_COMPONENT_DRAM = 3,
-    KJ_COMPONENT_NODE = 4, /* psys, hwmon or IPMI of the whole machine: beside the parts, never added to them */
+    KJ_COMPONENT_NODE =
+        4, /* psys, hwmon or IPMI of the whole machine: beside the parts, never added to them */
 };
 
 enum kj_quantity_kind {
@@ -33,19 +35,20 @@ enum kj_quantity_kind {
 
 /* One quantity of one component. Plain data: copied into the run folder as it is. */
 struct kj_channel {
-    uint32_t id;          /* index, dense from 0, stable for the run */
-    char source[24];      /* "nvml", "rapl_perf", ... */
-    char name[48];        /* within the source: "energy_counter", "power_instant", "package" */
-    char device[64];      /* "GPU-<uuid>", "package-0", "dram-0", "node" */
-    char model[96];       /* "NVIDIA H100 80GB HBM3", CPU model name; "" unknown */
+    uint32_t id;     /* index, dense from 0, stable for the run */
+    char source[24]; /* "nvml", "rapl_perf", ... */
+    char name[48];   /* within the source: "energy_counter", "power_instant", "package" */
+    char device[64]; /* "GPU-<uuid>", "package-0", "dram-0", "node" */
+    char model[96];  /* "NVIDIA H100 80GB HBM3", CPU model name; "" unknown */
     enum kj_component component;
     enum kj_quantity_kind kind;
     enum kj_method method;
-    double gain_sd;       /* relative 1-sigma systematic error of the sensor, e.g. 0.05 */
-    double low_factor, high_factor; /* 90 % bounds as factors of the reading, for modelled channels; 1,1 otherwise */
-    uint64_t window_ns;   /* averaging window, 0 unknown or not applicable */
-    uint64_t period_ns;   /* how often the sensor renews its value, 0 unknown */
-    char basis[160];      /* where gain_sd, window, model constants come from */
+    double gain_sd; /* relative 1-sigma systematic error of the sensor, e.g. 0.05 */
+    double low_factor,
+        high_factor;    /* 90 % bounds as factors of the reading, for modelled channels; 1,1 otherwise */
+    uint64_t window_ns; /* averaging window, 0 unknown or not applicable */
+    uint64_t period_ns; /* how often the sensor renews its value, 0 unknown */
+    char basis[160];    /* where gain_sd, window, model constants come from */
 };
 
 struct kj_sample {
@@ -63,9 +66,9 @@ struct kj_source_status {
 };
 
 struct kj_power_config {
-    const char *replay_file;       /* replace all sources by this recording; NULL otherwise */
-    const char *sysfs_root;        /* "" normally; a folder holding sys/ and proc/ for tests and bind mounts */
-    const char *const *only;       /* NULL-terminated source names to allow, NULL for all */
+    const char *replay_file; /* replace all sources by this recording; NULL otherwise */
+    const char *sysfs_root;  /* "" normally; a folder holding sys/ and proc/ for tests and bind mounts */
+    const char *const *only; /* NULL-terminated source names to allow, NULL for all */
 };
 
 struct kj_power;
@@ -80,11 +83,21 @@ struct kj_power *kj_power_close(struct kj_power *power);
 size_t kj_power_channels(const struct kj_power *power, const struct kj_channel **ret_channels);
 size_t kj_power_statuses(const struct kj_power *power, const struct kj_source_status **ret_statuses);
 
-/* Drops the channels of a device (another recorder of this job owns it). Ids of the others stay. */
+/* Drops the channels of a device (another recorder of this job owns it): they stay in the list, so that
+ * channels[id].id == id, and are never read again. */
 void kj_power_exclude_device(struct kj_power *power, const char *device);
 
-/* Reads every channel that is due: energy counters, then powers. Returns the number of samples (0..cap); a channel that fails
- * is left out, and kj_power_lost() then names it. A channel whose counter has not moved still yields a sample. */
+/* Of several channels for the same thing, those to count: one a device, measured before modelled, energy
+ * counters before powers, earlier sources before later. Modelled channels count only where a component has no
+ * measured one at all. Writes at most cap ids in order of device found; returns how many. Works on any list
+ * of channels whose ids are their places. */
+size_t kj_channels_choose(const struct kj_channel *channels, size_t count, enum kj_component component,
+                          uint32_t *ret_ids, size_t cap);
+
+/* Reads every channel that is due: energy counters, then powers. A sensor whose read is slow falls due less
+ * often, so that reading costs at most one twentieth of the time. A replayed recording yields all its samples
+ * up to now, moved to this clock. Returns the number of samples (0..cap); a channel that fails is left out,
+ * and kj_power_lost() then names it. A channel whose counter has not moved still yields a sample. */
 size_t kj_power_read(struct kj_power *power, struct kj_sample *ret_samples, size_t cap);
 
 /* A channel that stopped answering since the last call, with its reason; false when there is none. */
