@@ -172,8 +172,8 @@ static void print_channel(const struct doctor *doctor, const struct kj_channel *
     else
         kj_format_power(now, sizeof(now), doctor->now_mw[channel->id]);
     snprintf(what, sizeof(what), "%s %s", channel->source, channel->name);
-    printf("%-*s  %-28s  %-9s  %-12s  %9s  %s\n", device_width, channel->device, what,
-           kj_method_name(channel->method), bounds, now, channel->model);
+    printf("%-*s  %-28s  %-9s  %-12s  %9s%s%s\n", device_width, channel->device, what,
+           kj_method_name(channel->method), bounds, now, channel->model[0] ? "  " : "", channel->model);
 }
 
 static int device_width(const struct doctor *doctor)

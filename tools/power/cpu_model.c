@@ -89,10 +89,10 @@ void kj_cpu_model_of(const char *model_name, bool virtual_machine, uint32_t cpus
         ret_model->full_mw = 1000.0 * part->watts * share;
         ret_model->low_factor = virtual_machine ? 0.4 : 0.5;
         ret_model->high_factor = virtual_machine ? 1.8 : 1.5;
-        snprintf(ret_model->basis, sizeof(ret_model->basis),
-                 "%s: %u W for %u threads, %.2f of it here; load curve of Boavizta and Teads; CPU time from "
-                 "/proc/stat",
-                 part->name, part->watts, part->threads, share);
+        kj_text(ret_model->basis, sizeof(ret_model->basis),
+                "%s: %u W for %u threads, %.2f of it here; load curve of Boavizta and Teads; CPU time from "
+                "/proc/stat",
+                part->name, part->watts, part->threads, share);
         return;
     }
     size_t family = 0;
@@ -101,11 +101,11 @@ void kj_cpu_model_of(const char *model_name, bool virtual_machine, uint32_t cpus
     ret_model->full_mw = 1000.0 * families[family].watts_per_thread * cpus;
     ret_model->low_factor = 0.3;
     ret_model->high_factor = 2.2;
-    snprintf(ret_model->basis, sizeof(ret_model->basis),
-             "part not in the table: %.1f W a thread as %s, %u threads; load curve of Boavizta and Teads; "
-             "CPU time from /proc/stat",
-             families[family].watts_per_thread,
-             families[family].name_part[0] ? families[family].name_part : "unknown parts", cpus);
+    kj_text(ret_model->basis, sizeof(ret_model->basis),
+            "part not in the table: %.1f W a thread as %s, %u threads; load curve of Boavizta and Teads; "
+            "CPU time from /proc/stat",
+            families[family].watts_per_thread,
+            families[family].name_part[0] ? families[family].name_part : "unknown parts", cpus);
 }
 
 double kj_cpu_model_power_mw(const struct kj_cpu_model *model, double utilisation)
@@ -239,10 +239,10 @@ static int add_packages(struct cpu_model *model, const struct kj_source_env *env
                                      .method = KJ_MODELLED,
                                      .low_factor = package->model.low_factor,
                                      .high_factor = package->model.high_factor};
-        snprintf(channel.name, sizeof(channel.name), "utilisation_model");
+        kj_text(channel.name, sizeof(channel.name), "utilisation_model");
         kj_package_name(channel.device, sizeof(channel.device), package->number, 0);
-        snprintf(channel.model, sizeof(channel.model), "%s", env->cpu.model);
-        snprintf(channel.basis, sizeof(channel.basis), "%s", package->model.basis);
+        kj_text(channel.model, sizeof(channel.model), "%s", env->cpu.model);
+        kj_text(channel.basis, sizeof(channel.basis), "%s", package->model.basis);
         int error = kj_power_add(power, i, &channel);
         if (error)
             return error;
@@ -283,15 +283,15 @@ static int cpu_model_open(const struct kj_source_env *env, struct kj_power *powe
     model->fd = -1;
     int error = prepare(model, env, power);
     if (error) {
-        snprintf(status->reason, sizeof(status->reason), "/proc/stat cannot be read: %s", strerror(-error));
+        kj_text(status->reason, sizeof(status->reason), "/proc/stat cannot be read: %s", strerror(-error));
         cpu_model_close(model);
         return error;
     }
-    snprintf(status->reason, sizeof(status->reason),
-             "modelled, %.1f to %.1f times: %s, %u CPU%s, full load %.0f W",
-             model->packages[0].model.low_factor, model->packages[0].model.high_factor,
-             env->cpu.model[0] ? env->cpu.model : "unknown processor", env->cpu.cpus,
-             env->cpu.cpus == 1 ? "" : "s", model->packages[0].model.full_mw * model->count / 1000);
+    kj_text(status->reason, sizeof(status->reason),
+            "modelled, %.1f to %.1f times: %s, %u CPU%s, full load %.0f W",
+            model->packages[0].model.low_factor, model->packages[0].model.high_factor,
+            env->cpu.model[0] ? env->cpu.model : "unknown processor", env->cpu.cpus,
+            env->cpu.cpus == 1 ? "" : "s", model->packages[0].model.full_mw * model->count / 1000);
     *ret_state = model;
     return 0;
 }

@@ -46,8 +46,8 @@ static int dram_model_open(const struct kj_source_env *env, struct kj_power *pow
     uint64_t kib = 0;
     int error = read_memory_kib(env->root, &kib);
     if (error) {
-        snprintf(status->reason, sizeof(status->reason), "/proc/meminfo tells no MemTotal: %s",
-                 strerror(-error));
+        kj_text(status->reason, sizeof(status->reason), "/proc/meminfo tells no MemTotal: %s",
+                strerror(-error));
         return error;
     }
     struct dram_model *model = malloc(sizeof(*model));
@@ -61,18 +61,18 @@ static int dram_model_open(const struct kj_source_env *env, struct kj_power *pow
                                  .method = KJ_MODELLED,
                                  .low_factor = LOW_FACTOR,
                                  .high_factor = HIGH_FACTOR};
-    snprintf(channel.name, sizeof(channel.name), "capacity_model");
-    snprintf(channel.device, sizeof(channel.device), "dram-0");
-    snprintf(channel.basis, sizeof(channel.basis),
-             "%.1f GiB x %.2f W/GiB (0.08 to 0.375: Green Algorithms now and before, Cloud Carbon Footprint)",
-             gib, MW_PER_GIB / 1000);
+    kj_text(channel.name, sizeof(channel.name), "capacity_model");
+    kj_text(channel.device, sizeof(channel.device), "dram-0");
+    kj_text(channel.basis, sizeof(channel.basis),
+            "%.1f GiB x %.2f W/GiB (0.08 to 0.375: Green Algorithms now and before, Cloud Carbon Footprint)",
+            gib, MW_PER_GIB / 1000);
     error = kj_power_add(power, 0, &channel);
     if (error) {
         free(model);
         return error;
     }
-    snprintf(status->reason, sizeof(status->reason), "modelled, %.1f to %.1f times: %.1f GiB, %.1f W",
-             LOW_FACTOR, HIGH_FACTOR, gib, model->power_mw / 1000);
+    kj_text(status->reason, sizeof(status->reason), "modelled, %.1f to %.1f times: %.1f GiB, %.1f W",
+            LOW_FACTOR, HIGH_FACTOR, gib, model->power_mw / 1000);
     *ret_state = model;
     return 0;
 }

@@ -63,7 +63,7 @@ static bool label_fits(const char *root, const char *folder, const struct known 
     size_t start = strlen(known->label_start);
     if (error || strncmp(label, known->label_start, start))
         return false;
-    snprintf(ret_rest, size, "%s", label + start);
+    kj_text(ret_rest, size, "%s", label + start);
     return true;
 }
 
@@ -95,19 +95,19 @@ static int add_sensor(struct search *search, const char *folder, const struct kn
     }
     struct kj_channel channel = {
         .component = known->component, .kind = KJ_POWER_MW, .method = KJ_MEASURED, .gain_sd = 0.05};
-    snprintf(channel.name, sizeof(channel.name), "%s", known->name);
+    kj_text(channel.name, sizeof(channel.name), "%s", known->name);
     if (known->component == KJ_COMPONENT_CPU)
         kj_package_name(channel.device, sizeof(channel.device),
                         *rest ? (unsigned)strtoul(rest, NULL, 10) : hwmon->packages++, 0);
     else if (hwmon->nodes++ == 0)
-        snprintf(channel.device, sizeof(channel.device), "node");
+        kj_text(channel.device, sizeof(channel.device), "node");
     else
-        snprintf(channel.device, sizeof(channel.device), "node-%u", hwmon->nodes - 1);
+        kj_text(channel.device, sizeof(channel.device), "node-%u", hwmon->nodes - 1);
     uint64_t interval_ms;
     if (!kj_root_number(search->env->root, &interval_ms, HWMON "/%s/power1_average_interval", folder) &&
         interval_ms < 100000)
         channel.window_ns = interval_ms * (uint64_t)KJ_NS_PER_MS;
-    snprintf(channel.basis, sizeof(channel.basis), "%s", known->basis);
+    kj_text(channel.basis, sizeof(channel.basis), "%s", known->basis);
     error = kj_power_add(search->power, hwmon->count, &channel);
     if (error) {
         close(fd);
@@ -149,22 +149,22 @@ static int hwmon_open(const struct kj_source_env *env, struct kj_power *power,
     if (!search.hwmon->count || error == -ENOMEM) {
         hwmon_close(search.hwmon);
         if (search.error) {
-            snprintf(status->reason, sizeof(status->reason),
-                     "a power meter is there, but gives no reading: %s", strerror(-search.error));
+            kj_text(status->reason, sizeof(status->reason),
+                    "a power meter is there, but gives no reading: %s", strerror(-search.error));
             if (search.error == -EACCES)
-                snprintf(status->remedy, sizeof(status->remedy),
-                         "sudo chmod a+r " HWMON "/*/power1_* (until the next boot)");
+                kj_text(status->remedy, sizeof(status->remedy),
+                        "sudo chmod a+r " HWMON "/*/power1_* (until the next boot)");
         } else {
-            snprintf(status->reason, sizeof(status->reason),
-                     "no meter of a whole node or package under " HWMON);
+            kj_text(status->reason, sizeof(status->reason),
+                    "no meter of a whole node or package under " HWMON);
             if (!env->cpu.virtual_machine)
-                snprintf(status->remedy, sizeof(status->remedy),
-                         "sudo modprobe acpi_power_meter (servers that have one)");
+                kj_text(status->remedy, sizeof(status->remedy),
+                        "sudo modprobe acpi_power_meter (servers that have one)");
         }
         return error == -ENOMEM ? error : search.error ? search.error : -ENODEV;
     }
-    snprintf(status->reason, sizeof(status->reason), "%u power meter%s", search.hwmon->count,
-             search.hwmon->count == 1 ? "" : "s");
+    kj_text(status->reason, sizeof(status->reason), "%u power meter%s", search.hwmon->count,
+            search.hwmon->count == 1 ? "" : "s");
     *ret_state = search.hwmon;
     return 0;
 }

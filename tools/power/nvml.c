@@ -210,10 +210,10 @@ static const struct shape *find_shape(const struct nvml *nvml, nvml_device devic
 static int add_energy(struct board *board, unsigned index, struct kj_power *power, struct kj_channel channel)
 {
     board->energy_last_mj = board->energy_base_mj;
-    snprintf(channel.name, sizeof(channel.name), "energy_counter");
+    kj_text(channel.name, sizeof(channel.name), "energy_counter");
     channel.kind = KJ_ENERGY_UJ;
     channel.period_ns = 100 * KJ_NS_PER_MS;
-    snprintf(
+    kj_text(
         channel.basis, sizeof(channel.basis),
         "board gain 5 %% (1 sigma): SC'24 arXiv 2312.02741; renewed about every 100 ms (20 to 100): nominal");
     return kj_power_add(power, index * CHANNELS_PER_DEVICE, &channel);
@@ -223,10 +223,10 @@ static int add_power(const struct board *board, unsigned index, const struct sha
                      struct kj_power *power, struct kj_channel channel)
 {
     bool instant = board->power_field == FIELD_POWER_INSTANT;
-    snprintf(channel.name, sizeof(channel.name), "%s",
-             instant                                     ? "power_instant"
-             : board->power_field == FIELD_POWER_AVERAGE ? "power_average"
-                                                         : "power_usage");
+    kj_text(channel.name, sizeof(channel.name), "%s",
+            instant                                     ? "power_instant"
+            : board->power_field == FIELD_POWER_AVERAGE ? "power_average"
+                                                        : "power_usage");
     channel.kind = KJ_POWER_MW;
     if (shape) {
         channel.window_ns =
@@ -234,40 +234,61 @@ static int add_power(const struct board *board, unsigned index, const struct sha
         channel.period_ns =
             (instant ? shape->instant_period_ms : shape->average_period_ms) * (uint64_t)KJ_NS_PER_MS;
     }
-    snprintf(channel.basis, sizeof(channel.basis), "board gain 5 %% (1 sigma)%s: SC'24 arXiv 2312.02741",
-             shape ? ", window and renewal of its architecture" : "; window unknown for this architecture");
+    kj_text(channel.basis, sizeof(channel.basis), "board gain 5 %% (1 sigma)%s: SC'24 arXiv 2312.02741",
+            shape ? ", window and renewal of its architecture" : "; window unknown for this architecture");
     return kj_power_add(power, index * CHANNELS_PER_DEVICE + 1, &channel);
 }
 
-/* *ret_energy, *ret_power: which of the two this board offers. */
-static int open_board(struct nvml *nvml, unsigned index, struct kj_power *power, bool *ret_energy,
-                      bool *ret_power, char ret_name[96])
+struct tally {
+    unsigned boards, with_energy, with_power, mig;
+    char name[96];
+    char refusal[64]; /* the first of a board that lacks one of the two */
+};
+
+static void note_refusal(struct tally *tally, unsigned index, const char *what, int error)
+{
+    if (error && !tally->refusal[0])
+        kj_text(tally->refusal, sizeof(tally->refusal), "%s of GPU %u: %s", what, index, strerror(-error));
+}
+
+static int open_board(struct nvml *nvml, unsigned index, struct kj_power *power, struct tally *tally)
 {
     struct board *board = &nvml->boards[index];
     struct kj_channel channel = {.component = KJ_COMPONENT_GPU, .method = KJ_MEASURED, .gain_sd = 0.05};
-    if (nvml->handle(index, &board->handle) != NVML_SUCCESS ||
-        nvml->uuid(board->handle, channel.device, sizeof(channel.device)) != NVML_SUCCESS)
-        return -ENODEV;
+    nvml_return result = nvml->handle(index, &board->handle);
+    if (result == NVML_SUCCESS)
+        result = nvml->uuid(board->handle, channel.device, sizeof(channel.device));
+    note_refusal(tally, index, "identity", as_errno(result));
+    if (result != NVML_SUCCESS)
+        return as_errno(result);
     if (nvml->name && nvml->name(board->handle, channel.model, sizeof(channel.model)) != NVML_SUCCESS)
         channel.model[0] = 0;
-    snprintf(ret_name, 96, "%s", channel.model);
+    if (!tally->boards++)
+        kj_text(tally->name, sizeof(tally->name), "%s", channel.model);
+    unsigned mig = 0, pending = 0;
+    tally->mig += nvml->mig_mode && nvml->mig_mode(board->handle, &mig, &pending) == NVML_SUCCESS && mig == 1;
+
     int error = read_energy_mj(nvml, board, &board->energy_base_mj);
     if (error) {
         board->energy_by_field = true;
         error = read_energy_mj(nvml, board, &board->energy_base_mj);
     }
-    *ret_energy = !error;
+    note_refusal(tally, index, "energy counter", error);
+    tally->with_energy += !error;
+    if (!error && add_energy(board, index, power, channel))
+        return -ENOMEM;
     static const unsigned fields[] = {FIELD_POWER_INSTANT, FIELD_POWER_AVERAGE, 0};
-    *ret_power = false;
-    for (size_t i = 0; i < 3 && !*ret_power; i++) {
+    error = -ENODEV;
+    for (size_t i = 0; i < 3 && error; i++) {
         uint64_t mw;
         board->power_field = fields[i];
-        *ret_power = read_power_mw(nvml, board, &mw) == 0;
+        error = read_power_mw(nvml, board, &mw);
     }
-    error = *ret_energy ? add_energy(board, index, power, channel) : 0;
-    if (!error && *ret_power)
-        error = add_power(board, index, find_shape(nvml, board->handle, channel.model), power, channel);
-    return error;
+    note_refusal(tally, index, "power", error);
+    tally->with_power += !error;
+    if (!error && add_power(board, index, find_shape(nvml, board->handle, channel.model), power, channel))
+        return -ENOMEM;
+    return 0;
 }
 
 static void nvml_close(void *state)
@@ -285,16 +306,16 @@ static void explain_absence(const struct kj_source_env *env, struct kj_source_st
 {
     char line[160];
     if (kj_root_line(env->root, line, sizeof(line), "/proc/driver/nvidia/version") == 0) {
-        snprintf(status->reason, sizeof(status->reason),
-                 "the NVIDIA kernel driver is loaded, but libnvidia-ml.so.1 is not found");
-        snprintf(status->remedy, sizeof(status->remedy),
-                 "in a container: docker run --gpus all -e NVIDIA_DRIVER_CAPABILITIES=compute,utility ...; "
-                 "else install the driver's libnvidia-compute package");
+        kj_text(status->reason, sizeof(status->reason),
+                "the NVIDIA kernel driver is loaded, but libnvidia-ml.so.1 is not found");
+        kj_text(status->remedy, sizeof(status->remedy),
+                "in a container: docker run --gpus all -e NVIDIA_DRIVER_CAPABILITIES=compute,utility ...; "
+                "else install the driver's libnvidia-compute package");
     } else {
-        snprintf(status->reason, sizeof(status->reason),
-                 "libnvidia-ml.so.1 is not found and no NVIDIA kernel driver is loaded");
-        snprintf(status->remedy, sizeof(status->remedy),
-                 "with an NVIDIA GPU: install its driver (in a container: docker run --gpus all ...)");
+        kj_text(status->reason, sizeof(status->reason),
+                "libnvidia-ml.so.1 is not found and no NVIDIA kernel driver is loaded");
+        kj_text(status->remedy, sizeof(status->remedy),
+                "with an NVIDIA GPU: install its driver (in a container: docker run --gpus all ...)");
     }
 }
 
@@ -309,9 +330,9 @@ static int load(struct nvml *nvml, const struct kj_source_env *env, struct kj_so
         void *address = dlsym(nvml->library, symbols[i].symbol);
         memcpy((char *)nvml + symbols[i].offset, &address, sizeof(address));
         if (!address && symbols[i].required) {
-            snprintf(status->reason, sizeof(status->reason), "libnvidia-ml.so.1 has no %s: driver too old",
-                     symbols[i].symbol);
-            snprintf(status->remedy, sizeof(status->remedy), "install a newer NVIDIA driver");
+            kj_text(status->reason, sizeof(status->reason), "libnvidia-ml.so.1 has no %s: driver too old",
+                    symbols[i].symbol);
+            kj_text(status->remedy, sizeof(status->remedy), "install a newer NVIDIA driver");
             dlclose(nvml->library);
             return -ENOSYS;
         }
@@ -319,41 +340,38 @@ static int load(struct nvml *nvml, const struct kj_source_env *env, struct kj_so
     nvml_return result = nvml->init();
     if (result == NVML_SUCCESS)
         return 0;
-    snprintf(status->reason, sizeof(status->reason), "nvmlInit_v2 says: %s", said(nvml, result));
-    snprintf(status->remedy, sizeof(status->remedy), "nvidia-smi (it fails the same way and says more)");
+    kj_text(status->reason, sizeof(status->reason), "nvmlInit_v2 says: %s", said(nvml, result));
+    kj_text(status->remedy, sizeof(status->remedy), "nvidia-smi (it fails the same way and says more)");
     dlclose(nvml->library);
     return -EIO;
 }
-
-struct tally {
-    unsigned boards, with_energy, with_power, silent, mig;
-    char name[96];
-};
 
 static void describe(const struct nvml *nvml, const struct tally *tally, struct kj_source_status *status)
 {
     char version[80] = "unknown";
     if (nvml->driver_version && nvml->driver_version(version, sizeof(version)) != NVML_SUCCESS)
-        snprintf(version, sizeof(version), "unknown");
+        kj_text(version, sizeof(version), "unknown");
     if (!tally->boards) {
-        snprintf(status->reason, sizeof(status->reason), "driver %s works, but shows no GPU", version);
-        snprintf(status->remedy, sizeof(status->remedy), "nvidia-smi -L (does the job own a GPU?)");
+        kj_text(status->reason, sizeof(status->reason), "driver %s works, but shows no GPU", version);
+        kj_text(status->remedy, sizeof(status->remedy), "nvidia-smi -L (does the job own a GPU?)");
         return;
     }
     if (!tally->with_energy && !tally->with_power) {
-        snprintf(status->reason, sizeof(status->reason),
-                 "%u GPU (%s, driver %s): neither energy nor power can be read", tally->boards, tally->name,
-                 version);
-        snprintf(status->remedy, sizeof(status->remedy),
-                 "nvidia-smi -q -d POWER (a vGPU has no power sensor)");
+        kj_text(status->reason, sizeof(status->reason),
+                "%u x %.60s, driver %.24s: neither energy nor power can be read (%.48s)", tally->boards,
+                tally->name[0] ? tally->name : "GPU", version, tally->refusal);
+        kj_text(status->remedy, sizeof(status->remedy),
+                "nvidia-smi -q -d POWER (a vGPU has no power sensor)");
         return;
     }
     int used = snprintf(status->reason, sizeof(status->reason),
-                        "%u x %s, driver %s: energy counter of %u, power of %u", tally->boards,
+                        "%u x %.60s, driver %.24s: energy counter of %u, power of %u", tally->boards,
                         tally->name[0] ? tally->name : "GPU", version, tally->with_energy, tally->with_power);
     if (used > 0 && used < (int)sizeof(status->reason) && tally->mig)
-        snprintf(status->reason + used, sizeof(status->reason) - (size_t)used,
-                 "; MIG is on: readings are of the whole board");
+        used += snprintf(status->reason + used, sizeof(status->reason) - (size_t)used,
+                         "; MIG is on: readings are of the whole board");
+    if (used > 0 && used < (int)sizeof(status->reason) && tally->refusal[0])
+        kj_text(status->reason + used, sizeof(status->reason) - (size_t)used, "; %s", tally->refusal);
 }
 
 static int nvml_open(const struct kj_source_env *env, struct kj_power *power, struct kj_source_status *status,
@@ -373,19 +391,8 @@ static int nvml_open(const struct kj_source_env *env, struct kj_power *power, st
     if (nvml->devices > DEVICES_MAX)
         nvml->devices = DEVICES_MAX;
     for (unsigned i = 0; !error && i < nvml->devices; i++) {
-        bool energy = false, watts = false;
-        char name[96];
-        unsigned mig = 0, pending;
-        if (open_board(nvml, i, power, &energy, &watts, name) == -ENOMEM)
+        if (open_board(nvml, i, power, &tally) == -ENOMEM)
             error = -ENOMEM;
-        if (!nvml->boards[i].handle)
-            continue;
-        if (!tally.boards++)
-            snprintf(tally.name, sizeof(tally.name), "%s", name);
-        tally.with_energy += energy;
-        tally.with_power += watts;
-        tally.mig += nvml->mig_mode &&
-                     nvml->mig_mode(nvml->boards[i].handle, &mig, &pending) == NVML_SUCCESS && mig == 1;
     }
     describe(nvml, &tally, status);
     if (!error && !tally.with_energy && !tally.with_power)

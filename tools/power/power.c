@@ -64,7 +64,7 @@ int kj_power_add(struct kj_power *power, uint32_t slot, const struct kj_channel 
     *added = *channel;
     added->id = (uint32_t)power->count;
     if (!added->source[0]) /* a recording keeps the names of its sources */
-        snprintf(added->source, sizeof(added->source), "%s", power->ops[power->sources]->name);
+        kj_text(added->source, sizeof(added->source), "%s", power->ops[power->sources]->name);
     if (added->method != KJ_MODELLED && added->low_factor == 0)
         added->low_factor = added->high_factor = 1;
     power->entries[power->count] = (struct entry){.source = (uint32_t)power->sources, .slot = slot};
@@ -96,14 +96,14 @@ static int open_source(struct kj_power *power, const struct kj_source_ops *ops,
     if (!error && power->count == count_before) {
         error = -ENODEV;
         if (!status->reason[0])
-            snprintf(status->reason, sizeof(status->reason), "no sensor found");
+            kj_text(status->reason, sizeof(status->reason), "no sensor found");
     }
     if (error) {
         if (state)
             ops->close(state);
         power->count = count_before; /* a source is taken whole or not at all */
         if (!status->reason[0])
-            snprintf(status->reason, sizeof(status->reason), "%s", strerror(-error));
+            kj_text(status->reason, sizeof(status->reason), "%s", strerror(-error));
     } else {
         power->states[power->sources] = state;
         status->accepted = true;
@@ -278,8 +278,8 @@ size_t kj_power_read(struct kj_power *power, struct kj_sample *ret_samples, size
 static void say_loss(const struct kj_channel *channel, int error, char *ret_reason, size_t size)
 {
     const char *why = error == -ENODEV ? "the device is gone" : strerror(-error);
-    snprintf(ret_reason, size, "%s %s of %s stopped answering: %s", channel->source, channel->name,
-             channel->device, why);
+    kj_text(ret_reason, size, "%s %s of %s stopped answering: %s", channel->source, channel->name,
+            channel->device, why);
 }
 
 bool kj_power_lost(struct kj_power *power, uint32_t *ret_channel, char *ret_reason, size_t size)

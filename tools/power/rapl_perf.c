@@ -123,16 +123,15 @@ static int add_event(struct rapl_perf *rapl, const struct kj_source_env *env, st
                                  .method = KJ_MEASURED,
                                  .gain_sd = domain->component == KJ_COMPONENT_DRAM ? 0.10 : 0.03,
                                  .period_ns = 976562};
-    snprintf(channel.name, sizeof(channel.name), "%s", domain->name);
-    snprintf(channel.model, sizeof(channel.model), "%s", env->cpu.model);
+    kj_text(channel.name, sizeof(channel.name), "%s", domain->name);
+    kj_text(channel.model, sizeof(channel.model), "%s", env->cpu.model);
     if (domain->component == KJ_COMPONENT_NODE)
-        snprintf(channel.device, sizeof(channel.device), "node");
+        kj_text(channel.device, sizeof(channel.device), "node");
     else
-        snprintf(channel.device, sizeof(channel.device), "%s%.40s", domain->name,
-                 package + strlen("package"));
-    snprintf(channel.basis, sizeof(channel.basis),
-             "RAPL counter through perf; gain 3 %% for packages, 10 %% for memory (1 sigma): an estimate, "
-             "unmetered");
+        kj_text(channel.device, sizeof(channel.device), "%s%.40s", domain->name, package + strlen("package"));
+    kj_text(channel.basis, sizeof(channel.basis),
+            "RAPL counter through perf; gain 3 %% for packages, 10 %% for memory (1 sigma): an estimate, "
+            "unmetered");
     if (!error)
         error = kj_power_add(power, rapl->count, &channel);
     if (error)
@@ -147,25 +146,25 @@ static void explain(const struct kj_source_env *env, int error, struct kj_source
     char paranoid[32] = "unknown";
     switch (error) {
     case -ENOENT:
-        snprintf(status->reason, sizeof(status->reason), "the kernel has no RAPL PMU (" PMU ")%s",
-                 env->cpu.virtual_machine ? ": this is a virtual machine, whose host keeps it back" : "");
+        kj_text(status->reason, sizeof(status->reason), "the kernel has no RAPL PMU (" PMU ")%s",
+                env->cpu.virtual_machine ? ": this is a virtual machine, whose host keeps it back" : "");
         if (!env->cpu.virtual_machine)
-            snprintf(status->remedy, sizeof(status->remedy), "sudo modprobe rapl");
+            kj_text(status->remedy, sizeof(status->remedy), "sudo modprobe rapl");
         break;
     case -EACCES:
     case -EPERM:
         kj_root_line(env->root, paranoid, sizeof(paranoid), "/proc/sys/kernel/perf_event_paranoid");
-        snprintf(status->reason, sizeof(status->reason),
-                 "permission denied: perf_event_paranoid is %s, and reading a package needs 0 or CAP_PERFMON",
-                 paranoid);
-        snprintf(status->remedy, sizeof(status->remedy),
-                 "sudo sysctl kernel.perf_event_paranoid=0; or sudo setcap cap_perfmon+ep \"$(command -v "
-                 "kjoule)\"; "
-                 "in a container: --cap-add PERFMON");
+        kj_text(status->reason, sizeof(status->reason),
+                "permission denied: perf_event_paranoid is %s, and reading a package needs 0 or CAP_PERFMON",
+                paranoid);
+        kj_text(status->remedy, sizeof(status->remedy),
+                "sudo sysctl kernel.perf_event_paranoid=0; or sudo setcap cap_perfmon+ep \"$(command -v "
+                "kjoule)\"; "
+                "in a container: --cap-add PERFMON");
         break;
     default:
-        snprintf(status->reason, sizeof(status->reason), "RAPL PMU found, but it cannot be read: %s",
-                 strerror(-error));
+        kj_text(status->reason, sizeof(status->reason), "RAPL PMU found, but it cannot be read: %s",
+                strerror(-error));
     }
 }
 
@@ -208,8 +207,8 @@ static int rapl_perf_open(const struct kj_source_env *env, struct kj_power *powe
         rapl_perf_close(rapl);
         return first_error;
     }
-    snprintf(status->reason, sizeof(status->reason), "%u RAPL counter%s of %d package%s", rapl->count,
-             rapl->count == 1 ? "" : "s", readers, readers == 1 ? "" : "s");
+    kj_text(status->reason, sizeof(status->reason), "%u RAPL counter%s of %d package%s", rapl->count,
+            rapl->count == 1 ? "" : "s", readers, readers == 1 ? "" : "s");
     *ret_state = rapl;
     return 0;
 }

@@ -61,15 +61,15 @@ static bool classify(const char *root, const char *folder, struct kj_channel *ch
     if (kj_root_line(root, name, sizeof(name), POWERCAP "/%s/name", folder))
         return false;
     drop_die_zero(name);
-    snprintf(channel->name, sizeof(channel->name), "%s", name);
+    kj_text(channel->name, sizeof(channel->name), "%s", name);
     if (!strncmp(name, "package-", 8)) {
-        snprintf(channel->name, sizeof(channel->name), "package");
-        snprintf(channel->device, sizeof(channel->device), "%s", name);
+        kj_text(channel->name, sizeof(channel->name), "package");
+        kj_text(channel->device, sizeof(channel->device), "%s", name);
         channel->component = KJ_COMPONENT_CPU;
         return true;
     }
     if (!strcmp(name, "psys")) {
-        snprintf(channel->device, sizeof(channel->device), "node");
+        kj_text(channel->device, sizeof(channel->device), "node");
         channel->component = KJ_COMPONENT_NODE;
         return true;
     }
@@ -80,7 +80,7 @@ static bool classify(const char *root, const char *folder, struct kj_channel *ch
     drop_die_zero(package);
     if (strncmp(package, "package-", 8))
         return false;
-    snprintf(channel->device, sizeof(channel->device), "dram-%s", package + 8);
+    kj_text(channel->device, sizeof(channel->device), "dram-%s", package + 8);
     channel->component = KJ_COMPONENT_DRAM;
     return true;
 }
@@ -89,7 +89,7 @@ static int refuse_zone(struct search *search, const char *zone, int error)
 {
     if (!search->error) {
         search->error = error;
-        snprintf(search->error_zone, sizeof(search->error_zone), "%s", zone);
+        kj_text(search->error_zone, sizeof(search->error_zone), "%s", zone);
     }
     return 0;
 }
@@ -121,12 +121,12 @@ static int visit_zone(void *context, const char *folder)
         return refuse_zone(search, channel.device, error);
     }
     kj_unwrap(&zone->unwrap, raw, zone->range_uj);
-    snprintf(zone->device, sizeof(zone->device), "%s", channel.device);
-    snprintf(channel.model, sizeof(channel.model), "%s", search->env->cpu.model);
+    kj_text(zone->device, sizeof(zone->device), "%s", channel.device);
+    kj_text(channel.model, sizeof(channel.model), "%s", search->env->cpu.model);
     channel.gain_sd = channel.component == KJ_COMPONENT_DRAM ? 0.10 : 0.03;
-    snprintf(channel.basis, sizeof(channel.basis),
-             "RAPL counter through powercap; gain 3 %% for packages, 10 %% for memory (1 sigma): an "
-             "estimate, unmetered");
+    kj_text(channel.basis, sizeof(channel.basis),
+            "RAPL counter through powercap; gain 3 %% for packages, 10 %% for memory (1 sigma): an "
+            "estimate, unmetered");
     error = kj_power_add(search->power, rapl->count, &channel);
     if (error) {
         close(zone->fd);
@@ -148,23 +148,23 @@ static void explain(const struct search *search, int folder_error, struct kj_sou
 {
     bool virtual_machine = search->env->cpu.virtual_machine;
     if (search->error == -EACCES || search->error == -EPERM) {
-        snprintf(status->reason, sizeof(status->reason),
-                 "permission denied: energy_uj of %s is for root alone since Linux 5.10 (CVE-2020-8694)",
-                 search->error_zone);
-        snprintf(status->remedy, sizeof(status->remedy),
-                 "sudo chmod a+r " POWERCAP "/*/energy_uj (until the next boot)");
+        kj_text(status->reason, sizeof(status->reason),
+                "permission denied: energy_uj of %s is for root alone since Linux 5.10 (CVE-2020-8694)",
+                search->error_zone);
+        kj_text(status->remedy, sizeof(status->remedy),
+                "sudo chmod a+r " POWERCAP "/*/energy_uj (until the next boot)");
     } else if (search->error) {
-        snprintf(status->reason, sizeof(status->reason), "energy_uj of %s cannot be read: %s",
-                 search->error_zone, strerror(-search->error));
+        kj_text(status->reason, sizeof(status->reason), "energy_uj of %s cannot be read: %s",
+                search->error_zone, strerror(-search->error));
     } else if (folder_error == -ENOENT || !search->seen) {
-        snprintf(status->reason, sizeof(status->reason), "no RAPL zone under " POWERCAP "%s",
-                 virtual_machine ? ": this is a virtual machine, whose host keeps it back"
-                                 : " (not loaded, or masked in this container)");
+        kj_text(status->reason, sizeof(status->reason), "no RAPL zone under " POWERCAP "%s",
+                virtual_machine ? ": this is a virtual machine, whose host keeps it back"
+                                : " (not loaded, or masked in this container)");
         if (!virtual_machine)
-            snprintf(status->remedy, sizeof(status->remedy),
-                     "sudo modprobe intel_rapl_msr; in a container: -v " POWERCAP ":" POWERCAP ":ro");
+            kj_text(status->remedy, sizeof(status->remedy),
+                    "sudo modprobe intel_rapl_msr; in a container: -v " POWERCAP ":" POWERCAP ":ro");
     } else {
-        snprintf(status->reason, sizeof(status->reason), POWERCAP ": %s", strerror(-folder_error));
+        kj_text(status->reason, sizeof(status->reason), POWERCAP ": %s", strerror(-folder_error));
     }
 }
 
@@ -188,8 +188,8 @@ static int rapl_powercap_open(const struct kj_source_env *env, struct kj_power *
     int used = snprintf(status->reason, sizeof(status->reason), "%u RAPL zone%s", search.rapl->count,
                         search.rapl->count == 1 ? "" : "s");
     if (search.error)
-        snprintf(status->reason + used, sizeof(status->reason) - (size_t)used, "; %s refuses: %s",
-                 search.error_zone, strerror(-search.error));
+        kj_text(status->reason + used, sizeof(status->reason) - (size_t)used, "; %s refuses: %s",
+                search.error_zone, strerror(-search.error));
     *ret_state = search.rapl;
     return 0;
 }

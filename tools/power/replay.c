@@ -103,7 +103,7 @@ static complaint take_channel(struct replay *replay, struct kj_power *power, cha
     static const char *const components[] = {"gpu", "cpu", "dram", "node"};
     static const char *const kinds[] = {"energy_uj", "power_mw", "cpu_busy_ns"};
     static const char *const methods[] = {"measured", "estimated", "modelled"};
-    uint64_t id, component, kind, method;
+    uint64_t id, component = 0, kind, method;
     struct kj_channel channel = {0};
     if (fields != 15)
         return "a channel has 15 fields";
@@ -132,8 +132,8 @@ static complaint take_channel(struct replay *replay, struct kj_power *power, cha
     char basis[160];
     unescape(basis, sizeof(basis), field[14]);
     /* Once is enough: a recording may be of a replay. */
-    snprintf(channel.basis, sizeof(channel.basis), "%s%.140s",
-             strncmp(basis, "replayed: ", 10) ? "replayed: " : "", basis);
+    kj_text(channel.basis, sizeof(channel.basis), "%s%.140s",
+            strncmp(basis, "replayed: ", 10) ? "replayed: " : "", basis);
     channel.component = (enum kj_component)component;
     channel.kind = track->kind;
     channel.method = (enum kj_method)method;
@@ -228,9 +228,9 @@ static int refuse(struct kj_source_status *status, const char *file, size_t line
     size_t length = strlen(file); /* the end of a long path says more than its beginning */
     const char *shown = length > 90 ? file + length - 90 : file;
     if (line)
-        snprintf(status->reason, sizeof(status->reason), "%s line %zu: %s", shown, line, why);
+        kj_text(status->reason, sizeof(status->reason), "%s line %zu: %s", shown, line, why);
     else
-        snprintf(status->reason, sizeof(status->reason), "%s: %s", shown, why);
+        kj_text(status->reason, sizeof(status->reason), "%s: %s", shown, why);
     return !strcmp(why, "out of memory") ? -ENOMEM : -EINVAL;
 }
 
@@ -302,8 +302,8 @@ static int replay_open(const struct kj_source_env *env, struct kj_power *power,
     replay->offset_ns = kj_power_now_ns() - replay->first_ns;
     char length[32];
     kj_format_time(length, sizeof(length), (double)(replay->last_ns - replay->first_ns));
-    snprintf(status->reason, sizeof(status->reason), "recording of %s, %zu samples, in place of all sensors",
-             length, replay->samples_count);
+    kj_text(status->reason, sizeof(status->reason), "recording of %s, %zu samples, in place of all sensors",
+            length, replay->samples_count);
     *ret_state = replay;
     return 0;
 }
@@ -346,9 +346,9 @@ static bool replay_lost(void *state, uint32_t *ret_slot, char *ret_reason, size_
         char length[32];
         kj_format_time(length, sizeof(length), (double)(replay->last_ns - replay->first_ns));
         if (lost)
-            snprintf(ret_reason, size, "replayed: %s", track->lost_reason);
+            kj_text(ret_reason, size, "replayed: %s", track->lost_reason);
         else
-            snprintf(ret_reason, size, "the recording ended after %s", length);
+            kj_text(ret_reason, size, "the recording ended after %s", length);
         return true;
     }
     return false;

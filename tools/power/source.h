@@ -54,6 +54,9 @@ int kj_power_add(struct kj_power *power, uint32_t slot, const struct kj_channel 
 
 uint64_t kj_power_now_ns(void); /* CLOCK_MONOTONIC */
 
+/* snprintf for texts that may be cut to their room: names, reasons. */
+void kj_text(char *ret_text, size_t size, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
 /* The first line of the file at root + formatted path. Negative errno. */
 int kj_root_line(const char *root, char *ret_line, size_t size, const char *format, ...)
     __attribute__((format(printf, 4, 5)));

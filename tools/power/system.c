@@ -24,6 +24,14 @@ uint64_t kj_power_now_ns(void)
     return (uint64_t)now.tv_sec * KJ_NS_PER_S + (uint64_t)now.tv_nsec;
 }
 
+void kj_text(char *ret_text, size_t size, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(ret_text, size, format, args);
+    va_end(args);
+}
+
 static int line_at(const char *root, char *ret_line, size_t size, const char *format, va_list args)
 {
     char path[PATH_MAX];
@@ -124,9 +132,9 @@ static void read_cpu_line(struct kj_cpu_info *cpu, const char *key, const char *
         *processor = strtol(value, NULL, 10);
         cpu->cpus++;
     } else if (!strcmp(key, "model name") && !cpu->model[0]) {
-        snprintf(cpu->model, sizeof(cpu->model), "%s", value);
+        kj_text(cpu->model, sizeof(cpu->model), "%s", value);
     } else if (!strcmp(key, "CPU part") && !cpu->model[0]) {
-        snprintf(cpu->model, sizeof(cpu->model), "%s", arm_name(strtoul(value, NULL, 16)));
+        kj_text(cpu->model, sizeof(cpu->model), "%s", arm_name(strtoul(value, NULL, 16)));
     } else if (!strcmp(key, "physical id") && *processor >= 0 && *processor < KJ_CPUS_MAX) {
         cpu->package_of_cpu[*processor] = (uint16_t)strtoul(value, NULL, 10);
     } else if (!strcmp(key, "flags") && !cpu->virtual_machine) {
@@ -139,7 +147,7 @@ void kj_cpu_info_read(const char *root, struct kj_cpu_info *ret_cpu)
 {
     memset(ret_cpu, 0, sizeof(*ret_cpu));
     char path[PATH_MAX], *text;
-    snprintf(path, sizeof(path), "%s/proc/cpuinfo", root);
+    kj_text(path, sizeof(path), "%s/proc/cpuinfo", root);
     if (kj_file_read(AT_FDCWD, path, 16 << 20, &text, NULL))
         return;
     long processor = -1;
@@ -160,9 +168,9 @@ void kj_cpu_info_read(const char *root, struct kj_cpu_info *ret_cpu)
 void kj_package_name(char *ret_name, size_t size, unsigned package, unsigned die)
 {
     if (die)
-        snprintf(ret_name, size, "package-%u-die-%u", package, die);
+        kj_text(ret_name, size, "package-%u-die-%u", package, die);
     else
-        snprintf(ret_name, size, "package-%u", package);
+        kj_text(ret_name, size, "package-%u", package);
 }
 
 uint64_t kj_unwrap(struct kj_unwrap *unwrap, uint64_t raw, uint64_t range)
