@@ -70,6 +70,14 @@ $(BUILD)/tools/%.o: tools/%.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) -c $< -o $@
 
+# The grid tables as C; the hash names the tables that priced a run.
+CARBON_CSV := $(addprefix tools/carbon/data/,sources.csv factors.csv aliases.csv cloud.csv timezones.csv)
+$(BUILD)/gen/carbon_tables.def: tools/carbon/data/tables.awk $(CARBON_CSV)
+	$(call say,GEN,$@)
+	@mkdir -p $(@D)
+	$(Q)awk -v hash="$$(cat $(CARBON_CSV) | sha256sum | cut -c1-64)" -f $^ > $@
+$(BUILD)/tools/carbon/factors.o: $(BUILD)/gen/carbon_tables.def
+
 include tests/tests.mk
 
 demo: ## wrap a small training program and show its report
