@@ -29,7 +29,7 @@ RENAME = {
 DROPPED = {"CAF"}  # 0 g/kWh with no plant reported is a gap in the data, not a clean grid: the place falls to WORLD
 # Direct above lifecycle: the two sources disagree by more than the basis explains; neither is taken to be wrong.
 DIRECT_ABOVE = {"BEL", "EST"}
-ISO2_MISSING = {"CYP": "CY", "XKX": "XK"}  # the time zone facts have none for these
+ISO2_CORRECTED = {"CYP": "CY", "CYM": "KY", "XKX": "XK"}  # missing or wrong in the time zone facts
 
 # Cloud sites of countries whose grid is finer than the country. eGRID by the site's county and utility.
 SITE_ZONE = {
@@ -121,6 +121,8 @@ def check():
         want(2020 <= int(r["year"]) <= 2026, f"{r['code']}: year {r['year']}")
         want(r["basis"] in ("lifecycle", "direct") and r["boundary"] in ("generation", "consumption"), f"{r['code']}: basis or boundary")
         want(r["source"] in keys, f"{r['code']}: source {r['source']} is not in sources.csv")
+    iso2 = {(r["iso2"], r["code"]) for r in factors if r["iso2"]}
+    want(len(iso2) == len({two for two, _ in iso2}) == len({code for _, code in iso2}), "a two-letter code is of two places")
     direct = {r["code"]: float(r["g_per_kwh"]) for r in factors if r["basis"] == "direct"}
     for r in factors:  # lifecycle holds the direct part, up to what the boundary and the year explain
         if r["basis"] == "lifecycle" and r["code"] in direct:
@@ -146,7 +148,7 @@ def main():
     if sys.argv[1:] != ["--check"]:
         facts = pathlib.Path(sys.argv[1])
         timezone_facts = read(facts / "tz_country.csv")
-        iso2_of = {r["iso3"]: r["iso2"] for r in timezone_facts} | ISO2_MISSING
+        iso2_of = {r["iso3"]: r["iso2"] for r in timezone_facts} | ISO2_CORRECTED
         factors = factor_rows(read(facts / "grid_intensity_all.csv"), iso2_of)
         codes = {r[0] for r in factors}
         write("factors.csv", ["code", "iso2", "name", "g_per_kwh", "year", "basis", "boundary", "source"], factors)
