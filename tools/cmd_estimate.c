@@ -27,17 +27,16 @@ struct plan {
     struct kj_options options; /* --zone, --pue, --carbon-intensity, or their variables */
 };
 
-/* A positive number with one of the units in `units` ("" for none): the factor of its unit is applied. NaN
- * when wrong. */
 struct unit {
     const char *name;
     double factor;
 };
 
+/* Takes a number and the unit behind it, one of `units` ("" for none). NaN when it is none. */
 static double take_number(const char **text, const struct unit *units)
 {
     char *end;
-    if (!isdigit((unsigned char)**text) && **text != '.')
+    if ((!isdigit((unsigned char)**text) && **text != '.') || tolower((unsigned char)(*text)[1]) == 'x')
         return NAN; /* strtod would also take inf, nan, hexadecimal and signs */
     double value = strtod(*text, &end);
     size_t length = 0;
@@ -66,7 +65,7 @@ static double parse_time_s(const char *text)
     double sum = 0;
     if (strspn(text, "0123456789.") == strlen(text))
         sum = take_number(&text, seconds);
-    while (*text)
+    while (*text && !isnan(sum)) /* a text that is no number is not gone past */
         sum += take_number(&text, units);
     return sum > 0 && sum < 1e12 ? sum : NAN;
 }
