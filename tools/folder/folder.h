@@ -46,6 +46,10 @@ struct kj_run_info {
     struct kj_run_source { char *name; bool accepted; char *reason, *remedy; } *sources; size_t sources_count;
     struct kj_run_device { char *device; bool owned; char *owner; } *devices; size_t devices_count; /* owner: run id of who counts it */
     char **warnings; size_t warnings_count;
+    /* Where the run was (carbon.h's struct kj_location), found when and where it ran. */
+    char *place_zone, *place_method, *place_evidence; /* zone: a code, or "provider:region" */
+    int32_t place_confidence;
+    bool place_is_default;
     /* options that change the sum, as given: */
     char *zone; double carbon_intensity_g_per_kwh; /* <0 not given */ double pue; /* 0 not given */
     struct kj_run_per { char *name; double count; } *per; size_t per_count;

@@ -104,10 +104,12 @@ struct kj_model_input {
 };
 
 enum kj_model_method {
-    KJ_MODEL_BAYES = 0,         /* bounded least squares, hierarchical prior, posterior by sampling */
-    KJ_MODEL_LEAST_SQUARES = 1, /* bounded least squares without a prior; for comparison */
-    KJ_MODEL_TIME_PROPORTIONAL =
-        2, /* dynamic energy by time; for comparison, and when nothing else is possible */
+    /* Not yet: bounded least squares with a hierarchical prior, and without; they give -ENOTSUP. */
+    KJ_MODEL_BAYES = 0,
+    KJ_MODEL_LEAST_SQUARES = 1,
+    /* Energy over idle by time. The interval of a class is bounds, not statistics: between its time at idle
+     * power and its time at the highest power seen. */
+    KJ_MODEL_TIME_PROPORTIONAL = 2,
 };
 
 struct kj_model_options {
@@ -200,18 +202,12 @@ struct kj_model_result {
     size_t window_count;
 };
 
-/* -ENOMEM; -EINVAL: end before start, class index out of range, interval that ends before it starts (error
+/* -ENOMEM; -ENOTSUP: method; -EINVAL: end before start, class index out of range, interval that ends before it starts (error
  * says which). Without any usable reading, and a known total, the split is time-proportional and tagged
  * modelled. */
 int kj_model_attribute(const struct kj_model_input *input, const struct kj_model_options *options,
                        struct kj_model_result **ret_result, struct kj_error *error);
 /* NULL-safe, returns NULL. */
 struct kj_model_result *kj_model_result_free(struct kj_model_result *result);
-
-/* Finds window, delay and period of a power series from a timeline that is complete over it. Fields of
- * `series->sensor` that are not 0 are kept. *ret_log_odds: how much better than the runner-up window (natural
- * log; below 3 is weak). */
-int kj_model_infer_sensor(const struct kj_model_input *input, size_t series_index,
-                          struct kj_sensor *ret_sensor, double *ret_log_odds);
 
 #endif

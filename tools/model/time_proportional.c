@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * time_proportional.c - attribution by time: each class gets energy in proportion to how long it ran. It knows nothing of what tells
+ * kernels apart, so the intervals are bounds: no kernel runs below idle power or above the highest power seen.
+ */
+#include "model/attribution.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What the readings say of power: lowest and highest mean between two of their updates. */
+struct power_range {
+    double min_mw, max_mw;
+    bool known;
+};
+
+static void widen(struct power_range *range, double mw)
+{
+    if (!range->known || mw < range->min_mw)
+        range->min_mw = mw;
+    if (!range->known || mw > range->max_mw)
+        range->max_mw = mw;
+    range->known = true;
+}
+
+static void look_at_counter(const struct kj_sensor_series *series, struct power_range *range)
+{
+    const struct kj_reading *from = NULL;
+    for (size_t i = 1; i < series->count; i++) {
+        const struct kj_reading *now = &series->readings[i];
+        if (now->value == series->readings[i - 1].value)
+            continue;
+        /* An update lies between two polls: a mean over a stretch that is long beside that is good. */
+        if (from && now->t_ns - from->t_ns < 400 * KJ_NS_PER_MS)
+            continue;
+        if (from && now->value > from->value)
+            widen(range, (double)(now->value - from->value) * 1e6 / (double)(now->t_ns - from->t_ns));
+        from = now;
+    }
+}
+
+static struct power_range power_range(const struct kj_model_input *input)
+{
+    struct power_range range = {0};
+    for (size_t s = 0; s < input->series_count; s++) {
+        const struct kj_sensor_series *series = &input->series[s];
+        if (series->counter)
+            look_at_counter(series, &range);
+        for (size_t i = 0; !series->counter && i < series->count; i++)
+            if (series->readings[i].value)
+                widen(&range, (double)series->readings[i].value);
+    }
+    return range;
+}
+
+static int by_start(const void *a, const void *b)
+{
+    uint64_t x = ((const struct kj_model_interval *)a)->start_ns, y = ((const struct kj_model_interval *)b)->start_ns;
+    return (x > y) - (x < y);
+}
+
+/* Time that the intervals cover, over the sum of their lengths: 1 when none overlap. */
+static double overlap_factor(const struct kj_model_input *input)
+{
+    struct kj_model_interval *sorted = malloc((input->interval_count + 1) * sizeof(*sorted));
+    if (!sorted || !input->interval_count) {
+        free(sorted);
+        return 1;
+    }
+    memcpy(sorted, input->intervals, input->interval_count * sizeof(*sorted));
+    qsort(sorted, input->interval_count, sizeof(*sorted), by_start);
+    double sum_ns = 0, covered_ns = 0;
+    uint64_t reached_ns = 0;
+    for (size_t i = 0; i < input->interval_count; i++) {
+        uint64_t start_ns = sorted[i].start_ns > reached_ns ? sorted[i].start_ns : reached_ns;
+        sum_ns += (double)(sorted[i].end_ns - sorted[i].start_ns);
+        if (sorted[i].end_ns > start_ns) {
+            covered_ns += (double)(sorted[i].end_ns - start_ns);
+            reached_ns = sorted[i].end_ns;
+        }
+    }
+    free(sorted);
+    return sum_ns > 0 ? covered_ns / sum_ns : 1;
+}
+
+/* Time of each class: exact launches x learned duration, else what the intervals say. Returns launches without any duration. */
+static uint64_t class_times(const struct kj_model_input *input, struct kj_model_result *result)
+{
+    uint64_t unknown = 0;
+    double *sum_ns = calloc(input->class_count + 1, sizeof(*sum_ns));
+    uint64_t *seen = calloc(input->class_count + 1, sizeof(*seen));
+    for (size_t i = 0; sum_ns && seen && i < input->interval_count; i++) {
+        const struct kj_model_interval *interval = &input->intervals[i];
+        sum_ns[interval->class_index] += (double)(interval->end_ns - interval->start_ns);
+        seen[interval->class_index]++;
+    }
+    for (size_t c = 0; c < input->class_count; c++) {
+        const struct kj_model_class *class = &input->classes[c];
+        double mean_ns = class->mean_ns > 0 ? class->mean_ns : sum_ns && seen && seen[c] ? sum_ns[c] / (double)seen[c] : 0;
+        uint64_t launches = class->launches ? class->launches : seen ? seen[c] : 0;
+        result->classes[c].time_ns = mean_ns * (double)launches;
+        if (mean_ns <= 0)
+            unknown += launches;
+    }
+    free(sum_ns);
+    free(seen);
+    return unknown;
+}
+
+static int64_t clamp(double value, int64_t low, int64_t high)
+{
+    return value < (double)low ? low : value > (double)high ? high : llround(value);
+}
+
+/* Shares out whole microjoules so that they add up: each class the difference of rounded running sums. */
+static void share_out(const struct kj_model_input *input, struct kj_model_result *result, double time_ns,
+                      const struct power_range *range)
+{
+    double running = 0, factor = time_ns > 0 ? result->busy_ns / time_ns : 0;
+    int64_t given = 0;
+    double peak_mw = input->limit_mw > 0 ? input->limit_mw : range->known ? range->max_mw : 0;
+    for (size_t c = 0; c < input->class_count; c++) {
+        struct kj_model_class_result *class = &result->classes[c];
+        running += class->time_ns;
+        int64_t until = time_ns > 0 ? clamp((double)result->kernels_uj * running / time_ns, 0, result->kernels_uj) : 0;
+        class->energy.energy_uj = until - given;
+        given = until;
+        double alone_ns = class->time_ns * factor;
+        class->energy.low_uj = clamp(alone_ns * result->idle_mw * 1e-6, 0, class->energy.energy_uj);
+        class->energy.high_uj = clamp(peak_mw > 0 ? alone_ns * peak_mw * 1e-6 * 1.1 : (double)result->kernels_uj,
+                                      class->energy.energy_uj, result->kernels_uj);
+        if (input->class_count == 1)
+            class->energy.low_uj = class->energy.high_uj = class->energy.energy_uj;
+        class->energy.low50_uj = (class->energy.low_uj + class->energy.energy_uj) / 2;
+        class->energy.high50_uj = (class->energy.high_uj + class->energy.energy_uj) / 2;
+        class->energy.sd_uj = (double)(class->energy.high_uj - class->energy.low_uj) / (2 * KJ_Z90);
+        class->dynamic = class->energy;
+        int64_t static_uj = clamp(alone_ns * result->idle_mw * 1e-6, 0, class->energy.energy_uj);
+        class->dynamic.energy_uj -= static_uj;
+        class->dynamic.low_uj = class->dynamic.low_uj > static_uj ? class->dynamic.low_uj - static_uj : 0;
+        class->dynamic.high_uj -= static_uj < class->dynamic.high_uj ? static_uj : class->dynamic.high_uj;
+        class->method = range->known ? KJ_ESTIMATED : KJ_MODELLED;
+        class->group = -1;
+    }
+    if (input->class_count && time_ns > 0 && given != result->kernels_uj) /* rounding of the last running sum */
+        result->classes[input->class_count - 1].energy.energy_uj += result->kernels_uj - given;
+}
+
+static void warn(struct kj_model_result *result, enum kj_model_warning_code code, const char *text)
+{
+    if (result->warning_count == sizeof(result->warnings) / sizeof(*result->warnings))
+        return;
+    struct kj_model_warning *warning = &result->warnings[result->warning_count++];
+    warning->code = code;
+    strncpy(warning->text, text, sizeof(warning->text) - 1);
+}
+
+static void split_total(const struct kj_model_input *input, struct kj_model_result *result)
+{
+    struct power_range range = power_range(input);
+    double run_ns = (double)(input->end_ns - input->start_ns), time_ns = 0;
+    uint64_t untimed = class_times(input, result);
+    for (size_t c = 0; c < input->class_count; c++)
+        time_ns += result->classes[c].time_ns;
+    result->busy_ns = fmin(time_ns * overlap_factor(input), run_ns);
+    result->idle_ns = run_ns - result->busy_ns;
+    result->idle_mw = input->idle_mw > 0 ? input->idle_mw : range.known ? range.min_mw : 0;
+    double mean_mw = run_ns > 0 ? (double)result->total_uj * 1e6 / run_ns : 0;
+    if (result->idle_mw <= 0 || result->idle_mw > mean_mw)
+        result->idle_mw = mean_mw; /* nothing better is known: idle as costly as the rest */
+    int64_t idle_uj = clamp(result->idle_mw * result->idle_ns * 1e-6, 0, result->total_uj);
+    if (untimed && time_ns <= 0) {
+        /* Something ran and nobody knows how long: what is above idle has no owner. */
+        result->idle_uj = clamp(result->idle_mw * run_ns * 1e-6, 0, result->total_uj);
+        result->unattributed_uj = result->total_uj - result->idle_uj;
+        warn(result, KJ_MODEL_WARN_DURATION, "no launch was timed, so energy above idle is unattributed; run with --timing events");
+    } else {
+        result->idle_uj = time_ns > 0 ? idle_uj : result->total_uj;
+        result->kernels_uj = result->total_uj - result->idle_uj;
+        if (untimed)
+            warn(result, KJ_MODEL_WARN_DURATION, "some kernels were never timed; their energy is in the others'");
+    }
+    result->idle.energy_uj = result->idle_uj;
+    result->idle.low_uj = 0;
+    result->idle.high_uj = clamp(mean_mw * result->idle_ns * 1e-6, result->idle_uj, result->total_uj);
+    if (!range.known)
+        warn(result, KJ_MODEL_WARN_NO_POWER, "no power reading; energy is shared by time alone");
+    share_out(input, result, time_ns, &range);
+    if (time_ns <= 0)
+        for (size_t c = 0; c < input->class_count; c++)
+            result->classes[c].energy = (struct kj_model_estimate){0};
+}
+
+static int check(const struct kj_model_input *input, struct kj_error *error)
+{
+    if (input->end_ns < input->start_ns) {
+        kj_error_set(error, "the run ends before it starts");
+        return -EINVAL;
+    }
+    for (size_t i = 0; i < input->interval_count; i++)
+        if (input->intervals[i].class_index >= input->class_count || input->intervals[i].end_ns < input->intervals[i].start_ns) {
+            kj_error_set(error, "interval %zu ends before it starts, or is of no class", i);
+            return -EINVAL;
+        }
+    if (!input->total_known || input->total_uj < 0) {
+        kj_error_set(error, "no total to share out");
+        return -EINVAL;
+    }
+    return 0;
+}
+
+int kj_model_attribute(const struct kj_model_input *input, const struct kj_model_options *options,
+                       struct kj_model_result **ret_result, struct kj_error *error)
+{
+    if (options->method != KJ_MODEL_TIME_PROPORTIONAL) {
+        kj_error_set(error, "this method of attribution is not built");
+        return -ENOTSUP;
+    }
+    int status = check(input, error);
+    if (status)
+        return status;
+    struct kj_model_result *result = calloc(1, sizeof(*result));
+    if (!result || !(result->classes = calloc(input->class_count + 1, sizeof(*result->classes)))) {
+        kj_model_result_free(result);
+        return -ENOMEM;
+    }
+    result->class_count = input->class_count;
+    result->total_uj = result->total_low_uj = result->total_high_uj = input->total_uj;
+    result->residual_gain = 1;
+    result->raking_factor = 1;
+    split_total(input, result);
+    *ret_result = result;
+    return 0;
+}
+
+struct kj_model_result *kj_model_result_free(struct kj_model_result *result)
+{
+    if (!result)
+        return NULL;
+    free(result->classes);
+    free(result->groups);
+    free(result->sensors);
+    free(result->windows);
+    free(result);
+    return NULL;
+}

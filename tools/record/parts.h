@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * parts.h - what the recorder is made of. Inside the room only.
+ */
+#ifndef KJ_RECORD_PARTS_H
+#define KJ_RECORD_PARTS_H
+
+#include "folder/folder.h"
+#include "power/power.h"
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+uint64_t kj_mono_ns(void);
+uint64_t kj_wall_ns(void);
+
+/* host.c: fills in what is known of machine, job and command. */
+void kj_host_describe(struct kj_run_info *info);
+/* Why the shim cannot be loaded into this program: static, set-uid, musl. NULL when it can. The caller frees. */
+char *kj_host_blind_reason(const char *program);
+void kj_host_warn(struct kj_run_info *info, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* child.c */
+struct kj_child {
+    const char *program;
+    char *const *argv;
+    const char *folder;
+    const sigset_t *mask; /* to give back to the command */
+    const struct kj_options *options;
+};
+/* Returns the pid or negative errno of the exec. */
+int kj_child_spawn(const struct kj_child *child);
+
+/* tree.c: CPU time of a process tree, cumulative and never falling. */
+struct kj_tree;
+struct kj_tree *kj_tree_new(int32_t root_pid, bool is_child);
+struct kj_tree *kj_tree_free(struct kj_tree *tree);
+uint64_t kj_tree_cpu_ns(struct kj_tree *tree);
+uint32_t kj_tree_processes_seen(const struct kj_tree *tree);
+/* Busy CPU time of the whole machine since boot; 0 unknown. */
+uint64_t kj_node_busy_ns(void);
+
+/* owners.c: one owner per device within a job. */
+struct kj_owners;
+/* The job is (kind, id); NULL when the lock folder cannot be had, and then everything is owned. */
+struct kj_owners *kj_owners_open(const char *job_kind, const char *job_id, const char *run_id);
+/* True: ours. False: ret_owner is the run id of who counts it. */
+bool kj_owners_claim(struct kj_owners *owners, const char *device, char *ret_owner, size_t size);
+struct kj_owners *kj_owners_close(struct kj_owners *owners);
+
+/* sampler.c: power and CPU time into the series files. */
+struct kj_sampler_config {
+    int dir_fd;
+    struct kj_power *power;
+    struct kj_tree *tree;
+    double cores; /* that the run may use */
+    uint64_t start_ns;
+    uint64_t interval_ns;
+};
+struct kj_sampler;
+int kj_sampler_new(const struct kj_sampler_config *config, struct kj_sampler **ret_sampler);
+/* How often kj_sampler_tick is to be called: the interval, or a fraction of it where GPU counters have update edges to find. */
+uint64_t kj_sampler_period_ns(const struct kj_sampler *sampler);
+void kj_sampler_tick(struct kj_sampler *sampler);
+/* A last reading of everything, written out. */
+struct kj_sampler *kj_sampler_close(struct kj_sampler *sampler);
+void kj_sampler_flush(struct kj_sampler *sampler);
+
+#endif

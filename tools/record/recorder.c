@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * recorder.c - the life of a run: folder, command, sensors, the loop, the end.
+ */
+#include "record/recorder.h"
+
+#include "base/file.h"
+#include "carbon/carbon.h"
+#include "folder/ledgers.h"
+#include "record/events.h"
+#include "record/parts.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define DRAIN_NS (KJ_NS_PER_S / 2)
+#define BRIEF_NS KJ_NS_PER_S /* without wrapper and CUDA, a shorter run leaves nothing; start.c of the shim has the same */
+
+struct kj_recorder {
+    struct kj_run_info info;
+    char *folder;
+    int dir_fd;
+    struct kj_power *power;
+    struct kj_owners *owners;
+    struct kj_tree *tree;
+    struct kj_sampler *sampler;
+    struct kj_events *events;
+    uint64_t drain_next_ns;
+    bool ended;
+};
+
+/* One line as a shell would take it, for people. */
+static char *join(char *const *argv)
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    if (!out)
+        return NULL;
+    for (char *const *word = argv; *word; word++) {
+        bool plain = **word && !strpbrk(*word, " \t\n'\"\\$`*?[]#~=%&|;<>(){}!");
+        fputs(word == argv ? "" : " ", out);
+        if (plain) {
+            fputs(*word, out);
+            continue;
+        }
+        fputc('\'', out);
+        for (const char *p = *word; *p; p++)
+            *p == '\'' ? (void)fputs("'\\''", out) : (void)fputc(*p, out);
+        fputc('\'', out);
+    }
+    return fclose(out) ? NULL : text;
+}
+
+static char **copy_words(char *const *argv)
+{
+    size_t count = 0;
+    while (argv[count])
+        count++;
+    char **copy = calloc(count + 1, sizeof(*copy));
+    for (size_t i = 0; copy && i < count; i++)
+        copy[i] = strdup(argv[i]);
+    return copy;
+}
+
+static char **command_of(int32_t pid)
+{
+    char path[64], *data;
+    size_t size;
+    snprintf(path, sizeof(path), "/proc/%d/cmdline", pid);
+    if (kj_file_read(AT_FDCWD, path, 1 << 20, &data, &size))
+        return NULL;
+    size_t count = 0, i = 0;
+    for (size_t at = 0; at < size; at++)
+        count += data[at] == 0;
+    char **argv = calloc(count + 2, sizeof(*argv));
+    for (size_t at = 0; argv && at < size && i <= count; at += strlen(data + at) + 1)
+        argv[i++] = strdup(data + at);
+    free(data);
+    return argv;
+}
+
+static int locate(struct kj_recorder *r, const struct kj_options *options, struct kj_error *error)
+{
+    struct kj_factor_choice choice;
+    char zone[80];
+    bool own = options->given[KJ_OPT_CARBON_INTENSITY];
+    const struct kj_zone_request request = {.zone = options->text[KJ_OPT_ZONE], .root = "",
+                                            .g_per_kwh = own ? options->number[KJ_OPT_CARBON_INTENSITY] : -1};
+    int status = kj_carbon_choose(&request, &choice, error);
+    if (status)
+        return status;
+    const struct kj_location *at = &choice.location;
+    if (*at->cloud_provider && *at->cloud_region)
+        snprintf(zone, sizeof(zone), "%s:%s", at->cloud_provider, at->cloud_region);
+    else
+        snprintf(zone, sizeof(zone), "%s", at->code);
+    r->info.place_zone = strdup(zone);
+    r->info.place_method = strdup(at->method);
+    r->info.place_evidence = strdup(at->evidence);
+    r->info.place_confidence = at->confidence;
+    r->info.place_is_default = at->is_default;
+    return 0;
+}
+
+static int describe(struct kj_recorder *r, const struct kj_recorder_config *config, struct kj_error *error)
+{
+    const struct kj_options *options = config->options;
+    struct kj_run_info *info = &r->info;
+    info->wrapped = config->argv != NULL;
+    info->root_pid = config->root_pid;
+    info->argv = config->argv ? copy_words(config->argv) : command_of(config->root_pid);
+    if (!info->argv || !info->argv[0]) {
+        kj_error_set(error, "process %d is gone, or not ours; give the pid of a running process", config->root_pid);
+        return -ESRCH;
+    }
+    info->command_line = join(info->argv);
+    info->zone = *options->text[KJ_OPT_ZONE] ? strdup(options->text[KJ_OPT_ZONE]) : NULL;
+    info->carbon_intensity_g_per_kwh =
+        options->given[KJ_OPT_CARBON_INTENSITY] ? options->number[KJ_OPT_CARBON_INTENSITY] : -1;
+    info->pue = options->given[KJ_OPT_PUE] ? options->number[KJ_OPT_PUE] : 0;
+    const char *per = options->text[KJ_OPT_PER], *equals = strchr(per, '=');
+    if (*per && equals && (info->per = calloc(1, sizeof(*info->per)))) {
+        info->per[0] = (struct kj_run_per){strndup(per, (size_t)(equals - per)), strtod(equals + 1, NULL)};
+        info->per_count = 1;
+    }
+    int status = locate(r, options, error);
+    kj_host_describe(info);
+    return status;
+}
+
+static void claim_devices(struct kj_recorder *r)
+{
+    struct kj_run_info *info = &r->info;
+    const struct kj_channel *channels;
+    size_t count = kj_power_channels(r->power, &channels);
+    info->devices = calloc(count + 1, sizeof(*info->devices));
+    r->owners = kj_owners_open(info->job_kind ? info->job_kind : "kjoule", info->job_id ? info->job_id : r->folder,
+                               info->run_id);
+    if (!info->devices)
+        return;
+    for (size_t i = 0; i < count; i++) {
+        char owner[160];
+        bool known = false;
+        for (size_t j = 0; j < info->devices_count; j++)
+            known = known || !strcmp(info->devices[j].device, channels[i].device);
+        if (known)
+            continue;
+        bool owned = kj_owners_claim(r->owners, channels[i].device, owner, sizeof(owner));
+        info->devices[info->devices_count++] =
+            (struct kj_run_device){strdup(channels[i].device), owned, owned ? NULL : strdup(owner)};
+        if (!owned)
+            kj_power_exclude_device(r->power, channels[i].device);
+    }
+}
+
+static void note_sources(struct kj_recorder *r)
+{
+    const struct kj_source_status *statuses;
+    size_t count = kj_power_statuses(r->power, &statuses);
+    r->info.sources = calloc(count + 1, sizeof(*r->info.sources));
+    for (size_t i = 0; r->info.sources && i < count; i++, r->info.sources_count++)
+        r->info.sources[i] = (struct kj_run_source){strdup(statuses[i].name), statuses[i].accepted,
+                                                    strdup(statuses[i].reason), strdup(statuses[i].remedy)};
+}
+
+/* After the command has started: a slow sensor delays nobody. What fails here is a warning of the report. */
+static void open_sensors(struct kj_recorder *r, const struct kj_options *options)
+{
+    struct kj_error error = {0};
+    const struct kj_power_config power = {.sysfs_root = ""};
+    if (!r->power && kj_power_open(&power, &r->power, &error))
+        kj_host_warn(&r->info, "no sensor could be opened: %s; `kjoule doctor` tells more", error.text);
+    if (r->power) {
+        claim_devices(r);
+        note_sources(r);
+    }
+    double cores = r->info.cores_allowed;
+    if (r->info.cgroup_cpu_quota > 0 && r->info.cgroup_cpu_quota < cores)
+        cores = r->info.cgroup_cpu_quota;
+    const struct kj_sampler_config sampler = {
+        .dir_fd = r->dir_fd, .power = r->power, .tree = r->tree, .cores = cores, .start_ns = r->info.start_mono_ns,
+        .interval_ns = (uint64_t)(options->number[KJ_OPT_INTERVAL] * KJ_NS_PER_MS)};
+    if (kj_sampler_new(&sampler, &r->sampler))
+        kj_host_warn(&r->info, "power samples cannot be written to the run folder; is its disk full?");
+    else
+        kj_sampler_tick(r->sampler);
+}
+
+static int start_command(struct kj_recorder *r, const struct kj_recorder_config *config, int *ret_exit_status,
+                         struct kj_error *error)
+{
+    const struct kj_child child = {.program = config->program, .argv = config->argv, .folder = r->folder,
+                                   .mask = kj_events_outer_mask(r->events), .options = config->options};
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    r->info.start_mono_ns = kj_mono_ns();
+    r->info.start_wall_ns = kj_wall_ns();
+    int pid = kj_child_spawn(&child);
+    if (pid < 0) {
+        *ret_exit_status = pid == -ENOENT ? 127 : 126;
+        kj_error_set(error, "%s: cannot be run: %s", config->argv[0], strerror(-pid));
+        return -ENOEXEC;
+    }
+    r->info.root_pid = pid;
+    return 0;
+}
+
+static void tell_ready(struct kj_recorder *r, int fd)
+{
+    char line[4200];
+    int size = snprintf(line, sizeof(line), "%s\n", r->folder);
+    ssize_t ignored = size < (int)sizeof(line) ? write(fd, line, (size_t)size) : 0;
+    (void)ignored;
+    close(fd);
+}
+
+int kj_recorder_start(const struct kj_recorder_config *config, struct kj_recorder **ret_recorder, int *ret_exit_status,
+                      struct kj_error *error)
+{
+    struct kj_recorder *r = calloc(1, sizeof(*r));
+    if (!r)
+        return -ENOMEM;
+    r->dir_fd = -1;
+    int status = describe(r, config, error);
+    const char *replay = config->options->text[KJ_OPT_REPLAY];
+    const struct kj_power_config power = {.replay_file = replay, .sysfs_root = ""};
+    if (!status && *replay)
+        status = kj_power_open(&power, &r->power, error);
+    if (!status) {
+        r->dir_fd = kj_folder_create(config->options->text[KJ_OPT_OUTPUT], r->info.run_id, &r->folder, error);
+        status = r->dir_fd < 0 ? r->dir_fd : 0;
+    }
+    if (!status)
+        status = kj_events_open(config->argv ? 0 : config->root_pid, r->dir_fd, &r->events, error);
+    if (!status && config->argv)
+        status = start_command(r, config, ret_exit_status, error);
+    if (!status) {
+        char executable[64];
+        snprintf(executable, sizeof(executable), "/proc/%d/exe", r->info.root_pid);
+        r->info.blind_reason = kj_host_blind_reason(config->program ? config->program : executable);
+        r->info.static_or_setuid = r->info.blind_reason != NULL;
+        status = kj_folder_write_run(r->dir_fd, &r->info);
+        if (status)
+            kj_host_warn(&r->info, "the run folder cannot be written: %s", strerror(-status));
+        status = 0; /* the command runs: nothing may stop it now */
+        if (config->ready_fd >= 0)
+            tell_ready(r, config->ready_fd);
+        r->tree = kj_tree_new(r->info.root_pid, r->info.wrapped);
+        if (r->tree)
+            open_sensors(r, config->options);
+        kj_events_set_root(r->events, r->info.root_pid);
+        kj_folder_write_run(r->dir_fd, &r->info); /* now with its sensors */
+        *ret_recorder = r;
+        return 0;
+    }
+    if (r->folder)
+        kj_recorder_discard(r);
+    kj_recorder_close(r);
+    return status;
+}
+
+static void drain_ledgers(struct kj_recorder *r)
+{
+    char **names;
+    size_t count;
+    if (kj_folder_list_ledgers(r->dir_fd, &names, &count))
+        return;
+    for (size_t i = 0; i < count; i++)
+        kj_ledger_drain(r->dir_fd, names[i]);
+    kj_strings_free(names);
+}
+
+static void tick(struct kj_recorder *r)
+{
+    uint64_t now_ns = kj_mono_ns();
+    if (r->sampler)
+        kj_sampler_tick(r->sampler);
+    if (now_ns < r->drain_next_ns)
+        return;
+    r->drain_next_ns = now_ns + DRAIN_NS;
+    drain_ledgers(r);
+    if (r->sampler)
+        kj_sampler_flush(r->sampler);
+}
+
+int kj_recorder_watch(struct kj_recorder *r)
+{
+    kj_events_tick_every(r->events, r->sampler ? kj_sampler_period_ns(r->sampler) : DRAIN_NS);
+    struct kj_ending ending = {0};
+    while (!kj_events_wait(r->events, &ending))
+        tick(r);
+    r->info.end_mono_ns = kj_mono_ns();
+    r->info.exited = ending.status_known;
+    r->info.exit_status = ending.exit_status;
+    r->info.exit_signal = ending.exit_signal;
+    if (r->tree) {
+        r->info.tree_cpu_ns = kj_tree_cpu_ns(r->tree);
+        r->info.processes_seen = kj_tree_processes_seen(r->tree);
+    }
+    r->sampler = kj_sampler_close(r->sampler);
+    drain_ledgers(r);
+    kj_folder_write_run(r->dir_fd, &r->info);
+    r->ended = true;
+    return ending.exit_status;
+}
+
+const char *kj_recorder_folder(const struct kj_recorder *r)
+{
+    return r->folder;
+}
+
+bool kj_recorder_is_void(const struct kj_recorder *r)
+{
+    char **names = NULL;
+    size_t count = 0;
+    if (r->info.wrapped || r->info.end_mono_ns - r->info.start_mono_ns >= BRIEF_NS)
+        return false;
+    kj_folder_list_ledgers(r->dir_fd, &names, &count);
+    kj_strings_free(names);
+    return count == 0;
+}
+
+void kj_recorder_discard(struct kj_recorder *r)
+{
+    r->sampler = kj_sampler_close(r->sampler);
+    r->events = kj_events_close(r->events);
+    unlinkat(r->dir_fd, KJ_RUN_FILE, 0);
+    unlinkat(r->dir_fd, "series.000.csv", 0);
+    rmdir(r->folder); /* keeps what is not empty */
+}
+
+struct kj_recorder *kj_recorder_close(struct kj_recorder *r)
+{
+    if (!r)
+        return NULL;
+    kj_sampler_close(r->sampler);
+    kj_power_close(r->power);
+    kj_owners_close(r->owners);
+    kj_events_close(r->events);
+    kj_tree_free(r->tree);
+    if (r->dir_fd >= 0)
+        close(r->dir_fd);
+    free(r->folder);
+    kj_run_info_clear(&r->info);
+    free(r);
+    return NULL;
+}

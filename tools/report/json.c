@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * json.c - report.json; schema/kjoule.report.1.json describes it. jansson escapes what names may hold.
+ */
+#include "report/writers.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* Any bytes in, UTF-8 out: what is none becomes '?'. NULL is null. */
+static json_t *text(const char *value)
+{
+    if (!value)
+        return json_null();
+    json_t *json = json_string(value);
+    if (json)
+        return json;
+    char *copy = strdup(value);
+    for (char *p = copy; p && *p; p++)
+        if (*p & 0x80)
+            *p = '?';
+    json = copy ? json_string(copy) : NULL;
+    free(copy);
+    return json ? json : json_null();
+}
+
+static json_t *real(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+static json_t *whole_or_null(double value)
+{
+    return value < 0 || !isfinite(value) ? json_null() : json_integer((json_int_t)llround(value));
+}
+
+static void set(json_t *object, const char *key, json_t *value)
+{
+    json_object_set_new(object, key, value);
+}
+
+static void set_energy(json_t *object, const char *prefix, const struct kj_energy *energy)
+{
+    static const char *const suffixes[] = {"energy_uj", "low_uj", "high_uj"};
+    const int64_t values[] = {energy->uj, energy->low_uj, energy->high_uj};
+    char key[64];
+    for (int i = 0; i < 3; i++) {
+        snprintf(key, sizeof(key), "%s%s", prefix, suffixes[i]);
+        set(object, key, energy->known ? json_integer(values[i]) : json_null());
+    }
+}
+
+static json_t *method(const struct kj_energy *energy)
+{
+    return json_string(energy->known ? kj_method_name(energy->method) : "unknown");
+}
+
+static json_t *run_json(const struct kj_report *r)
+{
+    char stamp[32];
+    struct tm utc;
+    time_t seconds = (time_t)(r->start_wall_ns / KJ_NS_PER_S);
+    strftime(stamp, sizeof(stamp), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&seconds, &utc));
+    json_t *run = json_object();
+    set(run, "id", text(r->run_id));
+    set(run, "command", text(r->command));
+    set(run, "cwd", text(r->cwd));
+    set(run, "host", text(r->host));
+    set(run, "os", text(r->os));
+    set(run, "wrapped", json_boolean(r->wrapped));
+    set(run, "complete", json_boolean(r->complete));
+    set(run, "started", json_string(stamp));
+    set(run, "duration_ns", json_integer((json_int_t)r->duration_ns));
+    set(run, "exit_status", r->exit_known ? json_integer(r->exit_status) : json_null());
+    set(run, "exit_signal", r->exit_known && r->exit_signal ? json_integer(r->exit_signal) : json_null());
+    set(run, "rank", r->rank < 0 ? json_null() : json_integer(r->rank));
+    set(run, "world_size", r->world_size < 0 ? json_null() : json_integer(r->world_size));
+    set(run, "cpu_time_ns", json_integer((json_int_t)r->tree_cpu_ns));
+    set(run, "processes_seen", json_integer(r->processes_seen));
+    set(run, "cores_online", json_integer(r->cores_online));
+    set(run, "cores_allowed", json_integer(r->cores_allowed));
+    set(run, "memory_bytes", json_integer((json_int_t)r->memory_bytes));
+    return run;
+}
+
+static json_t *energy_json(const struct kj_report *r)
+{
+    json_t *energy = json_object(), *components = json_array();
+    set_energy(energy, "total_", &r->total);
+    /* the contract's names: total_uj, total_low_uj, total_high_uj */
+    set(energy, "total_uj", json_incref(json_object_get(energy, "total_energy_uj")));
+    json_object_del(energy, "total_energy_uj");
+    for (size_t i = 0; i < r->components_count; i++) {
+        const struct kj_report_component *c = &r->components[i];
+        json_t *row = json_object();
+        set(row, "kind", text(c->kind));
+        set(row, "device", text(c->device));
+        set(row, "model", text(c->model));
+        set_energy(row, "", &c->energy);
+        set(row, "method", method(&c->energy));
+        set(row, "source", text(c->source));
+        set(row, "channel", text(c->channel));
+        set(row, "basis", text(c->basis));
+        set(row, "device_energy_uj", c->energy.known ? json_integer(c->device_uj) : json_null());
+        set(row, "share", real(c->share));
+        set(row, "share_basis", text(c->share_basis));
+        set(row, "coverage", real(c->coverage));
+        set(row, "check", c->check_source ? json_pack("{s:o,s:I}", "source", text(c->check_source), "energy_uj",
+                                                      (json_int_t)c->check_uj)
+                                          : json_null());
+        json_array_append_new(components, row);
+    }
+    set(energy, "components", components);
+    set(energy, "interval_coverage", json_real(KJ_INTERVAL_COVERAGE));
+    return energy;
+}
+
+static json_t *devices_json(const struct kj_report *r)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < r->devices_count; i++) {
+        const struct kj_report_device *d = &r->devices[i];
+        json_t *row = json_object();
+        set(row, "device", text(d->device));
+        set(row, "model", text(d->model));
+        set_energy(row, "", &d->energy);
+        set(row, "method", method(&d->energy));
+        set(row, "kernels_uj", d->energy.known ? json_integer(d->kernels_uj) : json_null());
+        set(row, "idle_uj", d->energy.known ? json_integer(d->idle_uj) : json_null());
+        set(row, "unattributed_uj", d->energy.known ? json_integer(d->unattributed_uj) : json_null());
+        set(row, "launches", json_integer((json_int_t)d->launches));
+        set(row, "busy_ns", whole_or_null(d->busy_ns));
+        set(row, "idle_mw", d->energy.known ? whole_or_null(d->idle_mw) : json_null());
+        json_array_append_new(list, row);
+    }
+    return list;
+}
+
+static json_t *kernels_json(const struct kj_report *r)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < r->kernels_count; i++) {
+        const struct kj_report_kernel *k = &r->kernels[i];
+        char *readable = kj_demangle(k->name);
+        json_t *row = json_object();
+        set(row, "name", text(k->name));
+        set(row, "demangled", text(readable));
+        set(row, "device", text(k->device));
+        set(row, "launches", json_integer((json_int_t)k->launches));
+        set(row, "timed_launches", json_integer((json_int_t)k->timed));
+        set(row, "time_ns", whole_or_null(k->time_ns));
+        set(row, "time_method", json_string(k->time_ns < 0 ? "unknown" : kj_method_name(k->time_method)));
+        set_energy(row, "", &k->energy);
+        set(row, "energy_sd_uj", k->energy.known ? whole_or_null(k->energy_sd_uj) : json_null());
+        set(row, "energy_method", method(&k->energy));
+        json_array_append_new(list, row);
+        free(readable);
+    }
+    return list;
+}
+
+static json_t *copies_json(const struct kj_report *r)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < r->copies_count; i++) {
+        const struct kj_report_copy *c = &r->copies[i];
+        json_array_append_new(list, json_pack("{s:o,s:o,s:I,s:I,s:o}", "kind", text(c->kind), "device", text(c->device),
+                                              "count", (json_int_t)c->count, "bytes", (json_int_t)c->bytes, "time_ns",
+                                              whole_or_null(c->time_ns)));
+    }
+    return list;
+}
+
+static json_t *processes_json(const struct kj_report *r)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < r->processes_count; i++) {
+        const struct kj_report_process *p = &r->processes[i];
+        json_array_append_new(
+            list, json_pack("{s:i,s:o,s:o,s:I,s:I,s:o,s:o,s:o}", "pid", p->pid, "rank",
+                            p->rank < 0 ? json_null() : json_integer(p->rank), "exe", text(p->exe), "launches",
+                            (json_int_t)p->launches, "failed_launches", (json_int_t)p->failed_launches,
+                            "cuda_driver_version", p->cuda_driver_version ? json_integer(p->cuda_driver_version) : json_null(),
+                            "state", text(p->state), "reason", text(p->reason)));
+    }
+    return list;
+}
+
+static json_t *factor_json(const struct kj_report_factor *f)
+{
+    if (!f->zone)
+        return json_null();
+    return json_pack("{s:o,s:o,s:f,s:f,s:f,s:o,s:o,s:o,s:o,s:o,s:o}", "zone", text(f->zone), "name", text(f->name),
+                     "g_per_kwh", f->g_per_kwh, "low_g_per_kwh", f->low_g_per_kwh, "high_g_per_kwh", f->high_g_per_kwh,
+                     "year", f->year ? json_integer(f->year) : json_null(), "source", text(f->source), "licence",
+                     text(f->licence), "basis", text(f->basis), "boundary", text(f->boundary), "interval_basis",
+                     text(f->interval_basis));
+}
+
+static json_t *carbon_json(const struct kj_report *r)
+{
+    json_t *carbon = json_object();
+    set(carbon, "total_g", r->carbon_known ? real(r->total_g) : json_null());
+    set(carbon, "low_g", r->carbon_known ? real(r->low_g) : json_null());
+    set(carbon, "high_g", r->carbon_known ? real(r->high_g) : json_null());
+    set(carbon, "energy_kwh", r->total.known ? real((double)r->total.uj / KJ_UJ_PER_KWH) : json_null());
+    set(carbon, "formula", json_string("total_g = energy_kwh x pue x factor.g_per_kwh"));
+    set(carbon, "pue", real(r->pue));
+    set(carbon, "factor", factor_json(&r->factor));
+    set(carbon, "alternative", factor_json(&r->alternative));
+    set(carbon, "location", json_pack("{s:o,s:o,s:o}", "method", text(r->location_method), "evidence",
+                                      text(r->location_evidence), "confidence", text(r->location_confidence)));
+    set(carbon, "table_sha256", text(r->table_sha256));
+    set(carbon, "embodied_g", json_null());
+    return carbon;
+}
+
+static json_t *quality_json(const struct kj_report *r)
+{
+    json_t *quality = json_object(), *warnings = json_array(), *unhooked = json_array();
+    for (size_t i = 0; i < r->warnings_count; i++)
+        json_array_append_new(warnings, text(r->warnings[i]));
+    for (size_t i = 0; i < r->unhooked_count; i++)
+        json_array_append_new(unhooked, json_pack("{s:o,s:i,s:I}", "name", text(r->unhooked[i].name), "version",
+                                                  r->unhooked[i].version, "requests", (json_int_t)r->unhooked[i].requests));
+    set(quality, "residual", real(r->residual_relative));
+    set(quality, "warnings", warnings);
+    set(quality, "unhooked", unhooked);
+    set(quality, "untimed_launches", json_integer((json_int_t)r->untimed_launches));
+    set(quality, "harvest_errors", json_integer((json_int_t)r->harvest_errors));
+    set(quality, "dropped_intervals", json_integer((json_int_t)r->dropped_intervals));
+    return quality;
+}
+
+static json_t *provenance_json(const struct kj_report *r)
+{
+    json_t *sources = json_array();
+    for (size_t i = 0; i < r->sources_count; i++)
+        json_array_append_new(sources, json_pack("{s:o,s:b,s:o,s:o}", "name", text(r->sources[i].name), "accepted",
+                                                 r->sources[i].accepted, "reason", text(r->sources[i].reason), "remedy",
+                                                 text(r->sources[i].remedy)));
+    return json_pack("{s:s,s:o,s:o}", "kjoule", KJ_VERSION, "recorded_by", text(r->version), "sources", sources);
+}
+
+static json_t *per_json(const struct kj_report *r)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < r->per_count; i++)
+        json_array_append_new(list, json_pack("{s:o,s:f,s:o}", "name", text(r->per[i].name), "count", r->per[i].count,
+                                              "joules_each", r->total.known && r->per[i].count > 0
+                                                                 ? real((double)r->total.uj / 1e6 / r->per[i].count)
+                                                                 : json_null()));
+    return list;
+}
+
+int kj_write_json(const struct kj_report *r, FILE *out)
+{
+    json_t *root = json_object();
+    double share = r->duration_ns ? (double)r->shim_ns / (double)r->duration_ns : 0;
+    set(root, "schema", json_string(KJ_REPORT_SCHEMA));
+    set(root, "run", run_json(r));
+    set(root, "energy", energy_json(r));
+    set(root, "devices", devices_json(r));
+    set(root, "kernels", kernels_json(r));
+    set(root, "copies", copies_json(r));
+    set(root, "processes", processes_json(r));
+    set(root, "carbon", carbon_json(r));
+    set(root, "per", per_json(r));
+    set(root, "overhead", json_pack("{s:I,s:o,s:s}", "shim_ns", (json_int_t)r->shim_ns, "share_of_duration", real(share),
+                                    "method", "estimated"));
+    set(root, "quality", quality_json(r));
+    set(root, "provenance", provenance_json(r));
+    int status = json_dumpf(root, out, JSON_INDENT(1) | JSON_REAL_PRECISION(12)) ? -EIO : 0;
+    json_decref(root);
+    fputc('\n', out);
+    return ferror(out) ? -EIO : status;
+}

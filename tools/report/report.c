@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * report.c - the finished answer as an object: its lists, its warnings, its end.
+ */
+#include "report/report.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct kj_report *kj_report_new(void)
+{
+    return calloc(1, sizeof(struct kj_report));
+}
+
+static void *grow(void **rows, size_t *count, size_t row_size)
+{
+    char *larger = realloc(*rows, (*count + 1) * row_size);
+    if (!larger)
+        return NULL;
+    *rows = larger;
+    return memset(larger + (*count)++ * row_size, 0, row_size);
+}
+
+#define X(one, many)                                                                                         \
+    struct kj_report_##one *kj_report_add_##one(struct kj_report *report)                                    \
+    {                                                                                                        \
+        return grow((void **)&report->many, &report->many##_count, sizeof(*report->many));                   \
+    }
+KJ_REPORT_LISTS(X)
+#undef X
+
+void kj_report_warn(struct kj_report *report, const char *format, ...)
+{
+    char *text = NULL;
+    va_list args;
+    va_start(args, format);
+    int size = vasprintf(&text, format, args);
+    va_end(args);
+    for (size_t i = 0; size >= 0 && i < report->warnings_count; i++)
+        if (!strcmp(report->warnings[i], text)) {
+            free(text);
+            return;
+        }
+    char **row = size < 0 ? NULL : grow((void **)&report->warnings, &report->warnings_count, sizeof(char *));
+    if (row)
+        *row = text;
+    else if (size >= 0)
+        free(text);
+}
+
+static void free_component(struct kj_report_component *row)
+{
+    free(row->kind);
+    free(row->device);
+    free(row->model);
+    free(row->source);
+    free(row->channel);
+    free(row->basis);
+    free(row->share_basis);
+    free(row->check_source);
+}
+static void free_device(struct kj_report_device *row)
+{
+    free(row->device);
+    free(row->model);
+}
+static void free_kernel(struct kj_report_kernel *row)
+{
+    free(row->name);
+    free(row->device);
+}
+static void free_copy(struct kj_report_copy *row)
+{
+    free(row->kind);
+    free(row->device);
+}
+static void free_process(struct kj_report_process *row)
+{
+    free(row->exe);
+    free(row->state);
+    free(row->reason);
+}
+static void free_source(struct kj_report_source *row)
+{
+    free(row->name);
+    free(row->reason);
+    free(row->remedy);
+}
+static void free_unhooked(struct kj_report_unhooked *row)
+{
+    free(row->name);
+}
+static void free_per(struct kj_report_per *row)
+{
+    free(row->name);
+}
+static void free_factor(struct kj_report_factor *factor)
+{
+    free(factor->zone);
+    free(factor->name);
+    free(factor->source);
+    free(factor->licence);
+    free(factor->basis);
+    free(factor->boundary);
+    free(factor->interval_basis);
+}
+
+struct kj_report *kj_report_free(struct kj_report *report)
+{
+    if (!report)
+        return NULL;
+#define X(one, many)                                                                                         \
+    for (size_t i = 0; i < report->many##_count; i++)                                                        \
+        free_##one(&report->many[i]);                                                                        \
+    free(report->many);
+    KJ_REPORT_LISTS(X)
+#undef X
+    for (size_t i = 0; i < report->warnings_count; i++)
+        free(report->warnings[i]);
+    free(report->warnings);
+    char *texts[] = {report->run_id, report->folder, report->command, report->host, report->os, report->version,
+                     report->cwd, report->location_method, report->location_evidence, report->location_confidence,
+                     report->table_sha256};
+    for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++)
+        free(texts[i]);
+    free_factor(&report->factor);
+    free_factor(&report->alternative);
+    free(report);
+    return NULL;
+}

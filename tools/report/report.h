@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * report.h - the finished answer. account/ fills it, writers turn it into bytes and compute nothing but sums for display.
+ *
+ * Units are in the names. Strings are owned by the report; NULL is unknown. Energies are integer microjoules; where one is not known its
+ * `known` is false and the reason stands in the warnings. low and high bound a 90 % interval.
+ */
+#ifndef KJ_REPORT_H
+#define KJ_REPORT_H
+
+#include "base/log.h"
+#include "base/units.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#define KJ_REPORT_SCHEMA "kjoule.report/1"
+
+struct kj_energy {
+    bool known;
+    enum kj_method method;
+    int64_t uj, low_uj, high_uj;
+};
+
+/* One part of the total. */
+struct kj_report_component {
+    char *kind; /* "gpu" "cpu" "dram" */
+    char *device, *model;
+    char *source, *channel; /* "nvml", "energy_counter" */
+    char *basis;
+    struct kj_energy energy; /* this run's part */
+    int64_t device_uj;       /* the whole device's, over the run */
+    double share;            /* energy / device_uj */
+    char *share_basis;       /* why that share */
+    double coverage;         /* of the run's time that readings cover */
+    char *check_source;      /* a second sensor of the same device, and what it says; NULL none */
+    int64_t check_uj;
+};
+
+struct kj_report_device {
+    char *device, *model;
+    struct kj_energy energy;
+    int64_t kernels_uj, idle_uj, unattributed_uj; /* add up to energy */
+    uint64_t launches;
+    double busy_ns;
+    double idle_mw;
+};
+
+struct kj_report_kernel {
+    char *name; /* mangled */
+    char *device;
+    uint64_t launches, timed;
+    double time_ns; /* < 0 unknown */
+    enum kj_method time_method;
+    struct kj_energy energy;
+    double energy_sd_uj;
+};
+
+/* Copies and fills: their energy is part of the device's kernels + unattributed as the model says, and not listed apart. */
+struct kj_report_copy {
+    char *kind; /* "HtoD" ... "memset" */
+    char *device;
+    uint64_t count, bytes;
+    double time_ns; /* < 0 unknown */
+};
+
+struct kj_report_process {
+    int32_t pid, rank;
+    char *exe;
+    uint64_t launches, failed_launches;
+    int32_t cuda_driver_version;
+    char *state; /* "closed" "open" "disabled" */
+    char *reason;
+};
+
+struct kj_report_factor {
+    char *zone, *name;
+    double g_per_kwh, low_g_per_kwh, high_g_per_kwh;
+    int32_t year; /* 0: the user's own */
+    char *source, *licence, *basis, *boundary, *interval_basis;
+};
+
+struct kj_report_source {
+    char *name, *reason, *remedy;
+    bool accepted;
+};
+
+struct kj_report_unhooked {
+    char *name;
+    int32_t version;
+    uint64_t requests;
+};
+
+struct kj_report_per {
+    char *name;
+    double count;
+};
+
+struct kj_report {
+    /* run */
+    char *run_id, *folder, *command, *host, *os, *version, *cwd;
+    bool wrapped, complete, exit_known;
+    int32_t exit_status, exit_signal, rank, world_size;
+    uint64_t start_wall_ns, duration_ns, tree_cpu_ns, memory_bytes;
+    uint32_t cores_online, cores_allowed, processes_seen;
+
+    struct kj_energy total;
+#define KJ_REPORT_LISTS(X)                                                                                   \
+    X(component, components)                                                                                 \
+    X(device, devices)                                                                                       \
+    X(kernel, kernels)                                                                                       \
+    X(copy, copies)                                                                                          \
+    X(process, processes)                                                                                    \
+    X(source, sources)                                                                                       \
+    X(unhooked, unhooked)                                                                                    \
+    X(per, per)
+#define X(one, many)                                                                                         \
+    struct kj_report_##one *many;                                                                            \
+    size_t many##_count;
+    KJ_REPORT_LISTS(X)
+#undef X
+
+    /* carbon: C = E x T x R, of which E x T is total */
+    bool carbon_known;
+    double total_g, low_g, high_g, pue;
+    struct kj_report_factor factor, alternative; /* alternative.zone NULL: none */
+    char *location_method, *location_evidence;
+    char *location_confidence; /* "low" "medium" "high" */
+    char *table_sha256;
+
+    /* overhead and quality */
+    uint64_t shim_ns; /* of all processes; its own estimate */
+    uint64_t untimed_launches, harvest_errors, dropped_intervals;
+    double residual_relative;
+    char **warnings;
+    size_t warnings_count;
+};
+
+struct kj_report *kj_report_new(void);
+/* NULL-safe, returns NULL. */
+struct kj_report *kj_report_free(struct kj_report *report);
+/* A new zeroed last row of a list; NULL when out of memory. */
+#define X(one, many) struct kj_report_##one *kj_report_add_##one(struct kj_report *report);
+KJ_REPORT_LISTS(X)
+#undef X
+/* Warnings end with the way out. The same text twice is said once. */
+void kj_report_warn(struct kj_report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Formats: "json", "text". -EINVAL for an unknown one (error lists them). Writes to out. */
+int kj_report_write(const struct kj_report *report, const char *format, FILE *out, struct kj_error *error);
+
+#endif

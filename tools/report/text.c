@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * text.c - the summary for people: what it took, by what it was spent, how it is known, what to do next. About 25 lines.
+ */
+#include "report/writers.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define KERNELS_SHOWN  6
+#define WARNINGS_SHOWN 6
+#define NAME_WIDTH     36
+
+/* Control bytes, which a name may hold, must not reach a terminal. At most `width` bytes, cut at a character. */
+static const char *clean(const char *text, char *buf, size_t width)
+{
+    size_t used = 0;
+    for (const unsigned char *p = (const unsigned char *)(text ? text : "?"); *p && used < width; p++)
+        buf[used++] = *p < 0x20 || *p == 0x7f ? '?' : (char)*p;
+    while (text && used == width && used && ((unsigned char)text[used] & 0xc0) == 0x80)
+        used--;
+    buf[used] = 0;
+    return buf;
+}
+
+static void range(char *buf, size_t size, const struct kj_energy *energy)
+{
+    char low[24], high[24];
+    kj_format_energy(low, sizeof(low), (double)energy->low_uj);
+    kj_format_energy(high, sizeof(high), (double)energy->high_uj);
+    snprintf(buf, size, "%s .. %s", low, high);
+}
+
+static void write_head(const struct kj_report *r, FILE *out)
+{
+    char energy[24], interval[64], time[24], power[24], grams[24], low[24], high[24], command[80];
+    kj_format_time(time, sizeof(time), (double)r->duration_ns);
+    fprintf(out, "kjoule: ");
+    if (!r->total.known) {
+        fprintf(out, "energy unknown, CO2e unknown, in %s", time);
+    } else {
+        range(interval, sizeof(interval), &r->total);
+        kj_format_energy(energy, sizeof(energy), (double)r->total.uj);
+        kj_format_power(power, sizeof(power), r->duration_ns ? (double)r->total.uj * 1e6 / (double)r->duration_ns : 0);
+        kj_format_mass(grams, sizeof(grams), r->total_g);
+        kj_format_mass(low, sizeof(low), r->low_g);
+        kj_format_mass(high, sizeof(high), r->high_g);
+        fprintf(out, "%s (%s), %s CO2e (%s .. %s), in %s: %s", energy, interval, grams, low, high, time, power);
+    }
+    fprintf(out, "\n  %s", clean(r->command, command, sizeof(command) - 1));
+    if (r->exit_known && r->exit_signal)
+        fprintf(out, "   ended by signal %d", r->exit_signal);
+    else if (r->exit_known)
+        fprintf(out, "   exit status %d", r->exit_status);
+    fputc('\n', out);
+}
+
+static void write_components(const struct kj_report *r, FILE *out)
+{
+    char device[48], energy[24], interval[64];
+    if (r->components_count)
+        fprintf(out, "  %-5s %-34s %10s  %-22s\n", "", "", "energy", "90 % interval");
+    for (size_t i = 0; i < r->components_count; i++) {
+        const struct kj_report_component *c = &r->components[i];
+        if (!c->energy.known) {
+            fprintf(out, "  %-5s %-34s %10s\n", c->kind, clean(c->device, device, 34), "unknown");
+            continue;
+        }
+        range(interval, sizeof(interval), &c->energy);
+        fprintf(out, "  %-5s %-34s %10s  %-22s %s (%s)", c->kind, clean(*c->model ? c->model : c->device, device, 34),
+                kj_format_energy(energy, sizeof(energy), (double)c->energy.uj), interval, kj_method_name(c->energy.method),
+                c->source);
+        if (c->share < 0.995)
+            fprintf(out, ", %.0f %% of the %s", 100 * c->share, c->kind);
+        fputc('\n', out);
+    }
+}
+
+static void write_devices(const struct kj_report *r, FILE *out)
+{
+    char kernels[24], idle[24], rest[24], device[48];
+    for (size_t i = 0; i < r->devices_count; i++) {
+        const struct kj_report_device *d = &r->devices[i];
+        fprintf(out, "  %s: %llu launches", clean(d->device, device, 44), (unsigned long long)d->launches);
+        if (d->energy.known)
+            fprintf(out, "; kernels %s + idle %s + unattributed %s",
+                    kj_format_energy(kernels, sizeof(kernels), (double)d->kernels_uj),
+                    kj_format_energy(idle, sizeof(idle), (double)d->idle_uj),
+                    kj_format_energy(rest, sizeof(rest), (double)d->unattributed_uj));
+        fputc('\n', out);
+    }
+}
+
+static void write_kernels(const struct kj_report *r, FILE *out)
+{
+    char energy[24], time[24], name[NAME_WIDTH + 1];
+    if (r->kernels_count)
+        fprintf(out, "  %-*s %10s %10s %10s %7s\n", NAME_WIDTH, "kernel", "launches", "time", "energy", "share");
+    for (size_t i = 0; i < r->kernels_count && i < KERNELS_SHOWN; i++) {
+        const struct kj_report_kernel *k = &r->kernels[i];
+        char *readable = kj_demangle(k->name);
+        fprintf(out, "  %-*s %10llu %10s %10s", NAME_WIDTH, clean(readable, name, NAME_WIDTH), (unsigned long long)k->launches,
+                k->time_ns < 0 ? "unknown" : kj_format_time(time, sizeof(time), k->time_ns),
+                k->energy.known ? kj_format_energy(energy, sizeof(energy), (double)k->energy.uj) : "unknown");
+        if (k->energy.known && r->total.known && r->total.uj > 0)
+            fprintf(out, " %5.1f %%  %s", 100.0 * (double)k->energy.uj / (double)r->total.uj,
+                    kj_method_name(k->energy.method));
+        fputc('\n', out);
+        free(readable);
+    }
+    if (r->kernels_count > KERNELS_SHOWN)
+        fprintf(out, "  and %zu more in report.json\n", r->kernels_count - KERNELS_SHOWN);
+}
+
+static void write_carbon(const struct kj_report *r, FILE *out)
+{
+    char evidence[100], zone[60];
+    if (!r->carbon_known)
+        return;
+    fprintf(out, "  carbon: %.4g kWh x PUE %.3g x %.4g g/kWh (%s", (double)r->total.uj / KJ_UJ_PER_KWH, r->pue,
+            r->factor.g_per_kwh, clean(r->factor.name ? r->factor.name : r->factor.zone, zone, sizeof(zone) - 1));
+    if (r->factor.year)
+        fprintf(out, " %d, %s, %s", r->factor.year, r->factor.source, r->factor.basis);
+    fprintf(out, ")\n          place from %s: %s\n", r->location_method ? r->location_method : "?",
+            clean(r->location_evidence, evidence, sizeof(evidence) - 1));
+}
+
+static void write_per(const struct kj_report *r, FILE *out)
+{
+    char each[24], name[41];
+    for (size_t i = 0; i < r->per_count && r->total.known; i++)
+        fprintf(out, "  per %s: %s\n", clean(r->per[i].name, name, 40),
+                kj_format_energy(each, sizeof(each), (double)r->total.uj / r->per[i].count));
+}
+
+int kj_write_text(const struct kj_report *r, FILE *out)
+{
+    char warning[400], time[24], folder[400];
+    write_head(r, out);
+    write_components(r, out);
+    write_devices(r, out);
+    write_kernels(r, out);
+    write_per(r, out);
+    write_carbon(r, out);
+    if (r->processes_count && r->duration_ns)
+        fprintf(out, "  overhead: %s inside the shim, %.2f %% of the time\n",
+                kj_format_time(time, sizeof(time), (double)r->shim_ns), 100.0 * (double)r->shim_ns / (double)r->duration_ns);
+    for (size_t i = 0; i < r->warnings_count && i < WARNINGS_SHOWN; i++)
+        fprintf(out, "  warning: %s\n", clean(r->warnings[i], warning, sizeof(warning) - 1));
+    if (r->warnings_count > WARNINGS_SHOWN)
+        fprintf(out, "  and %zu more warnings in report.json\n", r->warnings_count - WARNINGS_SHOWN);
+    clean(r->folder, folder, sizeof(folder) - 1);
+    fprintf(out, "  report: %s/report.json     again: kjoule report %s\n", folder, folder);
+    return ferror(out) ? -5 : 0;
+}
