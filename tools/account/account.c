@@ -60,7 +60,7 @@ static void fill_run(struct kj_account *a, const char *path)
     for (size_t i = 0; i < run->warnings_count; i++)
         kj_report_warn(r, "%s", run->warnings[i]);
     if (run->blind_reason)
-        kj_report_warn(r, "kjoule cannot see CUDA calls of this program: %s; device energy still counts, kernels do not",
+        kj_report_warn(r, "kjoule cannot see what this program calls: %s; its CPU energy counts, kernels and GPUs that it uses do not",
                        run->blind_reason);
     for (size_t i = 0; i < run->sources_count; i++) {
         struct kj_report_source *source = kj_report_add_source(r);

@@ -127,6 +127,7 @@ static int add_component(struct kj_account *a, const char *kind, uint32_t id, do
     row->share = share;
     row->share_basis = strdup(share_basis);
     row->coverage = span.coverage;
+    row->energy.method = c->method;
     if (span.known) {
         row->energy = with_interval(c, &span, share);
         row->device_uj = llround(span.uj);

@@ -32,6 +32,21 @@ static const struct {
     {KJ_OPT_INTERVAL, 10.0, 60000.0, "milliseconds from 10 to 60000"},
 };
 
+/* What a text must be; NULL for good, else what is accepted. */
+static const char *check_text(int id, const char *value)
+{
+    if (id == KJ_OPT_TIMING && strcmp(value, "events") && strcmp(value, "count"))
+        return "events or count";
+    if (id == KJ_OPT_PER) {
+        const char *equals = strchr(value, '=');
+        char *end = NULL;
+        double count = equals ? strtod(equals + 1, &end) : 0;
+        if (!equals || equals == value || !equals[1] || *end || !isfinite(count) || count <= 0)
+            return "NAME=COUNT with a count over 0, such as tokens=1e9";
+    }
+    return NULL;
+}
+
 static int set_value(struct kj_options *options, int id, const char *value, const char *where,
                      struct kj_error *error)
 {
@@ -46,12 +61,17 @@ static int set_value(struct kj_options *options, int id, const char *value, cons
         options->text[id] = "";
         options->given[id] = false;
     }
+    const char *accepted = *value ? check_text(id, value) : NULL;
+    if (accepted) {
+        kj_error_set(error, "%s: '%s' is not %s", where, value, accepted);
+        return -EINVAL;
+    }
     if (option->kind != KJ_OPTION_NUMBER || !*value)
         return 0;
     char *end;
     errno = 0;
     double number = strtod(value, &end);
-    const char *accepted = "a number";
+    accepted = "a number";
     bool good = end != value && !*end && !errno && isfinite(number);
     for (size_t i = 0; i < sizeof(ranges) / sizeof(*ranges); i++)
         if ((int)ranges[i].id == id) {

@@ -175,7 +175,7 @@ static bool parse_channel(struct kj_series *series, char **f, size_t count)
 
 static bool parse_line(struct kj_series *series, char *line)
 {
-    char *f[FIELDS_CAP];
+    char *f[FIELDS_CAP] = {NULL};
     uint64_t v[10];
     size_t count = split(line, f);
     if (!strcmp(f[0], "channel"))

@@ -68,7 +68,7 @@ static bool find_library(char *ret_path, size_t size)
     *strrchr(self, '/') = 0;
     static const char *const places[] = {"%s/libkjoule.so", "%s/../lib/kjoule/libkjoule.so"};
     for (size_t i = 0; i < sizeof(places) / sizeof(*places); i++) {
-        char candidate[PATH_MAX], *real;
+        char candidate[PATH_MAX + 64], *real;
         snprintf(candidate, sizeof(candidate), places[i], self);
         if ((real = realpath(candidate, NULL))) {
             bool fits = snprintf(ret_path, size, "%s", real) < (int)size;

@@ -101,7 +101,7 @@ static json_t *energy_json(const struct kj_report *r)
         set(row, "device", text(c->device));
         set(row, "model", text(c->model));
         set_energy(row, "", &c->energy);
-        set(row, "method", method(&c->energy));
+        set(row, "method", json_string(kj_method_name(c->energy.method))); /* of the sensor, though it may have kept silent */
         set(row, "source", text(c->source));
         set(row, "channel", text(c->channel));
         set(row, "basis", text(c->basis));

@@ -150,5 +150,7 @@ void kj_report_warn(struct kj_report *report, const char *format, ...) __attribu
 
 /* Formats: "json", "text". -EINVAL for an unknown one (error lists them). Writes to out. */
 int kj_report_write(const struct kj_report *report, const char *format, FILE *out, struct kj_error *error);
+/* The same into memory: NUL-terminated, the caller frees it, also after an error. */
+int kj_report_render(const struct kj_report *report, const char *format, char **ret_text, size_t *ret_size, struct kj_error *error);
 
 #endif

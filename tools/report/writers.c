@@ -23,6 +23,15 @@ int kj_report_write(const struct kj_report *report, const char *format, FILE *ou
     return -EINVAL;
 }
 
+int kj_report_render(const struct kj_report *report, const char *format, char **ret_text, size_t *ret_size, struct kj_error *error)
+{
+    FILE *out = open_memstream(ret_text, ret_size);
+    if (!out)
+        return -ENOMEM;
+    int status = kj_report_write(report, format, out, error);
+    return fclose(out) && !status ? -ENOMEM : status;
+}
+
 /* The C++ runtime has the demangler; it is looked for only when a name wants it, and is no dependency. */
 char *kj_demangle(const char *name)
 {

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * share.c - each device's energy, shared out among what ran on it; and the lists of the report that follow from it.
+ */
+#include "account/work.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *copy_name(uint8_t kind)
+{
+    switch (kind) {
+    case KJ_ACTIVITY_MEMCPY_HTOD: return "HtoD";
+    case KJ_ACTIVITY_MEMCPY_DTOH: return "DtoH";
+    case KJ_ACTIVITY_MEMCPY_DTOD: return "DtoD";
+    case KJ_ACTIVITY_MEMSET: return "memset";
+    case KJ_ACTIVITY_GRAPH: return "graph";
+    default: return "other";
+    }
+}
+
+static const struct kj_report_component *component_of(const struct kj_report *report, const char *device)
+{
+    for (size_t i = 0; i < report->components_count; i++)
+        if (!strcmp(report->components[i].kind, "gpu") && !strcmp(report->components[i].device, device))
+            return &report->components[i];
+    return NULL;
+}
+
+static uint64_t context_start_ns(const struct kj_work *work, uint32_t device)
+{
+    uint64_t first_ns = 0;
+    for (size_t i = 0; i < work->interval_count; i++)
+        if (work->classes[work->intervals[i].class_index].device == device &&
+            (!first_ns || work->intervals[i].start_ns < first_ns))
+            first_ns = work->intervals[i].start_ns;
+    return first_ns;
+}
+
+/* The readings of one device, copied into the model's form. */
+static size_t device_series(const struct kj_series *series, const char *device, struct kj_sensor_series *to, size_t cap)
+{
+    size_t count = 0;
+    for (size_t i = 0; series && i < series->count && count < cap; i++) {
+        const struct kj_series_channel *from = &series->channels[i];
+        bool power = from->channel.kind == KJ_POWER_MW;
+        if (strcmp(from->channel.device, device) || !from->count || (!power && from->channel.kind != KJ_ENERGY_UJ))
+            continue;
+        struct kj_reading *readings = malloc(from->count * sizeof(*readings));
+        if (!readings)
+            break;
+        for (size_t p = 0; p < from->count; p++)
+            readings[p] = (struct kj_reading){from->points[p].t_ns, from->points[p].value};
+        to[count++] = (struct kj_sensor_series){
+            .counter = !power,
+            .sensor = {.window_ns = from->channel.window_ns, .period_ns = from->channel.period_ns, .gain_sd = from->channel.gain_sd},
+            .readings = readings,
+            .count = from->count};
+    }
+    return count;
+}
+
+/* The run's classes on one device, in the model's form; index maps the model's to the run's. */
+struct model_classes {
+    struct kj_model_class *classes;
+    struct kj_model_interval *intervals;
+    uint32_t *index, *place;
+    size_t count, interval_count;
+};
+
+static int select_classes(const struct kj_work *work, uint32_t device, struct model_classes *m)
+{
+    m->classes = calloc(work->class_count + 1, sizeof(*m->classes));
+    m->index = calloc(work->class_count + 1, sizeof(*m->index));
+    m->place = calloc(work->class_count + 1, sizeof(*m->place));
+    m->intervals = calloc(work->interval_count + 1, sizeof(*m->intervals));
+    if (!m->classes || !m->index || !m->place || !m->intervals)
+        return -1;
+    for (size_t c = 0; c < work->class_count; c++) {
+        const struct kj_work_class *class = &work->classes[c];
+        m->place[c] = KJ_NO_CLASS;
+        if (class->device != device || !class->launches)
+            continue;
+        m->place[c] = (uint32_t)m->count;
+        m->index[m->count] = (uint32_t)c;
+        m->classes[m->count++] = (struct kj_model_class){.launches = class->launches,
+                                                         .mean_ns = class->time_ns / (double)class->launches,
+                                                         .timed = class->timed};
+    }
+    for (size_t i = 0; i < work->interval_count; i++) {
+        struct kj_model_interval interval = work->intervals[i];
+        interval.class_index = m->place[interval.class_index];
+        if (interval.class_index != KJ_NO_CLASS)
+            m->intervals[m->interval_count++] = interval;
+    }
+    return 0;
+}
+
+static void free_classes(struct model_classes *m)
+{
+    free(m->classes);
+    free(m->intervals);
+    free(m->index);
+    free(m->place);
+}
+
+static struct kj_report_kernel *add_kernel(struct kj_report *report, const struct kj_work *work, const struct kj_work_class *class)
+{
+    struct kj_report_kernel *row = kj_report_add_kernel(report);
+    if (row)
+        *row = (struct kj_report_kernel){.name = strdup(class->name),
+                                         .device = strdup(work->devices[class->device].key),
+                                         .launches = class->launches,
+                                         .timed = class->timed,
+                                         .time_ns = class->untimed ? -1 : class->time_ns,
+                                         .time_method = class->unmeasured ? KJ_ESTIMATED : KJ_MEASURED};
+    return row;
+}
+
+static int add_copy(struct kj_report *report, const struct kj_work *work, const struct kj_work_class *class)
+{
+    struct kj_report_copy *row = kj_report_add_copy(report);
+    if (row)
+        *row = (struct kj_report_copy){strdup(copy_name(class->kind)), strdup(work->devices[class->device].key), class->launches,
+                                       class->bytes, class->untimed ? -1 : class->time_ns};
+    return row ? 0 : -1;
+}
+
+/* A class's interval on top of that of the whole device's energy. */
+static struct kj_energy class_energy(const struct kj_model_class_result *result, const struct kj_energy *whole)
+{
+    double low = whole->uj > 0 ? (double)whole->low_uj / (double)whole->uj : 1;
+    double high = whole->uj > 0 ? (double)whole->high_uj / (double)whole->uj : 1;
+    return (struct kj_energy){true, result->method, result->energy.energy_uj, (int64_t)floor((double)result->energy.low_uj * low),
+                              (int64_t)ceil((double)result->energy.high_uj * high)};
+}
+
+/* result NULL: the device's energy is not known. */
+static int list_classes(struct kj_report *report, const struct kj_work *work, const struct model_classes *m,
+                        const struct kj_model_result *result, struct kj_report_device *device)
+{
+    for (size_t i = 0; i < m->count; i++) {
+        const struct kj_work_class *class = &work->classes[m->index[i]];
+        if (class->kind != KJ_ACTIVITY_KERNEL) {
+            if (result)
+                device->unattributed_uj += result->classes[i].energy.energy_uj;
+            if (add_copy(report, work, class))
+                return -1;
+            continue;
+        }
+        struct kj_report_kernel *row = add_kernel(report, work, class);
+        if (!row)
+            return -1;
+        device->launches += class->launches;
+        if (!result)
+            continue;
+        row->energy = class_energy(&result->classes[i], &device->energy);
+        row->energy_sd_uj = result->classes[i].energy.sd_uj;
+        device->kernels_uj += row->energy.uj;
+    }
+    return 0;
+}
+
+static int run_model(struct kj_account *a, const struct kj_work *work, uint32_t d, const struct model_classes *m,
+                     const struct kj_energy *total, struct kj_model_result **ret_result)
+{
+    struct kj_sensor_series series[16];
+    struct kj_error error = {0};
+    size_t count = device_series(a->series, work->devices[d].key, series, 16);
+    const struct kj_model_input input = {.start_ns = a->start_ns, .end_ns = a->end_ns, .classes = m->classes,
+                                         .class_count = m->count, .intervals = m->intervals,
+                                         .interval_count = m->interval_count, .series = series, .series_count = count,
+                                         .total_known = true, .total_uj = total->uj,
+                                         .context_ns = context_start_ns(work, d)};
+    const struct kj_model_options options = {.method = KJ_MODEL_TIME_PROPORTIONAL};
+    int status = kj_model_attribute(&input, &options, ret_result, &error);
+    if (status)
+        kj_report_warn(a->report, "%s: energy could not be shared out: %s", work->devices[d].key, error.text);
+    for (size_t i = 0; i < count; i++)
+        free((void *)series[i].readings);
+    return status;
+}
+
+static int share_device(struct kj_account *a, const struct kj_work *work, uint32_t d)
+{
+    struct model_classes m = {0};
+    struct kj_model_result *result = NULL;
+    struct kj_report_device *row = kj_report_add_device(a->report);
+    const struct kj_report_component *component = component_of(a->report, work->devices[d].key);
+    if (!row || select_classes(work, d, &m)) {
+        free_classes(&m);
+        return -1;
+    }
+    row->device = strdup(work->devices[d].key);
+    row->model = strdup(work->devices[d].model);
+    row->busy_ns = -1;
+    if (component && component->energy.known && !run_model(a, work, d, &m, &component->energy, &result)) {
+        row->energy = component->energy;
+        row->idle_uj = result->idle_uj;
+        row->unattributed_uj = result->unattributed_uj;
+        row->busy_ns = result->busy_ns;
+        row->idle_mw = result->idle_mw;
+        for (size_t i = 0; i < result->warning_count; i++)
+            kj_report_warn(a->report, "%s: %s", row->device, result->warnings[i].text);
+    } else if (!component) {
+        kj_report_warn(a->report, "%s did work for this run but no sensor of it was read, so its energy is unknown; see `kjoule doctor`",
+                       row->device);
+    }
+    int status = list_classes(a->report, work, &m, result, row);
+    kj_model_result_free(result);
+    free_classes(&m);
+    return status;
+}
+
+static int by_energy(const void *a, const void *b)
+{
+    const struct kj_report_kernel *x = a, *y = b;
+    if (x->energy.uj != y->energy.uj)
+        return x->energy.uj > y->energy.uj ? -1 : 1;
+    return x->time_ns != y->time_ns ? (x->time_ns > y->time_ns ? -1 : 1) : strcmp(x->name, y->name);
+}
+
+int kj_work_attribute(struct kj_account *a, struct kj_work *work)
+{
+    a->report->residual_relative = NAN; /* this model adds up by construction: it has none */
+    for (size_t d = 0; d < work->device_count; d++)
+        if (share_device(a, work, (uint32_t)d))
+            return -1;
+    if (a->report->kernels_count)
+        qsort(a->report->kernels, a->report->kernels_count, sizeof(*a->report->kernels), by_energy);
+    return 0;
+}

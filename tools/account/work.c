@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * work.c - the ledgers of a run, joined. A ledger that cannot be read is a warning beside the rest.
+ */
+#include "account/work.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void warn_of_process(struct kj_report *report, const struct kj_ledger_header *h)
+{
+    if (h->state == KJ_LEDGER_DISABLED)
+        kj_report_warn(report, "the shim stepped aside in process %d (%s): %s", h->pid, h->exe,
+                       *h->disabled_reason ? h->disabled_reason : "no reason given");
+    if (h->flags & KJ_LEDGER_PARTIAL)
+        kj_report_warn(report, "process %d (%s) ran more kinds of kernels than its ledger holds; what did not fit is not in kernels[]",
+                       h->pid, h->exe);
+}
+
+static const char *state_name(uint32_t state)
+{
+    return state == KJ_LEDGER_CLOSED ? "closed" : state == KJ_LEDGER_DISABLED ? "disabled" : "open";
+}
+
+static uint64_t kernel_launches(const struct kj_ledger_view *view)
+{
+    uint64_t sum = 0;
+    struct kj_ledger_activity activity;
+    for (uint32_t i = 0; kj_ledger_view_row(view, KJ_SECTION_ACTIVITIES, i, &activity); i++)
+        if (activity.kind == KJ_ACTIVITY_KERNEL || activity.kind == KJ_ACTIVITY_GRAPH)
+            sum += kj_ledger_view_launches(view, i);
+    return sum;
+}
+
+static int add_process(struct kj_report *report, const struct kj_ledger_view *view)
+{
+    const struct kj_ledger_header *h = kj_ledger_view_header(view);
+    struct kj_report_process *row = kj_report_add_process(report);
+    if (!row)
+        return -1;
+    *row = (struct kj_report_process){.pid = h->pid,
+                                      .rank = h->rank,
+                                      .exe = strdup(h->exe),
+                                      .launches = kernel_launches(view),
+                                      .failed_launches = h->failed_launches,
+                                      .cuda_driver_version = h->cuda_driver_version,
+                                      .state = strdup(state_name(h->state)),
+                                      .reason = *h->disabled_reason ? strdup(h->disabled_reason) : NULL};
+    warn_of_process(report, h);
+    report->shim_ns += h->self_ns;
+    report->untimed_launches += h->untimed_no_event + h->untimed_capture;
+    report->harvest_errors += h->harvest_errors;
+    struct kj_ledger_unhooked unhooked;
+    for (uint32_t i = 0; kj_ledger_view_row(view, KJ_SECTION_UNHOOKED, i, &unhooked); i++) {
+        struct kj_report_unhooked *entry = kj_report_add_unhooked(report);
+        if (entry)
+            *entry = (struct kj_report_unhooked){strdup(kj_ledger_view_name(view, unhooked.name)), unhooked.version,
+                                                 unhooked.requests};
+    }
+    return 0;
+}
+
+static void device_key(const struct kj_ledger_device *device, char *ret_key, size_t size)
+{
+    const uint8_t *u = device->uuid;
+    if (!device->uuid_known)
+        snprintf(ret_key, size, "cuda-%d", device->ordinal);
+    else
+        snprintf(ret_key, size, "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2],
+                 u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+}
+
+static uint32_t find_device(struct kj_work *work, const struct kj_ledger_device *device)
+{
+    char key[64];
+    device_key(device, key, sizeof(key));
+    for (size_t i = 0; i < work->device_count; i++)
+        if (!strcmp(work->devices[i].key, key))
+            return (uint32_t)i;
+    void *devices = realloc(work->devices, (work->device_count + 1) * sizeof(*work->devices));
+    if (!devices)
+        return KJ_NO_CLASS;
+    work->devices = devices;
+    struct kj_work_device *row = &work->devices[work->device_count];
+    memcpy(row->key, key, sizeof(row->key));
+    snprintf(row->model, sizeof(row->model), "%.*s", (int)sizeof(device->name) - 1, device->name);
+    return (uint32_t)work->device_count++;
+}
+
+/* One activity of one ledger on its way to its class. */
+struct row {
+    const char *name;
+    uint32_t device, view, activity;
+    uint8_t kind;
+};
+
+static int by_class(const void *a, const void *b)
+{
+    const struct row *x = a, *y = b;
+    if (x->device != y->device)
+        return x->device < y->device ? -1 : 1;
+    if (x->kind != y->kind)
+        return x->kind < y->kind ? -1 : 1;
+    /* Copies and fills are one class a kind; names only tell kernels apart. */
+    return x->kind == KJ_ACTIVITY_KERNEL ? strcmp(x->name, y->name) : 0;
+}
+
+static size_t collect_rows(struct kj_work *work, uint32_t view_index, struct row *rows)
+{
+    struct kj_ledger_view *view = work->views[view_index];
+    struct kj_ledger_activity activity;
+    struct kj_ledger_device device;
+    uint32_t devices[32];
+    size_t count = 0;
+    uint32_t device_rows = kj_ledger_view_rows(view, KJ_SECTION_DEVICES);
+    for (uint32_t d = 0; d < device_rows && d < 32; d++)
+        devices[d] = kj_ledger_view_row(view, KJ_SECTION_DEVICES, d, &device) ? find_device(work, &device) : KJ_NO_CLASS;
+    for (uint32_t a = 0; kj_ledger_view_row(view, KJ_SECTION_ACTIVITIES, a, &activity); a++) {
+        work->class_of[view_index][a] = KJ_NO_CLASS;
+        uint32_t on = activity.device < device_rows && activity.device < 32 ? devices[activity.device] : KJ_NO_CLASS;
+        if (on != KJ_NO_CLASS && activity.kind >= KJ_ACTIVITY_KERNEL && activity.kind < KJ_ACTIVITY_HOST)
+            rows[count++] = (struct row){kj_ledger_view_name(view, activity.name), on, view_index, a, activity.kind};
+    }
+    return count;
+}
+
+static int join_classes(struct kj_work *work)
+{
+    size_t total = 0, count = 0;
+    work->class_of = calloc(work->view_count + 1, sizeof(*work->class_of));
+    for (size_t v = 0; work->class_of && v < work->view_count; v++) {
+        uint32_t rows = kj_ledger_view_rows(work->views[v], KJ_SECTION_ACTIVITIES);
+        work->class_of[v] = malloc((rows + 1) * sizeof(**work->class_of));
+        if (!work->class_of[v])
+            return -1;
+        total += rows;
+    }
+    struct row *rows = malloc((total + 1) * sizeof(*rows));
+    work->classes = calloc(total + 1, sizeof(*work->classes));
+    if (!work->class_of || !rows || !work->classes) {
+        free(rows);
+        return -1;
+    }
+    for (size_t v = 0; v < work->view_count; v++)
+        count += collect_rows(work, (uint32_t)v, rows + count);
+    qsort(rows, count, sizeof(*rows), by_class);
+    for (size_t i = 0; i < count; i++) {
+        if (!i || by_class(&rows[i - 1], &rows[i]))
+            work->classes[work->class_count++] =
+                (struct kj_work_class){.name = rows[i].name, .device = rows[i].device, .kind = rows[i].kind};
+        work->class_of[rows[i].view][rows[i].activity] = (uint32_t)work->class_count - 1;
+    }
+    free(rows);
+    return 0;
+}
+
+/* Where the work overlapped: all intervals, of graphs only as long as nothing better is known of their nodes. */
+static int join_intervals(struct kj_account *account, struct kj_work *work)
+{
+    for (size_t v = 0; v < work->view_count; v++) {
+        struct kj_ledger_interval *rows;
+        size_t count;
+        uint64_t dropped;
+        if (kj_ledger_view_intervals(account->dir_fd, work->views[v], &rows, &count, &dropped))
+            return -1;
+        account->report->dropped_intervals += dropped;
+        void *grown = realloc(work->intervals, (work->interval_count + count + 1) * sizeof(*work->intervals));
+        if (!grown) {
+            free(rows);
+            return -1;
+        }
+        work->intervals = grown;
+        uint32_t activities = kj_ledger_view_rows(work->views[v], KJ_SECTION_ACTIVITIES);
+        for (size_t i = 0; i < count; i++) {
+            uint32_t class = rows[i].activity < activities ? work->class_of[v][rows[i].activity] : KJ_NO_CLASS;
+            if (class == KJ_NO_CLASS || rows[i].end_ns < rows[i].start_ns)
+                continue;
+            work->intervals[work->interval_count++] =
+                (struct kj_model_interval){rows[i].start_ns, rows[i].end_ns, class, rows[i].stream};
+        }
+        free(rows);
+    }
+    return 0;
+}
+
+static int open_views(struct kj_account *account, struct kj_work *work)
+{
+    char **names;
+    size_t count;
+    if (kj_folder_list_ledgers(account->dir_fd, &names, &count))
+        return 0;
+    work->views = calloc(count + 1, sizeof(*work->views));
+    bool initialised = false;
+    uint64_t launches = 0;
+    int status = work->views ? 0 : -1;
+    for (size_t i = 0; !status && i < count; i++) {
+        struct kj_error error = {0};
+        if (kj_ledger_view_open(account->dir_fd, names[i], &work->views[work->view_count], &error)) {
+            kj_report_warn(account->report, "%s", *error.text ? error.text : "a ledger could not be read: out of memory");
+            continue;
+        }
+        struct kj_ledger_view *view = work->views[work->view_count++];
+        status = add_process(account->report, view);
+        initialised = initialised || kj_ledger_view_header(view)->flags & KJ_LEDGER_CUDA_INIT;
+        launches += kernel_launches(view);
+    }
+    kj_strings_free(names);
+    if (!status && initialised && !launches)
+        kj_report_warn(account->report, "CUDA was initialised but no kernel launch was seen: either the program launched none, or it "
+                                        "reaches the driver past the shim (linked statically into a library with its own loader?); "
+                                        "quality.unhooked names what it asked for");
+    return status;
+}
+
+struct kj_work *kj_work_read(struct kj_account *account)
+{
+    struct kj_work *work = calloc(1, sizeof(*work));
+    if (!work || open_views(account, work) || join_classes(work) || join_intervals(account, work) ||
+        !(work->gpus = calloc(work->device_count + 1, sizeof(*work->gpus))))
+        return kj_work_free(work);
+    for (size_t i = 0; i < work->device_count; i++)
+        work->gpus[i] = work->devices[i].key;
+    kj_work_add_times(work);
+    return work;
+}
+
+struct kj_work *kj_work_free(struct kj_work *work)
+{
+    if (!work)
+        return NULL;
+    for (size_t v = 0; v < work->view_count; v++) {
+        kj_ledger_view_close(work->views[v]);
+        if (work->class_of)
+            free(work->class_of[v]);
+    }
+    free(work->views);
+    free(work->class_of);
+    free(work->devices);
+    free(work->gpus);
+    free(work->classes);
+    free(work->intervals);
+    free(work);
+    return NULL;
+}
+
+size_t kj_work_gpus(const struct kj_work *work, char *const **ret_gpus)
+{
+    *ret_gpus = work->gpus;
+    return work->device_count;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * work.h - what ran, joined over all ledgers of a run: classes of (device, name, kind), their launches and their time. Inside the room only.
+ */
+#ifndef KJ_ACCOUNT_WORK_H
+#define KJ_ACCOUNT_WORK_H
+
+#include "account/parts.h"
+#include "folder/ledgers.h"
+#include "model/attribution.h"
+
+/* All launches of one name on one device, over processes, threads and launch shapes. */
+struct kj_work_class {
+    const char *name; /* of the first ledger that had it */
+    uint32_t device;  /* index in kj_work.devices */
+    uint8_t kind;     /* enum kj_activity_kind */
+    uint64_t launches, timed, bytes;
+    uint64_t untimed;   /* launches that no activity of this class has a duration for */
+    uint64_t unmeasured; /* launches whose own time is not in time_ns: learned, or of a graph */
+    double time_ns;     /* of launches - untimed */
+};
+
+struct kj_work_device {
+    char key[64]; /* "GPU-<uuid>" as NVML has it; "cuda-<ordinal>" where the driver told none */
+    char model[64];
+};
+
+struct kj_work {
+    struct kj_ledger_view **views;
+    uint32_t **class_of; /* [view][activity]: index in classes */
+    size_t view_count;
+    struct kj_work_device *devices;
+    char **gpus; /* the keys, for the components */
+    size_t device_count;
+    struct kj_work_class *classes;
+    size_t class_count;
+    struct kj_model_interval *intervals; /* class_index over all devices */
+    size_t interval_count;
+};
+#define KJ_NO_CLASS UINT32_MAX
+
+/* Mean duration of a launch as far as known, 0 unknown. */
+double kj_work_mean_ns(const struct kj_work_class *class);
+
+/* work_times.c: fills launches and times of all classes from the views; graphs come last, they need the means of the rest. */
+void kj_work_add_times(struct kj_work *work);
+
+#endif

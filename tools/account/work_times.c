@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * work_times.c - how long each class ran: exact counts x learned durations; graphs by weights.
+ *
+ * A launch without a duration of its own takes the mean of its launch shape, else that of its class. The first launch of a shape may
+ * have waited for lazy loading, so its bracket is used only where nothing else is known. The nodes of a graph share the measured time of
+ * the whole graph in proportion to (nodes x mean duration when launched eagerly).
+ */
+#include "account/work.h"
+
+double kj_work_mean_ns(const struct kj_work_class *class)
+{
+    uint64_t known = class->launches - class->untimed;
+    return known ? class->time_ns / (double)known : 0;
+}
+
+static void add_activity(struct kj_work_class *class, const struct kj_ledger_activity *activity, uint64_t launches)
+{
+    uint64_t timed = activity->timed < launches ? activity->timed : launches;
+    class->launches += launches;
+    class->timed += timed;
+    class->bytes += activity->bytes;
+    if (timed) {
+        double mean_ns = (double)activity->sum_ns / (double)activity->timed;
+        class->time_ns += mean_ns * (double)launches;
+        uint64_t rest = launches - timed;
+        class->unmeasured += activity->first_ns && rest ? rest - 1 : rest;
+    } else if (activity->first_ns && launches) {
+        class->time_ns += (double)activity->first_ns * (double)launches;
+        class->unmeasured += launches - 1;
+    } else {
+        class->untimed += launches;
+        class->unmeasured += launches;
+    }
+}
+
+/* Launches without a duration take the mean of their class, where it has one. */
+static void spread_means(struct kj_work_class *class)
+{
+    double mean_ns = kj_work_mean_ns(class);
+    if (class->untimed && mean_ns > 0) {
+        class->time_ns += mean_ns * (double)class->untimed;
+        class->untimed = 0;
+    }
+}
+
+struct node {
+    uint32_t class;
+    uint32_t nodes;
+    double eager_mean_ns; /* 0 unknown */
+};
+
+static double eager_mean_ns(const struct kj_work *work, size_t v, uint32_t activity_index, uint32_t class)
+{
+    struct kj_ledger_activity activity;
+    if (kj_ledger_view_row(work->views[v], KJ_SECTION_ACTIVITIES, activity_index, &activity) && activity.timed)
+        return (double)activity.sum_ns / (double)activity.timed;
+    return kj_work_mean_ns(&work->classes[class]);
+}
+
+static void add_graph(struct kj_work *work, struct node *nodes, size_t count, uint64_t launches, double graph_mean_ns)
+{
+    double known_ns = 0, known = 0, sum_ns = 0;
+    for (size_t i = 0; i < count; i++)
+        if (nodes[i].eager_mean_ns > 0) {
+            known_ns += nodes[i].eager_mean_ns * nodes[i].nodes;
+            known += nodes[i].nodes;
+        }
+    /* Nodes never seen outside of a graph weigh as much as the others on average. */
+    double usual_ns = known > 0 ? known_ns / known : 1;
+    for (size_t i = 0; i < count; i++) {
+        nodes[i].eager_mean_ns = nodes[i].eager_mean_ns > 0 ? nodes[i].eager_mean_ns : usual_ns;
+        sum_ns += nodes[i].eager_mean_ns * nodes[i].nodes;
+    }
+    for (size_t i = 0; i < count; i++) {
+        struct kj_work_class *class = &work->classes[nodes[i].class];
+        uint64_t node_launches = launches * nodes[i].nodes;
+        class->launches += node_launches;
+        class->unmeasured += node_launches;
+        if (graph_mean_ns > 0)
+            class->time_ns += graph_mean_ns * (double)launches * nodes[i].eager_mean_ns * nodes[i].nodes / sum_ns;
+        else if (known > 0)
+            class->time_ns += nodes[i].eager_mean_ns * (double)node_launches;
+        else
+            class->untimed += node_launches;
+    }
+}
+
+/* Graph activities of one ledger; what their nodes take over is taken off the graphs' own class. */
+static void add_graphs(struct kj_work *work, size_t v)
+{
+    enum { NODES_CAP = 4096 };
+    static const struct node none;
+    struct kj_ledger_view *view = work->views[v];
+    struct kj_ledger_activity activity;
+    struct kj_ledger_graph_node row;
+    uint32_t activities = kj_ledger_view_rows(view, KJ_SECTION_ACTIVITIES);
+    uint32_t rows = kj_ledger_view_rows(view, KJ_SECTION_GRAPH_NODES);
+    for (uint32_t g = 0; g < activities && rows; g++) {
+        uint64_t launches = kj_ledger_view_launches(view, g);
+        if (!kj_ledger_view_row(view, KJ_SECTION_ACTIVITIES, g, &activity) || activity.kind != KJ_ACTIVITY_GRAPH || !launches ||
+            work->class_of[v][g] == KJ_NO_CLASS)
+            continue;
+        struct node nodes[NODES_CAP];
+        size_t count = 0;
+        nodes[0] = none;
+        for (uint32_t i = 0; i < rows && count < NODES_CAP; i++) {
+            if (!kj_ledger_view_row(view, KJ_SECTION_GRAPH_NODES, i, &row) || row.graph != g || row.activity >= activities)
+                continue;
+            uint32_t class = work->class_of[v][row.activity];
+            if (class != KJ_NO_CLASS && work->classes[class].kind == KJ_ACTIVITY_KERNEL)
+                nodes[count++] = (struct node){class, row.nodes, eager_mean_ns(work, v, row.activity, class)};
+        }
+        if (!count)
+            continue;
+        double mean_ns = activity.timed ? (double)activity.sum_ns / (double)activity.timed : (double)activity.first_ns;
+        struct kj_work_class *whole = &work->classes[work->class_of[v][g]];
+        whole->launches -= launches;
+        whole->time_ns -= mean_ns * (double)launches;
+        if (mean_ns <= 0)
+            whole->untimed -= launches < whole->untimed ? launches : whole->untimed;
+        add_graph(work, nodes, count, launches, mean_ns);
+    }
+}
+
+void kj_work_add_times(struct kj_work *work)
+{
+    struct kj_ledger_activity activity;
+    for (size_t v = 0; v < work->view_count; v++)
+        for (uint32_t a = 0; kj_ledger_view_row(work->views[v], KJ_SECTION_ACTIVITIES, a, &activity); a++)
+            if (work->class_of[v][a] != KJ_NO_CLASS)
+                add_activity(&work->classes[work->class_of[v][a]], &activity, kj_ledger_view_launches(work->views[v], a));
+    for (size_t c = 0; c < work->class_count; c++)
+        if (work->classes[c].kind != KJ_ACTIVITY_GRAPH)
+            spread_means(&work->classes[c]);
+    for (size_t v = 0; v < work->view_count; v++)
+        add_graphs(work, v);
+    for (size_t c = 0; c < work->class_count; c++) {
+        spread_means(&work->classes[c]);
+        if (work->classes[c].time_ns < 0) /* rounding of what the graphs gave away */
+            work->classes[c].time_ns = 0;
+    }
+}
