@@ -21,6 +21,12 @@ enum sim_export {
     SIM_EXPORTS
 };
 _Static_assert((int)SIM_EXPORTS <= (int)SIM_CALLS, "a counter for every export");
+struct sim_entry {
+    const char *name; /* as cuGetProcAddress knows it */
+    void *address;
+    int version, lane;
+};
+extern const struct sim_entry sim_entries[SIM_EXPORTS];
 #define CALLED(symbol) __atomic_fetch_add(&sim_machine()->calls[SIM_##symbol], 1, __ATOMIC_RELAXED)
 
 enum {
@@ -51,7 +57,8 @@ struct capture {
     CUgraph graph;
     CUstream origin;
     int mode;
-    bool invalidated;
+    bool invalidated, ended; /* never freed: streams and events find out late */
+    CUcontext context;
     pthread_t thread;
     uint64_t id;
 };
@@ -111,6 +118,7 @@ struct CUgraphNode_st {
     CUgraph graph;
     void *copy[2]; /* destination, source */
     uint32_t value, element;
+    CUgraphNode origin; /* what this one was copied from */
     struct CUgraphNode_st *next;
 };
 
@@ -146,6 +154,7 @@ bool sim_valid(const void *handle, uint32_t magic);
 
 /* Captures */
 extern atomic_int sim_captures;
+struct capture *sim_capture_of(CUstream stream); /* the active one, or NULL */
 bool sim_capturing(CUstream stream, CUresult *ret_rc); /* true: add a node instead */
 CUresult sim_unsafe(void); /* a call that a capture forbids: 0 or the error, after invalidating what it must */
 CUgraphNode sim_capture_add(CUstream stream, int type);

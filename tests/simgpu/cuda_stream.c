@@ -304,8 +304,8 @@ static CUresult stream_wait_event(CUstream handle, CUevent event, int lane)
     STREAM(handle, lane);
     if (!sim_valid(event, SIM_EVENT))
         return CUDA_ERROR_INVALID_HANDLE;
-    if (event->capture) { /* the stream joins the capture, or is in it already */
-        if (!stream->capture) {
+    if (event->capture && !event->capture->ended) { /* the stream joins the capture, or is in it already */
+        if (!sim_capture_of(stream)) {
             stream->capture = event->capture;
             stream->last = event->node;
         }

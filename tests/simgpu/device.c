@@ -243,13 +243,19 @@ static double random_normal(struct sim_device *d)
     return sqrt(-2 * log(random_unit(d) + 1e-300)) * cos(6.283185307179586 * random_unit(d));
 }
 
+static uint64_t hash(const char *name)
+{
+    uint64_t h = 1469598103934665603ULL;
+    for (const char *p = name; *p; p++)
+        h = (h ^ (unsigned char)*p) * 1099511628211ULL;
+    return h;
+}
+
 static void kernel_make(struct sim_kernel *k, const char *name, bool copy)
 {
     const struct sim_script *s = &sim_machine()->script;
     snprintf(k->name, sizeof(k->name), "%s", name);
-    uint64_t h = 1469598103934665603ULL;
-    for (const char *p = name; *p; p++)
-        h = (h ^ (unsigned char)*p) * 1099511628211ULL;
+    uint64_t h = hash(name);
     double power_w = copy ? s->copy_w : 150 + (double)((h >> 20) % 400);
     k->duration_us = -1;
     k->copy = copy;
@@ -270,15 +276,15 @@ uint32_t sim_kernel_find(int device, const char *name, bool copy)
     char key[sizeof(d->kernel[0].name)];
     snprintf(key, sizeof(key), "%s", name);
     lock(d);
-    uint32_t i = 0;
-    while (i < d->kernels && strcmp(d->kernel[i].name, key))
-        i++;
-    if (i == d->kernels && i < SIM_KERNELS - 1) {
-        kernel_make(&d->kernel[i], key, copy);
-        d->kernels++;
+    uint32_t slot = (uint32_t)(hash(key) >> 7) % SIM_HASH, i;
+    while ((i = d->kernel_at[slot]) && strcmp(d->kernel[i - 1].name, key))
+        slot = (slot + 1) % SIM_HASH;
+    if (!i && d->kernels < SIM_KERNELS) {
+        kernel_make(&d->kernel[d->kernels], key, copy);
+        d->kernel_at[slot] = i = ++d->kernels;
     }
     unlock(d);
-    return i < SIM_KERNELS - 1 ? i : SIM_KERNELS - 1;
+    return i ? i - 1 : SIM_KERNELS - 1; /* beyond that, all are one */
 }
 
 uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t grid_blocks, uint64_t bytes, bool graph)

@@ -16,7 +16,8 @@
 
 enum {
     SIM_DEVICES = 8,
-    SIM_KERNELS = 4096,
+    SIM_KERNELS = 1 << 15,
+    SIM_HASH = 1 << 16, /* slots for finding a kernel by its name */
     SIM_PENDING = 1 << 17,
     SIM_GRID = 1 << 15, /* milliseconds of history */
     SIM_RULES = 256,
@@ -69,6 +70,7 @@ struct sim_device {
     struct sim_interval pending[SIM_PENDING];
     uint32_t kernels;
     struct sim_kernel kernel[SIM_KERNELS];
+    uint32_t kernel_at[SIM_HASH]; /* index + 1 */
     int32_t context_pid[SIM_CONTEXTS];
     int contexts;
     uint64_t random;

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * cuda_capture.c - stream capture, as strict as a driver: what a capture forbids fails, and spoils the capture.
+ * Rules: CUDA Driver API, "cuStreamBeginCapture", "cuThreadExchangeStreamCaptureMode"; CUDA C++ Programming Guide, "Stream Capture".
+ */
+#include "cuda_graph.h"
+
+#include <stdlib.h>
+
+enum { GLOBAL = 0, THREAD_LOCAL = 1, RELAXED = 2 };
+enum { ILLEGAL_STATE = 401, WRONG_THREAD = 908, CAPTURED_LEGACY = 906 };
+
+atomic_int sim_captures;
+static pthread_mutex_t captures_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct active {
+    struct capture capture;
+    struct active *next;
+} *captures;
+static __thread int thread_mode = GLOBAL;
+static _Atomic uint64_t next_id = 1;
+
+struct capture *sim_capture_of(CUstream stream)
+{
+    if (stream->capture && stream->capture->ended)
+        stream->capture = NULL;
+    return stream->capture;
+}
+
+/* The legacy stream waits for all blocking ones, which a captured one cannot allow. */
+static struct capture *legacy_conflict(CUstream stream)
+{
+    struct capture *found = NULL;
+    if (stream != stream->context->legacy || !atomic_load(&sim_captures))
+        return NULL;
+    pthread_mutex_lock(&captures_lock);
+    for (struct active *a = captures; a && !found; a = a->next)
+        if (!a->capture.ended && a->capture.context == stream->context && !(a->capture.origin->flags & 1))
+            found = &a->capture;
+    pthread_mutex_unlock(&captures_lock);
+    return found;
+}
+
+bool sim_capturing(CUstream stream, CUresult *ret_rc)
+{
+    struct capture *conflict = legacy_conflict(stream);
+    *ret_rc = CUDA_SUCCESS;
+    if (conflict) {
+        conflict->invalidated = true;
+        *ret_rc = CAPTURED_LEGACY;
+        return true;
+    }
+    struct capture *capture = sim_capture_of(stream);
+    if (capture && capture->invalidated)
+        *ret_rc = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+    return capture != NULL;
+}
+
+CUresult sim_unsafe(void)
+{
+    CUresult rc = CUDA_SUCCESS;
+    if (!atomic_load(&sim_captures) || thread_mode == RELAXED)
+        return CUDA_SUCCESS;
+    pthread_mutex_lock(&captures_lock);
+    for (struct active *a = captures; a; a = a->next) {
+        bool mine = pthread_equal(a->capture.thread, pthread_self());
+        if (a->capture.ended || a->capture.mode == RELAXED)
+            continue;
+        if (mine || (thread_mode == GLOBAL && a->capture.mode == GLOBAL)) {
+            a->capture.invalidated = true;
+            rc = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+        }
+    }
+    pthread_mutex_unlock(&captures_lock);
+    return rc;
+}
+
+CUgraphNode sim_capture_add(CUstream stream, int type)
+{
+    return stream->last = sim_node_add(stream->capture->graph, type);
+}
+
+static CUresult begin(CUstream handle, CUgraph graph, int mode, int lane)
+{
+    CUresult rc;
+    CUstream stream = sim_stream(handle, lane, &rc);
+    if (!stream)
+        return rc;
+    if (stream == stream->context->legacy)
+        return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    if (sim_capture_of(stream))
+        return ILLEGAL_STATE;
+    struct active *a = calloc(1, sizeof(*a));
+    if (!a)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    a->capture = (struct capture){.graph = graph ? graph : sim_graph_new(), .origin = stream, .mode = mode,
+                                  .context = stream->context, .thread = pthread_self(), .id = next_id++};
+    pthread_mutex_lock(&captures_lock);
+    a->next = captures;
+    captures = a;
+    pthread_mutex_unlock(&captures_lock);
+    atomic_fetch_add(&sim_captures, 1);
+    stream->capture = &a->capture;
+    stream->last = NULL;
+    return CUDA_SUCCESS;
+}
+
+static CUresult end(CUstream handle, CUgraph *ret, int lane)
+{
+    CUresult rc;
+    CUstream stream = sim_stream(handle, lane, &rc);
+    if (!stream)
+        return rc;
+    struct capture *capture = sim_capture_of(stream);
+    *ret = NULL;
+    if (!capture)
+        return ILLEGAL_STATE;
+    if (capture->origin != stream)
+        return CUDA_ERROR_STREAM_CAPTURE_UNMATCHED;
+    if (capture->mode != RELAXED && !pthread_equal(capture->thread, pthread_self()))
+        return WRONG_THREAD;
+    capture->ended = true;
+    atomic_fetch_sub(&sim_captures, 1);
+    stream->capture = NULL;
+    if (capture->invalidated)
+        return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+    *ret = capture->graph;
+    return CUDA_SUCCESS;
+}
+
+enum { STATUS_NONE = 0, STATUS_ACTIVE = 1, STATUS_INVALIDATED = 2 };
+
+struct info {
+    int *status;
+    unsigned long long *id;
+    CUgraph *graph;
+    const CUgraphNode **dependencies;
+    const void **edges;
+    size_t *count;
+};
+
+static CUresult info(CUstream handle, const struct info *to, int lane)
+{
+    CUresult rc;
+    CUstream stream = sim_stream(handle, lane, &rc);
+    if (!stream)
+        return rc;
+    if (legacy_conflict(stream))
+        return CAPTURED_LEGACY;
+    struct capture *capture = sim_capture_of(stream);
+    *to->status = !capture ? STATUS_NONE : capture->invalidated ? STATUS_INVALIDATED : STATUS_ACTIVE;
+    if (!capture)
+        return CUDA_SUCCESS;
+    if (to->id)
+        *to->id = capture->id;
+    if (to->graph)
+        *to->graph = capture->graph;
+    if (to->dependencies)
+        *to->dependencies = &stream->last;
+    if (to->edges)
+        *to->edges = NULL;
+    if (to->count)
+        *to->count = stream->last ? 1 : 0;
+    return CUDA_SUCCESS;
+}
+
+API CUresult cuThreadExchangeStreamCaptureMode(int *mode)
+{
+    int before = thread_mode;
+    thread_mode = *mode;
+    *mode = before;
+    return CUDA_SUCCESS;
+}
+
+#define LANES(symbol, params, call0, call1)                                                                            \
+    API CUresult symbol params                                                                                         \
+    {                                                                                                                  \
+        CALLED(symbol);                                                                                                \
+        return call0;                                                                                                  \
+    }                                                                                                                  \
+    API CUresult symbol##_ptsz params                                                                                  \
+    {                                                                                                                  \
+        CALLED(symbol##_ptsz);                                                                                         \
+        return call1;                                                                                                  \
+    }
+LANES(cuStreamBeginCapture, (CUstream s), begin(s, NULL, GLOBAL, 0), begin(s, NULL, GLOBAL, 1))
+LANES(cuStreamBeginCapture_v2, (CUstream s, int mode), begin(s, NULL, mode, 0), begin(s, NULL, mode, 1))
+LANES(cuStreamBeginCaptureToGraph, (CUstream s, CUgraph g, const CUgraphNode *d, const void *e, size_t n, int mode),
+      ((void)d, (void)e, (void)n, begin(s, g, mode, 0)), ((void)d, (void)e, (void)n, begin(s, g, mode, 1)))
+LANES(cuStreamEndCapture, (CUstream s, CUgraph *ret), end(s, ret, 0), end(s, ret, 1))
+LANES(cuStreamIsCapturing, (CUstream s, int *status), info(s, &(struct info){.status = status}, 0),
+      info(s, &(struct info){.status = status}, 1))
+LANES(cuStreamGetCaptureInfo, (CUstream s, int *status, unsigned long long *id),
+      info(s, &(struct info){.status = status, .id = id}, 0), info(s, &(struct info){.status = status, .id = id}, 1))
+#define INFO_V2 (&(struct info){.status = status, .id = id, .graph = g, .dependencies = d, .count = n})
+LANES(cuStreamGetCaptureInfo_v2, (CUstream s, int *status, unsigned long long *id, CUgraph *g, const CUgraphNode **d, size_t *n),
+      info(s, INFO_V2, 0), info(s, INFO_V2, 1))
+#define INFO_V3 (&(struct info){.status = status, .id = id, .graph = g, .dependencies = d, .edges = e, .count = n})
+LANES(cuStreamGetCaptureInfo_v3,
+      (CUstream s, int *status, unsigned long long *id, CUgraph *g, const CUgraphNode **d, const void **e, size_t *n),
+      info(s, INFO_V3, 0), info(s, INFO_V3, 1))
+LANES(cuStreamUpdateCaptureDependencies, (CUstream s, CUgraphNode *d, size_t n, unsigned f),
+      ((void)s, (void)d, (void)n, (void)f, CUDA_SUCCESS), ((void)s, (void)d, (void)n, (void)f, CUDA_SUCCESS))
+LANES(cuStreamUpdateCaptureDependencies_v2, (CUstream s, CUgraphNode *d, const void *e, size_t n, unsigned f),
+      ((void)s, (void)d, (void)e, (void)n, (void)f, CUDA_SUCCESS), ((void)s, (void)d, (void)e, (void)n, (void)f, CUDA_SUCCESS))

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * cuda_launch.c - kernels and copies onto streams.
+ */
+#include "cuda_sim.h"
+
+CUresult sim_run_kernel(CUstream stream, CUfunction function, uint64_t blocks, bool graph)
+{
+    int device = stream->context->device;
+    uint32_t kernel = atomic_load_explicit(&function->kernel[device], memory_order_relaxed);
+    if (!kernel) {
+        kernel = sim_kernel_find(device, function->name, false) + 1;
+        atomic_store_explicit(&function->kernel[device], kernel, memory_order_relaxed);
+    }
+    sim_stream_end(stream, sim_work(device, kernel - 1, sim_stream_start(stream), blocks, 0, graph));
+    return CUDA_SUCCESS;
+}
+
+CUresult sim_run_copy(CUstream stream, const char *activity, uint64_t bytes, bool graph)
+{
+    int device = stream->context->device;
+    uint32_t kernel = sim_kernel_find(device, activity, true);
+    sim_stream_end(stream, sim_work(device, kernel, sim_stream_start(stream), 0, bytes, graph));
+    return CUDA_SUCCESS;
+}
+
+static void burn_launch_cost(void)
+{
+    uint64_t cost_ns = sim_machine()->script.launch_cost_ns;
+    if (cost_ns)
+        for (uint64_t until_ns = sim_now_ns() + cost_ns; sim_now_ns() < until_ns;)
+            ;
+}
+
+struct shape {
+    unsigned grid[3], block[3];
+};
+
+static CUresult launch(CUfunction function, const struct shape *s, unsigned shared, CUstream handle, void **params, void **extra, int lane)
+{
+    CUresult rc;
+    CUstream stream = sim_stream(handle, lane, &rc);
+    if (!stream)
+        return rc;
+    if (!sim_valid(function, SIM_FUNCTION))
+        return CUDA_ERROR_INVALID_HANDLE;
+    uint64_t threads = (uint64_t)s->block[0] * s->block[1] * s->block[2];
+    uint64_t blocks = (uint64_t)s->grid[0] * s->grid[1] * s->grid[2];
+    if (!blocks || !threads || threads > 1024 || shared > 232448)
+        return CUDA_ERROR_INVALID_VALUE;
+    burn_launch_cost();
+    if (sim_capturing(stream, &rc)) {
+        CUgraphNode node = rc ? NULL : sim_capture_add(stream, NODE_KERNEL);
+        if (node)
+            node->kernel = (CUDA_KERNEL_NODE_PARAMS_v2){.func = function,
+                                                        .gridDimX = s->grid[0],
+                                                        .gridDimY = s->grid[1],
+                                                        .gridDimZ = s->grid[2],
+                                                        .blockDimX = s->block[0],
+                                                        .blockDimY = s->block[1],
+                                                        .blockDimZ = s->block[2],
+                                                        .sharedMemBytes = shared,
+                                                        .kernelParams = params,
+                                                        .extra = extra};
+        return rc;
+    }
+    return sim_run_kernel(stream, function, blocks, false);
+}
+
+#define GRID                                                                                                           \
+    CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,       \
+        CUstream s, void **params
+#define SHAPE &(struct shape){{gx, gy, gz}, {bx, by, bz}}
+#define LAUNCH(symbol, lane)                                                                                           \
+    API CUresult symbol(GRID, void **extra)                                                                            \
+    {                                                                                                                  \
+        CALLED(symbol);                                                                                                \
+        return launch(f, SHAPE, shared, s, params, extra, lane);                                                       \
+    }
+#define LAUNCH_COOPERATIVE(symbol, lane)                                                                               \
+    API CUresult symbol(GRID)                                                                                          \
+    {                                                                                                                  \
+        CALLED(symbol);                                                                                                \
+        return launch(f, SHAPE, shared, s, params, NULL, lane);                                                        \
+    }
+#define LAUNCH_EX(symbol, lane)                                                                                        \
+    API CUresult symbol(const CUlaunchConfig *c, CUfunction f, void **params, void **extra)                            \
+    {                                                                                                                  \
+        CALLED(symbol);                                                                                                \
+        const struct shape shape = {{c->gridDimX, c->gridDimY, c->gridDimZ}, {c->blockDimX, c->blockDimY, c->blockDimZ}}; \
+        return launch(f, &shape, c->sharedMemBytes, c->hStream, params, extra, lane);                                  \
+    }
+LAUNCH(cuLaunchKernel, 0)
+LAUNCH(cuLaunchKernel_ptsz, 1)
+LAUNCH_COOPERATIVE(cuLaunchCooperativeKernel, 0)
+LAUNCH_COOPERATIVE(cuLaunchCooperativeKernel_ptsz, 1)
+LAUNCH_EX(cuLaunchKernelEx, 0)
+LAUNCH_EX(cuLaunchKernelEx_ptsz, 1)
+
+/* ---- the launches of CUDA 1: the shape is the function's ----------------------------------------------------------------- */
+
+static __thread struct {
+    CUfunction function;
+    unsigned block[3];
+} shaped;
+
+API CUresult cuFuncSetBlockShape(CUfunction f, int x, int y, int z)
+{
+    shaped.function = f;
+    shaped.block[0] = (unsigned)x, shaped.block[1] = (unsigned)y, shaped.block[2] = (unsigned)z;
+    return CUDA_SUCCESS;
+}
+
+static CUresult launch_old(CUfunction f, int width, int height, CUstream s)
+{
+    struct shape shape = {{(unsigned)width, (unsigned)height, 1}, {1, 1, 1}};
+    for (int i = 0; i < 3 && shaped.function == f; i++)
+        shape.block[i] = shaped.block[i];
+    return launch(f, &shape, 0, s, NULL, NULL, 0);
+}
+
+API CUresult cuLaunch(CUfunction f)
+{
+    CALLED(cuLaunch);
+    return launch_old(f, 1, 1, NULL);
+}
+API CUresult cuLaunchGrid(CUfunction f, int width, int height)
+{
+    CALLED(cuLaunchGrid);
+    return launch_old(f, width, height, NULL);
+}
+API CUresult cuLaunchGridAsync(CUfunction f, int width, int height, CUstream s)
+{
+    CALLED(cuLaunchGridAsync);
+    return launch_old(f, width, height, s);
+}
+
+API CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *list, unsigned count, unsigned flags)
+{
+    (void)flags;
+    CALLED(cuLaunchCooperativeKernelMultiDevice);
+    for (unsigned i = 0; i < count; i++) {
+        const CUDA_LAUNCH_PARAMS *p = &list[i];
+        const struct shape shape = {{p->gridDimX, p->gridDimY, p->gridDimZ}, {p->blockDimX, p->blockDimY, p->blockDimZ}};
+        CUresult rc = launch(p->function, &shape, p->sharedMemBytes, p->hStream, p->kernelParams, NULL, 0);
+        if (rc)
+            return rc;
+    }
+    return CUDA_SUCCESS;
+}

@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * cuda_module.c - modules, libraries, functions. Images are not looked into: a name that is asked for is there.
+ */
+#include "cuda_sim.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+API CUresult cuMemAlloc_v2(CUdeviceptr *ret, size_t size);
+
+struct global {
+    void *owner;
+    char *name;
+    CUdeviceptr at;
+    struct global *next;
+};
+static CUfunction functions; /* all alive, under sim_lock */
+static struct global *globals;
+enum { GLOBAL_BYTES = 1 << 16 };
+
+static CUresult function_get(CUfunction *ret, void *owner, const char *name)
+{
+    if (!name || !ret)
+        return CUDA_ERROR_INVALID_VALUE;
+    pthread_mutex_lock(&sim_lock);
+    CUfunction f = functions;
+    while (f && (f->owner != owner || strcmp(f->name, name)))
+        f = f->next;
+    if (!f && (f = calloc(1, sizeof(*f)))) {
+        f->magic = SIM_FUNCTION;
+        f->owner = owner;
+        f->name = strdup(name);
+        f->next = functions;
+        functions = f;
+    }
+    pthread_mutex_unlock(&sim_lock);
+    *ret = f;
+    return f ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+/* The structs stay, without their magic: a late use is an error and not a crash. */
+static void forget(void *owner)
+{
+    pthread_mutex_lock(&sim_lock);
+    for (CUfunction *p = &functions; *p;) {
+        CUfunction f = *p;
+        if (f->owner == owner) {
+            f->magic = 0;
+            *p = f->next;
+        } else {
+            p = &f->next;
+        }
+    }
+    pthread_mutex_unlock(&sim_lock);
+}
+
+static CUresult enumerate(CUfunction *ret, unsigned count, void *owner, unsigned *ret_total)
+{
+    unsigned total = 0;
+    pthread_mutex_lock(&sim_lock);
+    for (CUfunction f = functions; f; f = f->next)
+        if (f->owner == owner) {
+            if (ret && total < count)
+                ret[total] = f;
+            total++;
+        }
+    pthread_mutex_unlock(&sim_lock);
+    if (ret_total)
+        *ret_total = total;
+    return CUDA_SUCCESS;
+}
+
+static CUresult global_get(CUdeviceptr *ret_at, size_t *ret_bytes, void *owner, const char *name)
+{
+    pthread_mutex_lock(&sim_lock);
+    struct global *g = globals;
+    while (g && (g->owner != owner || strcmp(g->name, name)))
+        g = g->next;
+    pthread_mutex_unlock(&sim_lock);
+    CUresult rc = CUDA_SUCCESS;
+    if (!g && (g = calloc(1, sizeof(*g)))) {
+        rc = cuMemAlloc_v2(&g->at, GLOBAL_BYTES);
+        g->owner = owner;
+        g->name = strdup(name);
+        pthread_mutex_lock(&sim_lock);
+        g->next = globals;
+        globals = g;
+        pthread_mutex_unlock(&sim_lock);
+    }
+    if (ret_at)
+        *ret_at = g->at;
+    if (ret_bytes)
+        *ret_bytes = GLOBAL_BYTES;
+    return rc;
+}
+
+/* ---- modules ------------------------------------------------------------------------------------------------------ */
+
+API CUresult cuModuleLoadData(CUmodule *ret_module, const void *image)
+{
+    CALLED(cuModuleLoadData);
+    CUresult rc = sim_ready();
+    if (rc)
+        return rc;
+    if (!image || !ret_module)
+        return CUDA_ERROR_INVALID_VALUE;
+    CUmodule module = calloc(1, sizeof(*module));
+    if (!module)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    module->magic = SIM_MODULE;
+    *ret_module = module;
+    return CUDA_SUCCESS;
+}
+
+API CUresult cuModuleLoadDataEx(CUmodule *ret_module, const void *image, unsigned count, int *options, void **values)
+{
+    (void)count, (void)options, (void)values;
+    CALLED(cuModuleLoadDataEx);
+    return cuModuleLoadData(ret_module, image);
+}
+
+API CUresult cuModuleLoadFatBinary(CUmodule *ret_module, const void *image)
+{
+    CALLED(cuModuleLoadFatBinary);
+    return cuModuleLoadData(ret_module, image);
+}
+
+API CUresult cuModuleLoad(CUmodule *ret_module, const char *path)
+{
+    CALLED(cuModuleLoad);
+    return cuModuleLoadData(ret_module, path);
+}
+
+API CUresult cuModuleUnload(CUmodule module)
+{
+    CALLED(cuModuleUnload);
+    if (!sim_valid(module, SIM_MODULE))
+        return CUDA_ERROR_INVALID_HANDLE;
+    forget(module);
+    module->magic = 0;
+    return CUDA_SUCCESS;
+}
+
+API CUresult cuModuleGetFunction(CUfunction *ret, CUmodule module, const char *name)
+{
+    CALLED(cuModuleGetFunction);
+    return sim_valid(module, SIM_MODULE) ? function_get(ret, module, name) : CUDA_ERROR_INVALID_HANDLE;
+}
+
+API CUresult cuModuleGetFunctionCount(unsigned *ret_count, CUmodule module)
+{
+    return enumerate(NULL, 0, module, ret_count);
+}
+
+API CUresult cuModuleEnumerateFunctions(CUfunction *ret, unsigned count, CUmodule module)
+{
+    CALLED(cuModuleEnumerateFunctions);
+    return enumerate(ret, count, module, NULL);
+}
+
+API CUresult cuModuleGetGlobal_v2(CUdeviceptr *ret_at, size_t *ret_bytes, CUmodule module, const char *name)
+{
+    return sim_valid(module, SIM_MODULE) ? global_get(ret_at, ret_bytes, module, name) : CUDA_ERROR_INVALID_HANDLE;
+}
+
+API CUresult cuModuleGetLoadingMode(int *ret_mode)
+{
+    *ret_mode = 2; /* lazy */
+    return CUDA_SUCCESS;
+}
+
+/* ---- libraries and kernels ------------------------------------------------------------------------------------------- */
+
+API CUresult cuLibraryLoadData(CUlibrary *ret_library, const void *code, int *a, void **b, unsigned c, int *d, void **e, unsigned f)
+{
+    (void)a, (void)b, (void)c, (void)d, (void)e, (void)f;
+    CALLED(cuLibraryLoadData);
+    CUresult rc = sim_ready();
+    if (rc)
+        return rc;
+    if (!code || !ret_library)
+        return CUDA_ERROR_INVALID_VALUE;
+    CUlibrary library = calloc(1, sizeof(*library));
+    if (!library)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    library->magic = SIM_LIBRARY;
+    *ret_library = library;
+    return CUDA_SUCCESS;
+}
+
+API CUresult cuLibraryLoadFromFile(CUlibrary *ret_library, const char *path, int *a, void **b, unsigned c, int *d, void **e,
+                                   unsigned f)
+{
+    CALLED(cuLibraryLoadFromFile);
+    return cuLibraryLoadData(ret_library, path, a, b, c, d, e, f);
+}
+
+API CUresult cuLibraryUnload(CUlibrary library)
+{
+    CALLED(cuLibraryUnload);
+    if (!sim_valid(library, SIM_LIBRARY))
+        return CUDA_ERROR_INVALID_HANDLE;
+    forget(library);
+    library->magic = 0;
+    return CUDA_SUCCESS;
+}
+
+API CUresult cuLibraryGetKernel(CUfunction *ret, CUlibrary library, const char *name)
+{
+    CALLED(cuLibraryGetKernel);
+    return sim_valid(library, SIM_LIBRARY) ? function_get(ret, library, name) : CUDA_ERROR_INVALID_HANDLE;
+}
+
+API CUresult cuLibraryGetKernelCount(unsigned *ret_count, CUlibrary library)
+{
+    return enumerate(NULL, 0, library, ret_count);
+}
+
+API CUresult cuLibraryEnumerateKernels(CUfunction *ret, unsigned count, CUlibrary library)
+{
+    CALLED(cuLibraryEnumerateKernels);
+    return enumerate(ret, count, library, NULL);
+}
+
+/* A library's functions are asked for by the module too. */
+API CUresult cuLibraryGetModule(CUmodule *ret_module, CUlibrary library)
+{
+    CALLED(cuLibraryGetModule);
+    if (!sim_valid(library, SIM_LIBRARY))
+        return CUDA_ERROR_INVALID_HANDLE;
+    pthread_mutex_lock(&sim_lock);
+    if (!library->module && (library->module = calloc(1, sizeof(*library->module)))) {
+        library->module->magic = SIM_MODULE;
+        library->module->library = library;
+    }
+    pthread_mutex_unlock(&sim_lock);
+    *ret_module = library->module;
+    return CUDA_SUCCESS;
+}
+
+API CUresult cuLibraryGetGlobal(CUdeviceptr *ret_at, size_t *ret_bytes, CUlibrary library, const char *name)
+{
+    return sim_valid(library, SIM_LIBRARY) ? global_get(ret_at, ret_bytes, library, name) : CUDA_ERROR_INVALID_HANDLE;
+}
+API CUresult cuLibraryGetManaged(CUdeviceptr *ret_at, size_t *ret_bytes, CUlibrary library, const char *name)
+{
+    return cuLibraryGetGlobal(ret_at, ret_bytes, library, name);
+}
+
+API CUresult cuKernelGetFunction(CUfunction *ret, CUfunction kernel)
+{
+    CALLED(cuKernelGetFunction);
+    *ret = kernel;
+    return sim_valid(kernel, SIM_FUNCTION) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+}
+
+API CUresult cuKernelGetLibrary(CUlibrary *ret, CUfunction kernel)
+{
+    if (!sim_valid(kernel, SIM_FUNCTION))
+        return CUDA_ERROR_INVALID_HANDLE;
+    *ret = kernel->owner;
+    return CUDA_SUCCESS;
+}
+
+static CUresult name_of(const char **ret, CUfunction function)
+{
+    if (!sim_valid(function, SIM_FUNCTION))
+        return CUDA_ERROR_INVALID_HANDLE;
+    *ret = function->name;
+    return CUDA_SUCCESS;
+}
+API CUresult cuKernelGetName(const char **ret, CUfunction kernel)
+{
+    return name_of(ret, kernel);
+}
+API CUresult cuFuncGetName(const char **ret, CUfunction function)
+{
+    return name_of(ret, function);
+}
+
+API CUresult cuFuncGetModule(CUmodule *ret, CUfunction function)
+{
+    if (!sim_valid(function, SIM_FUNCTION))
+        return CUDA_ERROR_INVALID_HANDLE;
+    *ret = function->owner;
+    return CUDA_SUCCESS;
+}
+
+/* CUfunction_attribute 0..: threads a block, shared, const, local, registers, PTX and binary version, cache mode, dynamic shared */
+static CUresult attribute(int *value, int attribute, CUfunction function)
+{
+    static const int values[] = {1024, 0, 0, 0, 32, 90, 90, 0, 232448, -1};
+    if (!sim_valid(function, SIM_FUNCTION))
+        return CUDA_ERROR_INVALID_HANDLE;
+    *value = attribute >= 0 && attribute < 10 ? values[attribute] : 0;
+    return CUDA_SUCCESS;
+}
+API CUresult cuFuncGetAttribute(int *value, int which, CUfunction function)
+{
+    return attribute(value, which, function);
+}
+API CUresult cuKernelGetAttribute(int *value, int which, CUfunction kernel, CUdevice device)
+{
+    (void)device;
+    return attribute(value, which, kernel);
+}
+
+#define ACCEPT(symbol, ...)                                                                                            \
+    API CUresult symbol(__VA_ARGS__)                                                                                   \
+    {                                                                                                                  \
+        CALLED(symbol);                                                                                                \
+        return CUDA_SUCCESS;                                                                                           \
+    }
+ACCEPT(cuFuncSetAttribute, __attribute__((unused)) CUfunction f, __attribute__((unused)) int which, __attribute__((unused)) int value)
+ACCEPT(cuKernelSetAttribute, __attribute__((unused)) int which, __attribute__((unused)) int value, __attribute__((unused)) CUfunction f)
+ACCEPT(cuFuncSetCacheConfig, __attribute__((unused)) CUfunction f, __attribute__((unused)) int config)
+ACCEPT(cuKernelSetCacheConfig, __attribute__((unused)) CUfunction f, __attribute__((unused)) int config)
+ACCEPT(cuFuncSetSharedMemConfig, __attribute__((unused)) CUfunction f, __attribute__((unused)) int config)
+ACCEPT(cuFuncLoad, __attribute__((unused)) CUfunction f)
+
+API CUresult cuFuncIsLoaded(int *state, CUfunction function)
+{
+    *state = 1;
+    return sim_valid(function, SIM_FUNCTION) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+}
+
+/* ---- occupancy: as of a kernel that uses few registers ----------------------------------------------------------------- */
+
+static int blocks_per_multiprocessor(int block)
+{
+    return block > 0 ? (2048 / block > 32 ? 32 : 2048 / block) : 1;
+}
+
+API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *ret, CUfunction f, int block, size_t shared)
+{
+    (void)f, (void)shared;
+    *ret = blocks_per_multiprocessor(block);
+    return CUDA_SUCCESS;
+}
+API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *ret, CUfunction f, int block, size_t shared, unsigned flags)
+{
+    (void)flags;
+    return cuOccupancyMaxActiveBlocksPerMultiprocessor(ret, f, block, shared);
+}
+API CUresult cuOccupancyAvailableDynamicSMemPerBlock(size_t *ret, CUfunction f, int blocks, int block)
+{
+    (void)f, (void)block;
+    *ret = (size_t)233472 / (size_t)(blocks > 0 ? blocks : 1);
+    return CUDA_SUCCESS;
+}
+API CUresult cuOccupancyMaxActiveClusters(int *ret, CUfunction f, const CUlaunchConfig *config)
+{
+    (void)f, (void)config;
+    *ret = 132;
+    return CUDA_SUCCESS;
+}
+API CUresult cuOccupancyMaxPotentialClusterSize(int *ret, CUfunction f, const CUlaunchConfig *config)
+{
+    (void)f, (void)config;
+    *ret = 8;
+    return CUDA_SUCCESS;
+}
+API CUresult cuOccupancyMaxPotentialBlockSize(int *ret_grid, int *ret_block, CUfunction f, size_t (*shared_of)(int), size_t shared,
+                                              int limit)
+{
+    (void)f, (void)shared_of, (void)shared, (void)limit;
+    *ret_grid = 264;
+    *ret_block = 1024;
+    return CUDA_SUCCESS;
+}

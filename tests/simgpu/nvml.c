@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * nvml.c - the part of NVML that energy tools use, over the simulated machine.
+ */
+#include "device.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define API __attribute__((visibility("default")))
+typedef int nvml_return;
+typedef struct handle *nvml_device;
+enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
+enum { FIELD_TOTAL_ENERGY = 83, FIELD_POWER_AVERAGE = 185, FIELD_POWER_INSTANT = 186 };
+enum { TYPE_UNSIGNED = 1, TYPE_UNSIGNED_LONG_LONG = 3 };
+
+/* nvmlFieldValue_t */
+struct field {
+    unsigned id, scope;
+    long long timestamp_us, latency_us;
+    unsigned type;
+    nvml_return result;
+    union {
+        unsigned ui;
+        unsigned long long ull;
+    } value;
+};
+
+static int started;
+
+#define EXPORTED(name, ...)                                                                                            \
+    API nvml_return name(__VA_ARGS__);                                                                                 \
+    API nvml_return name(__VA_ARGS__)
+#define DEVICE(handle)                                                                                                 \
+    int device = (int)(uintptr_t)(handle) - 1;                                                                         \
+    if (!started)                                                                                                      \
+        return UNINITIALIZED;                                                                                          \
+    if (device < 0 || device >= sim_machine()->script.devices)                                                         \
+        return INVALID_ARGUMENT
+
+EXPORTED(nvmlInit_v2, void)
+{
+    sim_machine();
+    __atomic_fetch_add(&started, 1, __ATOMIC_RELAXED);
+    return SUCCESS;
+}
+EXPORTED(nvmlInit, void)
+{
+    return nvmlInit_v2();
+}
+EXPORTED(nvmlInitWithFlags, unsigned flags)
+{
+    (void)flags;
+    return nvmlInit_v2();
+}
+EXPORTED(nvmlShutdown, void)
+{
+    if (!started)
+        return UNINITIALIZED;
+    __atomic_fetch_sub(&started, 1, __ATOMIC_RELAXED);
+    return SUCCESS;
+}
+
+API const char *nvmlErrorString(nvml_return rc);
+API const char *nvmlErrorString(nvml_return rc)
+{
+    static const char *const texts[] = {"Success", "Uninitialized", "Invalid Argument", "Not Supported"};
+    return rc >= 0 && rc < 4 ? texts[rc] : "Unknown Error";
+}
+
+static nvml_return text(const char *from, char *to, unsigned size)
+{
+    if (strlen(from) >= size)
+        return INSUFFICIENT_SIZE;
+    strcpy(to, from);
+    return SUCCESS;
+}
+
+EXPORTED(nvmlSystemGetDriverVersion, char *version, unsigned size)
+{
+    return text("580.65.06", version, size);
+}
+EXPORTED(nvmlSystemGetNVMLVersion, char *version, unsigned size)
+{
+    return text("13.580.65.06", version, size);
+}
+EXPORTED(nvmlSystemGetCudaDriverVersion, int *version)
+{
+    *version = sim_machine()->script.driver_version;
+    return SUCCESS;
+}
+EXPORTED(nvmlSystemGetCudaDriverVersion_v2, int *version)
+{
+    return nvmlSystemGetCudaDriverVersion(version);
+}
+
+EXPORTED(nvmlDeviceGetCount_v2, unsigned *count)
+{
+    *count = (unsigned)sim_machine()->script.devices;
+    return started ? SUCCESS : UNINITIALIZED;
+}
+EXPORTED(nvmlDeviceGetCount, unsigned *count)
+{
+    return nvmlDeviceGetCount_v2(count);
+}
+
+EXPORTED(nvmlDeviceGetHandleByIndex_v2, unsigned index, nvml_device *handle)
+{
+    *handle = (nvml_device)(uintptr_t)(index + 1);
+    DEVICE(*handle);
+    return SUCCESS;
+}
+EXPORTED(nvmlDeviceGetHandleByIndex, unsigned index, nvml_device *handle)
+{
+    return nvmlDeviceGetHandleByIndex_v2(index, handle);
+}
+
+EXPORTED(nvmlDeviceGetUUID, nvml_device handle, char *uuid, unsigned size)
+{
+    uint8_t u[16];
+    char line[64];
+    DEVICE(handle);
+    sim_uuid(device, u);
+    snprintf(line, sizeof(line), "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2],
+             u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+    return text(line, uuid, size);
+}
+
+EXPORTED(nvmlDeviceGetHandleByUUID, const char *uuid, nvml_device *handle)
+{
+    char line[64];
+    for (int i = 0; i < sim_machine()->script.devices; i++) {
+        *handle = (nvml_device)(uintptr_t)(i + 1);
+        if (!nvmlDeviceGetUUID(*handle, line, sizeof(line)) && !strcmp(line, uuid))
+            return SUCCESS;
+    }
+    return NOT_FOUND;
+}
+
+EXPORTED(nvmlDeviceGetName, nvml_device handle, char *name, unsigned size)
+{
+    DEVICE(handle);
+    return text("NVIDIA H100 80GB HBM3", name, size);
+}
+EXPORTED(nvmlDeviceGetIndex, nvml_device handle, unsigned *index)
+{
+    DEVICE(handle);
+    *index = (unsigned)device;
+    return SUCCESS;
+}
+EXPORTED(nvmlDeviceGetArchitecture, nvml_device handle, unsigned *architecture)
+{
+    DEVICE(handle);
+    *architecture = 9; /* Hopper */
+    return SUCCESS;
+}
+EXPORTED(nvmlDeviceGetMigMode, nvml_device handle, unsigned *current, unsigned *pending)
+{
+    DEVICE(handle);
+    *current = *pending = 0;
+    return SUCCESS;
+}
+EXPORTED(nvmlDeviceGetMemoryInfo, nvml_device handle, unsigned long long *info)
+{
+    DEVICE(handle);
+    info[0] = 80ull << 30;
+    info[2] = sim_machine()->device[device].memory_used;
+    info[1] = info[0] - info[2];
+    return SUCCESS;
+}
+EXPORTED(nvmlDeviceGetEnforcedPowerLimit, nvml_device handle, unsigned *mw)
+{
+    DEVICE(handle);
+    *mw = (unsigned)(sim_machine()->script.cap_w * 1e3);
+    return SUCCESS;
+}
+EXPORTED(nvmlDeviceGetPowerManagementLimit, nvml_device handle, unsigned *mw)
+{
+    return nvmlDeviceGetEnforcedPowerLimit(handle, mw);
+}
+
+EXPORTED(nvmlDeviceGetTotalEnergyConsumption, nvml_device handle, unsigned long long *mj)
+{
+    DEVICE(handle);
+    if (sim_machine()->script.refuse_counter)
+        return NOT_SUPPORTED;
+    *mj = sim_counter_mj(device);
+    return SUCCESS;
+}
+EXPORTED(nvmlDeviceGetPowerUsage, nvml_device handle, unsigned *mw)
+{
+    DEVICE(handle);
+    if (sim_machine()->script.refuse_power)
+        return NOT_SUPPORTED;
+    *mw = sim_power_mw(device);
+    return SUCCESS;
+}
+
+EXPORTED(nvmlDeviceGetFieldValues, nvml_device handle, int count, struct field *fields)
+{
+    DEVICE(handle);
+    for (int i = 0; i < count; i++) {
+        struct field *f = &fields[i];
+        f->timestamp_us = (long long)(sim_now_ns() / 1000);
+        f->latency_us = 0;
+        f->result = NOT_SUPPORTED;
+        if (f->id == FIELD_TOTAL_ENERGY) {
+            f->type = TYPE_UNSIGNED_LONG_LONG;
+            f->result = nvmlDeviceGetTotalEnergyConsumption(handle, &f->value.ull);
+        } else if (f->id == FIELD_POWER_INSTANT || f->id == FIELD_POWER_AVERAGE) {
+            f->type = TYPE_UNSIGNED;
+            f->result = nvmlDeviceGetPowerUsage(handle, &f->value.ui);
+        }
+    }
+    return SUCCESS;
+}
