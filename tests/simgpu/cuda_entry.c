@@ -5,8 +5,6 @@
  */
 #include "cuda_sim.h"
 
-#pragma GCC diagnostic ignored "-Wmissing-prototypes"
-
 #define EXPORT(symbol, name, version, lane)                                                                            \
     API __attribute__((weak)) CUresult symbol(void)                                                                    \
     {                                                                                                                  \

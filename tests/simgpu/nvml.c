@@ -28,9 +28,7 @@ struct field {
 
 static int started;
 
-#define EXPORTED(name, ...)                                                                                            \
-    API nvml_return name(__VA_ARGS__);                                                                                 \
-    API nvml_return name(__VA_ARGS__)
+#define EXPORTED(name, ...) API nvml_return name(__VA_ARGS__)
 #define DEVICE(handle)                                                                                                 \
     int device = (int)(uintptr_t)(handle) - 1;                                                                         \
     if (!started)                                                                                                      \
@@ -61,7 +59,6 @@ EXPORTED(nvmlShutdown, void)
     return SUCCESS;
 }
 
-API const char *nvmlErrorString(nvml_return rc);
 API const char *nvmlErrorString(nvml_return rc)
 {
     static const char *const texts[] = {"Success", "Uninitialized", "Invalid Argument", "Not Supported"};
