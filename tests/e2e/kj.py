@@ -23,7 +23,7 @@ SOURCES = ROOT / "tests" / "programs"
 SCHEMA = ROOT / "tools" / "report" / "schema" / "kjoule.report.1.json"
 LAB_TABLES = BUILD / "lab" / "libprivate_tables.so"
 PYTHON = os.environ.get("KJ_PYTHON", "/usr/bin/python3")
-TIMEOUT_S = 120
+TIMEOUT_S = 60
 
 METHODS = {"measured", "estimated", "modelled"}
 

@@ -65,7 +65,7 @@ def test_standard_input_reaches_the_program(folder):
 
 def test_preload_without_wrapper(folder):
     """A program that never touches CUDA but runs for over a second gets its report from bare LD_PRELOAD too."""
-    command = kj.lm_train("--steps", 40)
+    command = kj.lm_train("--steps", 100)
     plain = kj.bare(command)
     run = kj.preloaded(command, folder)
     assert (run.status, run.stdout) == (plain.status, plain.stdout)

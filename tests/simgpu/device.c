@@ -87,8 +87,10 @@ static void machine_find(void)
         abort();
     if (machine->ready != READY)
         machine_make(machine);
-    if (fd >= 0)
-        close(fd); /* and with it the lock */
+    if (fd >= 0) {
+        flock(fd, LOCK_UN); /* the mapping would keep it beyond the close */
+        close(fd);
+    }
     atexit(truth_at_exit);
 }
 
