@@ -180,7 +180,7 @@ CUresult cuGraphExecDestroy(CUgraphExec exec)
     CUresult rc = REAL(cuGraphExecDestroy)(exec);
     if (!rc)
         kj_activities_forget(exec);
-    return rc;
+    return kj_counted(KJ_HOOK_cuGraphExecDestroy, rc);
 }
 
 /* Another kernel in one node: the counts per name would need the whole graph again, which the call does not
@@ -189,18 +189,12 @@ CUresult cuGraphExecKernelNodeSetParams(CUgraphExec exec, CUgraphNode h_node,
                                         const CUDA_KERNEL_NODE_PARAMS_v1 *node_params)
 {
     CUresult rc = REAL(cuGraphExecKernelNodeSetParams)(exec, h_node, node_params);
-    struct kj_ledger_header *ledger = kj_enter();
-    if (ledger)
-        kj_call_count(ledger, KJ_HOOK_cuGraphExecKernelNodeSetParams, rc, 0);
-    return rc;
+    return kj_counted(KJ_HOOK_cuGraphExecKernelNodeSetParams, rc);
 }
 
 CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode h_node,
                                            const CUDA_KERNEL_NODE_PARAMS_v2 *node_params)
 {
     CUresult rc = REAL(cuGraphExecKernelNodeSetParams_v2)(exec, h_node, node_params);
-    struct kj_ledger_header *ledger = kj_enter();
-    if (ledger)
-        kj_call_count(ledger, KJ_HOOK_cuGraphExecKernelNodeSetParams_v2, rc, 0);
-    return rc;
+    return kj_counted(KJ_HOOK_cuGraphExecKernelNodeSetParams_v2, rc);
 }

@@ -139,7 +139,7 @@ CUresult cuModuleGetFunction(CUfunction *ret_function, CUmodule module, const ch
     CUresult rc = REAL(cuModuleGetFunction)(ret_function, module, name);
     if (!rc)
         learn(*ret_function, module, name);
-    return rc;
+    return kj_counted(KJ_HOOK_cuModuleGetFunction, rc);
 }
 
 CUresult cuLibraryGetKernel(CUkernel *ret_kernel, CUlibrary library, const char *name)
@@ -147,7 +147,7 @@ CUresult cuLibraryGetKernel(CUkernel *ret_kernel, CUlibrary library, const char 
     CUresult rc = REAL(cuLibraryGetKernel)(ret_kernel, library, name);
     if (!rc)
         learn(*ret_kernel, library, name);
-    return rc;
+    return kj_counted(KJ_HOOK_cuLibraryGetKernel, rc);
 }
 
 CUresult cuKernelGetFunction(CUfunction *ret_function, CUkernel kernel)
@@ -155,7 +155,7 @@ CUresult cuKernelGetFunction(CUfunction *ret_function, CUkernel kernel)
     CUresult rc = REAL(cuKernelGetFunction)(ret_function, kernel);
     if (!rc)
         learn_alias(*ret_function, kernel);
-    return rc;
+    return kj_counted(KJ_HOOK_cuKernelGetFunction, rc);
 }
 
 CUresult cuModuleEnumerateFunctions(CUfunction *functions, unsigned num_functions, CUmodule mod)
@@ -166,7 +166,7 @@ CUresult cuModuleEnumerateFunctions(CUfunction *functions, unsigned num_function
         if (functions[i] && !kj_driver.cuFuncGetName(&name, functions[i]))
             learn(functions[i], mod, name);
     }
-    return rc;
+    return kj_counted(KJ_HOOK_cuModuleEnumerateFunctions, rc);
 }
 
 CUresult cuLibraryEnumerateKernels(CUkernel *kernels, unsigned num_kernels, CUlibrary lib)
@@ -177,7 +177,7 @@ CUresult cuLibraryEnumerateKernels(CUkernel *kernels, unsigned num_kernels, CUli
         if (kernels[i] && !kj_driver.cuKernelGetName(&name, kernels[i]))
             learn(kernels[i], lib, name);
     }
-    return rc;
+    return kj_counted(KJ_HOOK_cuLibraryEnumerateKernels, rc);
 }
 
 CUresult cuModuleUnload(CUmodule module)
@@ -185,7 +185,7 @@ CUresult cuModuleUnload(CUmodule module)
     CUresult rc = REAL(cuModuleUnload)(module);
     if (!rc)
         forget_owner(module);
-    return rc;
+    return kj_counted(KJ_HOOK_cuModuleUnload, rc);
 }
 
 CUresult cuLibraryUnload(CUlibrary library)
@@ -193,5 +193,5 @@ CUresult cuLibraryUnload(CUlibrary library)
     CUresult rc = REAL(cuLibraryUnload)(library);
     if (!rc)
         forget_owner(library);
-    return rc;
+    return kj_counted(KJ_HOOK_cuLibraryUnload, rc);
 }

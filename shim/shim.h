@@ -222,4 +222,13 @@ static inline void kj_call_count(struct kj_ledger_header *ledger, enum kj_hook h
         __atomic_fetch_add(&call->host_ns, host_ns, __ATOMIC_RELAXED);
 }
 
+/* The same for a hook whose body has no use for the ledger. */
+static inline CUresult kj_counted(enum kj_hook hook, CUresult rc)
+{
+    struct kj_ledger_header *ledger = kj_enter();
+    if (ledger)
+        kj_call_count(ledger, hook, rc, 0);
+    return rc;
+}
+
 #endif

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -97,6 +98,8 @@ sys.exit(40 + len(got))
 def read_terminal(fd, until, seconds=30):
     data, end = b"", time.monotonic() + seconds
     while until not in data and time.monotonic() < end:
+        if not select.select([fd], [], [], 0.1)[0]:
+            continue
         try:
             data += os.read(fd, 4096)
         except OSError:
@@ -149,5 +152,6 @@ def test_ctrl_z(folder):
     os.write(terminal, b"echo status=$?\n")
     assert b"status=6" in read_terminal(terminal, b"status=6")
     os.write(terminal, b"exit\n")
+    read_terminal(terminal, b"\0", 10)  # to its end: a shell waits until its last words are read
     os.waitpid(pid, 0)
     assert kj.read_report(folder)["run"]["exit_status"] == 6

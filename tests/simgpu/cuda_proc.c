@@ -25,6 +25,7 @@ static void *find(const char *name, int version, int want_lane, int *ret_status)
     return best ? best->address : NULL;
 }
 
+/* Whoever asks for the status gets it there, and success with it. */
 static CUresult get(const char *name, void **ret, int version, uint64_t flags, int *ret_status)
 {
     int status;
@@ -33,7 +34,7 @@ static CUresult get(const char *name, void **ret, int version, uint64_t flags, i
     *ret = find(name, version, (flags & CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM) != 0, &status);
     if (ret_status)
         *ret_status = status;
-    return *ret ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
+    return *ret || ret_status ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
 }
 
 API CUresult cuGetProcAddress_v2(const char *name, void **ret, int version, uint64_t flags, int *ret_status)

@@ -27,6 +27,22 @@ static void write_text(FILE *out, const char *text)
     fputc('"', out);
 }
 
+static void write_activities(FILE *out, const struct sim_device *d, bool copies)
+{
+    const char *comma = "";
+    for (uint32_t i = 0; i < d->kernels; i++) {
+        const struct sim_kernel *k = &d->kernel[i];
+        if (k->copy != copies)
+            continue;
+        fprintf(out, "%s\n    {\"name\": ", comma);
+        comma = ",";
+        write_text(out, k->name);
+        fprintf(out, ", \"launches\": %llu, \"graph_launches\": %llu, \"time_ns\": %llu, \"energy_uj\": %.0f}",
+                (unsigned long long)k->launches, (unsigned long long)k->graph_launches, (unsigned long long)k->time_ns,
+                k->energy_nj * 1e-3);
+    }
+}
+
 static void write_device(FILE *out, const struct sim_device *d, int index)
 {
     uint8_t uuid[16];
@@ -36,14 +52,9 @@ static void write_device(FILE *out, const struct sim_device *d, int index)
         fprintf(out, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", uuid[i]);
     fprintf(out, "\", \"energy_uj\": %.0f, \"idle_uj\": %.0f, \"busy_ns\": %llu, \"kernels\": [", d->energy_nj * 1e-3,
             d->idle_nj * 1e-3, (unsigned long long)d->busy_ns);
-    for (uint32_t i = 0; i < d->kernels; i++) {
-        const struct sim_kernel *k = &d->kernel[i];
-        fprintf(out, "%s\n    {\"name\": ", i ? "," : "");
-        write_text(out, k->name);
-        fprintf(out, ", \"launches\": %llu, \"graph_launches\": %llu, \"time_ns\": %llu, \"energy_uj\": %.0f}",
-                (unsigned long long)k->launches, (unsigned long long)k->graph_launches, (unsigned long long)k->time_ns,
-                k->energy_nj * 1e-3);
-    }
+    write_activities(out, d, false);
+    fprintf(out, "], \"copies\": [");
+    write_activities(out, d, true);
     fprintf(out, "]}");
 }
 
