@@ -274,4 +274,18 @@ PLAIN(cuStreamCreateWithPriority, (CUstream * ret_stream, unsigned flags, int pr
       (ret_stream, flags, priority), )
 PLAIN(cuStreamDestroy, (CUstream stream), (stream), kj_stream_forget(stream))
 PLAIN(cuStreamDestroy_v2, (CUstream stream), (stream), kj_stream_forget(stream))
-PLAIN(cuInit, (unsigned flags), (flags), if (!rc) ledger->flags |= KJ_LEDGER_CUDA_INIT)
+
+/* The child of a fork that took place after the look-ups, and before any cuInit, begins here. Nowhere else: what a forked helper calls
+ * on its way out is no use of CUDA. */
+CUresult cuInit(unsigned flags)
+{
+    __typeof__(&cuInit) real = REAL(cuInit);
+    if (!real)
+        return REFUSED;
+    kj_session_touch();
+    struct kj_ledger_header *ledger = kj_enter();
+    CUresult rc = real(flags);
+    if (ledger && !rc)
+        ledger->flags |= KJ_LEDGER_CUDA_INIT;
+    return kj_counted(KJ_HOOK_cuInit, rc);
+}

@@ -74,22 +74,6 @@ static double covered(double from_ns, double to_ns, double start_ns, double end_
     return end_ns > start_ns && high > low ? (high - low) / (end_ns - start_ns) : 0;
 }
 
-static struct kj_span_energy counter_energy(const struct kj_series_channel *c, double start_ns, double end_ns)
-{
-    struct kj_span_energy energy = {0};
-    struct knot *knots = malloc((c->count + 1) * sizeof(*knots));
-    size_t n = knots ? find_knots(c, knots) : 0;
-    if (n >= 2 && knots[n - 1].t_ns > knots[0].t_ns) {
-        energy.known = true;
-        energy.uj = energy_at(knots, n, end_ns) - energy_at(knots, n, start_ns);
-        energy.coverage = covered(knots[0].t_ns, knots[n - 1].t_ns, start_ns, end_ns);
-        if (energy.uj < 0)
-            energy.uj = 0;
-    }
-    free(knots);
-    return energy;
-}
-
 /* A reading speaks for the time since the one before: sensors look back. */
 static struct kj_span_energy power_energy(const struct kj_series_channel *c, double start_ns, double end_ns)
 {
@@ -108,10 +92,42 @@ static struct kj_span_energy power_energy(const struct kj_series_channel *c, dou
     return energy;
 }
 
-struct kj_span_energy kj_channel_energy(const struct kj_series_channel *channel, uint64_t start_ns, uint64_t end_ns)
+static double power_between(const struct kj_series_channel *power, double start_ns, double end_ns)
+{
+    return end_ns > start_ns ? power_energy(power, start_ns, end_ns).uj : 0;
+}
+
+/* Before its first update and after its last the counter is silent: there the power readings speak, and without them the power is
+ * taken as in the nearest stretch. */
+static struct kj_span_energy counter_energy(const struct kj_series_channel *c, const struct kj_series_channel *power, double start_ns,
+                                            double end_ns)
+{
+    struct kj_span_energy energy = {0};
+    struct knot *knots = malloc((c->count + 1) * sizeof(*knots));
+    size_t n = knots ? find_knots(c, knots) : 0;
+    if (n >= 2 && knots[n - 1].t_ns > knots[0].t_ns) {
+        double from_ns = start_ns, to_ns = end_ns;
+        if (power && knots[0].t_ns > start_ns)
+            from_ns = knots[0].t_ns < end_ns ? knots[0].t_ns : end_ns;
+        if (power && knots[n - 1].t_ns < end_ns)
+            to_ns = knots[n - 1].t_ns > from_ns ? knots[n - 1].t_ns : from_ns;
+        energy.known = true;
+        energy.uj = energy_at(knots, n, to_ns) - energy_at(knots, n, from_ns);
+        if (power)
+            energy.uj += power_between(power, start_ns, from_ns) + power_between(power, to_ns, end_ns);
+        energy.coverage = covered(knots[0].t_ns, knots[n - 1].t_ns, start_ns, end_ns);
+        if (energy.uj < 0)
+            energy.uj = 0;
+    }
+    free(knots);
+    return energy;
+}
+
+struct kj_span_energy kj_channel_energy(const struct kj_series_channel *channel, const struct kj_series_channel *power,
+                                        uint64_t start_ns, uint64_t end_ns)
 {
     if (channel->channel.kind == KJ_ENERGY_UJ)
-        return counter_energy(channel, (double)start_ns, (double)end_ns);
+        return counter_energy(channel, power && power->count ? power : NULL, (double)start_ns, (double)end_ns);
     if (channel->channel.kind == KJ_POWER_MW)
         return power_energy(channel, (double)start_ns, (double)end_ns);
     return (struct kj_span_energy){0};

@@ -86,7 +86,7 @@ static void check_against(struct kj_account *a, struct kj_report_component *row,
         const struct kj_series_channel *other = &a->series->channels[i];
         if (i == used || strcmp(other->channel.device, row->device) || other->channel.method != KJ_MEASURED)
             continue;
-        struct kj_span_energy span = kj_channel_energy(other, a->start_ns, a->end_ns);
+        struct kj_span_energy span = kj_channel_energy(other, NULL, a->start_ns, a->end_ns);
         if (!span.known)
             continue;
         char text[80];
@@ -102,16 +102,27 @@ static void check_against(struct kj_account *a, struct kj_report_component *row,
     }
 }
 
+static const struct kj_series_channel *power_of(const struct kj_series *series, const char *device)
+{
+    for (size_t i = 0; i < series->count; i++) {
+        const struct kj_channel *c = &series->channels[i].channel;
+        if (c->kind == KJ_POWER_MW && c->method == KJ_MEASURED && !strcmp(c->device, device))
+            return &series->channels[i];
+    }
+    return NULL;
+}
+
 static int add_component(struct kj_account *a, const char *kind, uint32_t id, double share, const char *share_basis)
 {
     /* The best channel may have fallen silent: then the next of the same device. */
     uint32_t used = id;
-    struct kj_span_energy span = kj_channel_energy(&a->series->channels[id], a->start_ns, a->end_ns);
+    const struct kj_series_channel *power = power_of(a->series, a->series->channels[id].channel.device);
+    struct kj_span_energy span = kj_channel_energy(&a->series->channels[id], power, a->start_ns, a->end_ns);
     for (size_t i = 0; !span.known && i < a->series->count; i++) {
         const struct kj_channel *other = &a->series->channels[i].channel;
         if (strcmp(other->device, a->series->channels[id].channel.device) || other->kind == KJ_CPU_BUSY_NS)
             continue;
-        span = kj_channel_energy(&a->series->channels[i], a->start_ns, a->end_ns);
+        span = kj_channel_energy(&a->series->channels[i], power, a->start_ns, a->end_ns);
         used = (uint32_t)i;
     }
     const struct kj_channel *c = &a->series->channels[span.known ? used : id].channel;
