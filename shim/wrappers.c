@@ -275,8 +275,8 @@ PLAIN(cuStreamCreateWithPriority, (CUstream * ret_stream, unsigned flags, int pr
 PLAIN(cuStreamDestroy, (CUstream stream), (stream), kj_stream_forget(stream))
 PLAIN(cuStreamDestroy_v2, (CUstream stream), (stream), kj_stream_forget(stream))
 
-/* The child of a fork that took place after the look-ups, and before any cuInit, begins here. Nowhere else: what a forked helper calls
- * on its way out is no use of CUDA. */
+/* The child of a fork that took place after the look-ups, and before any cuInit, begins here. Nowhere else:
+ * what a forked helper calls on its way out is no use of CUDA. */
 CUresult cuInit(unsigned flags)
 {
     __typeof__(&cuInit) real = REAL(cuInit);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cmd_record.c - `kjoule record --pid PID`: what the shim starts when there is no wrapper. Detached from the host, so all it has to
- * say goes to the two descriptors that the shim hands over (shim/README.md).
+ * cmd_record.c - `kjoule record --pid PID`: what the shim starts when there is no wrapper. Detached from the
+ * host, so all it has to say goes to the two descriptors that the shim hands over (shim/README.md).
  */
 #include "base/options.h"
 #include "commands.h"
@@ -27,7 +27,8 @@ static void complain(int fd, const char *text)
 {
     char line[640];
     int size = snprintf(line, sizeof(line), "kjoule: %s\n", text);
-    ssize_t ignored = fd >= 0 ? write(fd, line, (size_t)size < sizeof(line) ? (size_t)size : sizeof(line) - 1) : 0;
+    ssize_t ignored =
+        fd >= 0 ? write(fd, line, (size_t)size < sizeof(line) ? (size_t)size : sizeof(line) - 1) : 0;
     (void)ignored;
 }
 
@@ -64,7 +65,8 @@ int kj_cmd_record(int argc, char **argv)
     kj_recorder_watch(recorder);
     if (kj_recorder_is_void(recorder))
         kj_recorder_discard(recorder);
-    else if (kj_finish_run(kj_recorder_folder(recorder), *options.text[KJ_OPT_QUIET] ? -1 : summary_fd, &error))
+    else if (kj_finish_run(kj_recorder_folder(recorder), *options.text[KJ_OPT_QUIET] ? -1 : summary_fd,
+                           &error))
         complain(summary_fd, error.text);
     kj_recorder_close(recorder);
     return 0;

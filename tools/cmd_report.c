@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cmd_report.c - `kjoule report DIR`: the report again, from the files of a run; of a killed or a running one too.
+ * cmd_report.c - `kjoule report DIR`: the report again, from the files of a run; of a killed or a running one
+ * too.
  */
 #include "account/account.h"
 #include "base/file.h"
@@ -15,15 +16,17 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char usage[] = "usage: kjoule report DIR [--format text|json] [-o FILE] [--zone ZONE] [--pue RATIO]\n"
-                            "                         [--carbon-intensity G_PER_KWH]\n"
-                            "Computes the report of a run folder again. What is not given here is as it was recorded.\n";
+static const char usage[] =
+    "usage: kjoule report DIR [--format text|json] [-o FILE] [--zone ZONE] [--pue RATIO]\n"
+    "                         [--carbon-intensity G_PER_KWH]\n"
+    "Computes the report of a run folder again. What is not given here is as it was recorded.\n";
 
 /* Options of the common list that this command takes. */
 static const struct {
     const char *name;
     enum kj_option_id id;
-} common[] = {{"--zone", KJ_OPT_ZONE}, {"--pue", KJ_OPT_PUE}, {"--carbon-intensity", KJ_OPT_CARBON_INTENSITY}};
+} common[] = {
+    {"--zone", KJ_OPT_ZONE}, {"--pue", KJ_OPT_PUE}, {"--carbon-intensity", KJ_OPT_CARBON_INTENSITY}};
 
 struct request {
     const char *folder, *format, *file;
@@ -72,7 +75,9 @@ static int parse(int argc, char **argv, struct request *request, struct kj_error
         }
     }
     if (!request->folder) {
-        kj_error_set(error, "report: no run folder given; say which, as in: kjoule report kjoule.20260101-120000-host-42");
+        kj_error_set(
+            error,
+            "report: no run folder given; say which, as in: kjoule report kjoule.20260101-120000-host-42");
         return -EINVAL;
     }
     return kj_options_parse(count, words, &request->options, &used, error);
@@ -108,7 +113,8 @@ int kj_cmd_report(int argc, char **argv)
     const struct kj_options *options = &request.options;
     const struct kj_account_options account = {
         .zone = request.given[KJ_OPT_ZONE] ? options->text[KJ_OPT_ZONE] : NULL,
-        .carbon_intensity_g_per_kwh = request.given[KJ_OPT_CARBON_INTENSITY] ? options->number[KJ_OPT_CARBON_INTENSITY] : -1,
+        .carbon_intensity_g_per_kwh =
+            request.given[KJ_OPT_CARBON_INTENSITY] ? options->number[KJ_OPT_CARBON_INTENSITY] : -1,
         .pue = request.given[KJ_OPT_PUE] ? options->number[KJ_OPT_PUE] : 0};
     if (!status)
         status = kj_account_folder(request.folder, &account, &report, &error);

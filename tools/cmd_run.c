@@ -22,13 +22,15 @@ static int print_help(void)
     return 0;
 }
 
-/* The command's exit status is the command's: what goes wrong with the report is said, and changes nothing. */
+/* The command's exit status is the command's: what goes wrong with the report is said, and changes nothing.
+ */
 static int record_and_report(const struct kj_options *options, char **argv, const char *program)
 {
     struct kj_recorder *recorder = NULL;
     struct kj_error error = {0};
     int exit_status = KJ_EXIT_FAILURE;
-    const struct kj_recorder_config config = {.options = options, .argv = argv, .program = program, .ready_fd = -1};
+    const struct kj_recorder_config config = {
+        .options = options, .argv = argv, .program = program, .ready_fd = -1};
     int status = kj_recorder_start(&config, &recorder, &exit_status, &error);
     if (status) {
         kj_say("%s", error.text);

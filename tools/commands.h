@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * commands.h - the subcommands of kjoule, once: from this list come the prototypes, the dispatch and the help.
- * Each takes its own name in argv[0] and returns the exit status.
+ * commands.h - the subcommands of kjoule, once: from this list come the prototypes, the dispatch and the
+ * help. Each takes its own name in argv[0] and returns the exit status.
  */
 #ifndef KJ_COMMANDS_H
 #define KJ_COMMANDS_H

@@ -32,7 +32,9 @@ static int save(const struct kj_report *report, const char *folder, struct kj_er
     if (!status) {
         status = kj_file_replace(dir_fd, KJ_REPORT_FILE, text, size);
         if (status)
-            kj_error_set(error, "%s/" KJ_REPORT_FILE " cannot be written: %s; `kjoule report` computes it again from the folder",
+            kj_error_set(error,
+                         "%s/" KJ_REPORT_FILE
+                         " cannot be written: %s; `kjoule report` computes it again from the folder",
                          folder, strerror(-status));
     }
     free(text);

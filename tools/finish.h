@@ -9,8 +9,8 @@
 
 #include <stdbool.h>
 
-/* Computes the report of a run folder, writes report.json there, and the summary to summary_fd in one piece (-1: nowhere). Nothing is
- * printed on failure: error says what. */
+/* Computes the report of a run folder, writes report.json there, and the summary to summary_fd in one piece
+ * (-1: nowhere). Nothing is printed on failure: error says what. */
 int kj_finish_run(const char *folder, int summary_fd, struct kj_error *error);
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * canary_driver.c - a driver whose every entry point writes down what it was called with: register by register, whatever its
- * signature. It answers cuGetProcAddress from the simulated GPU's list of exports, which is kept apart from the shim's.
+ * canary_driver.c - a driver whose every entry point writes down what it was called with: register by
+ * register, whatever its signature. It answers cuGetProcAddress from the simulated GPU's list of exports,
+ * which is kept apart from the shim's.
  */
 #include <stdint.h>
 #include <string.h>
@@ -30,7 +31,8 @@ static struct record records[COUNT] = {
     [INDEX_tomorrow] = {"tomorrow", 0, {0}},
 };
 
-/* Twelve words: six or eight in registers, the others where the caller put them on the stack, or what happens to be there. */
+/* Twelve words: six or eight in registers, the others where the caller put them on the stack, or what happens
+ * to be there. */
 #define DEFINE(symbol)                                                                                       \
     EXPORTED int symbol(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f, uint64_t g,  \
                         uint64_t h, uint64_t i, uint64_t j, uint64_t k, uint64_t l)                          \
@@ -40,10 +42,10 @@ static struct record records[COUNT] = {
         memcpy(records[INDEX_##symbol].words, words, sizeof(words));                                         \
         return 0;                                                                                            \
     }
-#define cuGetProcAddress    canary_unused
-#define cuGetProcAddress_v2 canary_unused_v2
-#define INDEX_canary_unused    INDEX_tomorrow
-#define INDEX_canary_unused_v2 INDEX_tomorrow
+#define cuGetProcAddress                    canary_unused
+#define cuGetProcAddress_v2                 canary_unused_v2
+#define INDEX_canary_unused                 INDEX_tomorrow
+#define INDEX_canary_unused_v2              INDEX_tomorrow
 #define EXPORT(symbol, name, version, lane) DEFINE(symbol)
 #include "cuda_exports.def"
 #undef EXPORT
@@ -69,7 +71,8 @@ static int find(const char *name, int version, int lane)
 {
     int best = -1;
     for (int i = 0; i < EXPORTS; i++) {
-        if (strcmp(exports[i].name, name) || !exports[i].version || exports[i].version > version || exports[i].lane > lane)
+        if (strcmp(exports[i].name, name) || !exports[i].version || exports[i].version > version ||
+            exports[i].lane > lane)
             continue;
         if (best < 0 || exports[i].lane > exports[best].lane ||
             (exports[i].lane == exports[best].lane && exports[i].version > exports[best].version))
@@ -89,7 +92,8 @@ static int answer(const char *name, void **pfn, int version, uint64_t flags)
 
 int cuGetProcAddress(const char *name, void **pfn, int version, uint64_t flags)
 {
-    const struct record seen = {"cuGetProcAddress", records[INDEX_cuGetProcAddress].calls + 1,
+    const struct record seen = {"cuGetProcAddress",
+                                records[INDEX_cuGetProcAddress].calls + 1,
                                 {(uintptr_t)name, (uintptr_t)pfn, (uint64_t)version, flags}};
     records[INDEX_cuGetProcAddress] = seen;
     return answer(name, pfn, version, flags);
@@ -97,8 +101,10 @@ int cuGetProcAddress(const char *name, void **pfn, int version, uint64_t flags)
 
 int cuGetProcAddress_v2(const char *name, void **pfn, int version, uint64_t flags, int *status)
 {
-    const struct record seen = {"cuGetProcAddress_v2", records[INDEX_cuGetProcAddress_v2].calls + 1,
-                                {(uintptr_t)name, (uintptr_t)pfn, (uint64_t)version, flags, (uintptr_t)status}};
+    const struct record seen = {
+        "cuGetProcAddress_v2",
+        records[INDEX_cuGetProcAddress_v2].calls + 1,
+        {(uintptr_t)name, (uintptr_t)pfn, (uint64_t)version, flags, (uintptr_t)status}};
     records[INDEX_cuGetProcAddress_v2] = seen;
     int rc = answer(name, pfn, version, flags);
     if (status)

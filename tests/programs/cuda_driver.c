@@ -108,7 +108,7 @@ static void find_driver(void)
     {                                                                                                        \
         void *found = NULL;                                                                                  \
         if (versioned)                                                                                       \
-            get_address(name, &found, 12000, flags, NULL); /* the ABI declared above */           \
+            get_address(name, &found, 12000, flags, NULL); /* the ABI declared above */                      \
         else                                                                                                 \
             found = dlsym(library, #symbol);                                                                 \
         if (!found) {                                                                                        \

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cuda_capture.c - stream capture, as strict as a driver: what a capture forbids fails, and spoils the capture.
- * Rules: CUDA Driver API, "cuStreamBeginCapture", "cuThreadExchangeStreamCaptureMode"; CUDA C++ Programming Guide, "Stream Capture".
+ * cuda_capture.c - stream capture, as strict as a driver: what a capture forbids fails, and spoils the
+ * capture. Rules: CUDA Driver API, "cuStreamBeginCapture", "cuThreadExchangeStreamCaptureMode"; CUDA C++
+ * Programming Guide, "Stream Capture".
  */
 #include "cuda_graph.h"
 
@@ -15,7 +16,7 @@ static pthread_mutex_t captures_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct active {
     struct capture capture;
     struct active *next;
-} *captures;
+} * captures;
 static __thread int thread_mode = GLOBAL;
 static _Atomic uint64_t next_id = 1;
 
@@ -92,8 +93,12 @@ static CUresult begin(CUstream handle, CUgraph graph, int mode, int lane)
     struct active *a = calloc(1, sizeof(*a));
     if (!a)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    a->capture = (struct capture){.graph = graph ? graph : sim_graph_new(), .origin = stream, .mode = mode,
-                                  .context = stream->context, .thread = pthread_self(), .id = next_id++};
+    a->capture = (struct capture){.graph = graph ? graph : sim_graph_new(),
+                                  .origin = stream,
+                                  .mode = mode,
+                                  .context = stream->context,
+                                  .thread = pthread_self(),
+                                  .id = next_id++};
     pthread_mutex_lock(&captures_lock);
     a->next = captures;
     captures = a;
@@ -171,34 +176,40 @@ API CUresult cuThreadExchangeStreamCaptureMode(int *mode)
     return CUDA_SUCCESS;
 }
 
-#define LANES(symbol, params, call0, call1)                                                                            \
-    API CUresult symbol params                                                                                         \
-    {                                                                                                                  \
-        CALLED(symbol);                                                                                                \
-        return call0;                                                                                                  \
-    }                                                                                                                  \
-    API CUresult symbol##_ptsz params                                                                                  \
-    {                                                                                                                  \
-        CALLED(symbol##_ptsz);                                                                                         \
-        return call1;                                                                                                  \
+#define LANES(symbol, params, call0, call1)                                                                  \
+    API CUresult symbol params                                                                               \
+    {                                                                                                        \
+        CALLED(symbol);                                                                                      \
+        return call0;                                                                                        \
+    }                                                                                                        \
+    API CUresult symbol##_ptsz params                                                                        \
+    {                                                                                                        \
+        CALLED(symbol##_ptsz);                                                                               \
+        return call1;                                                                                        \
     }
 LANES(cuStreamBeginCapture, (CUstream s), begin(s, NULL, GLOBAL, 0), begin(s, NULL, GLOBAL, 1))
 LANES(cuStreamBeginCapture_v2, (CUstream s, int mode), begin(s, NULL, mode, 0), begin(s, NULL, mode, 1))
-LANES(cuStreamBeginCaptureToGraph, (CUstream s, CUgraph g, const CUgraphNode *d, const void *e, size_t n, int mode),
+LANES(cuStreamBeginCaptureToGraph,
+      (CUstream s, CUgraph g, const CUgraphNode *d, const void *e, size_t n, int mode),
       ((void)d, (void)e, (void)n, begin(s, g, mode, 0)), ((void)d, (void)e, (void)n, begin(s, g, mode, 1)))
 LANES(cuStreamEndCapture, (CUstream s, CUgraph *ret), end(s, ret, 0), end(s, ret, 1))
 LANES(cuStreamIsCapturing, (CUstream s, int *status), info(s, &(struct info){.status = status}, 0),
       info(s, &(struct info){.status = status}, 1))
 LANES(cuStreamGetCaptureInfo, (CUstream s, int *status, unsigned long long *id),
-      info(s, &(struct info){.status = status, .id = id}, 0), info(s, &(struct info){.status = status, .id = id}, 1))
+      info(s, &(struct info){.status = status, .id = id}, 0),
+      info(s, &(struct info){.status = status, .id = id}, 1))
 #define INFO_V2 (&(struct info){.status = status, .id = id, .graph = g, .dependencies = d, .count = n})
-LANES(cuStreamGetCaptureInfo_v2, (CUstream s, int *status, unsigned long long *id, CUgraph *g, const CUgraphNode **d, size_t *n),
+LANES(cuStreamGetCaptureInfo_v2,
+      (CUstream s, int *status, unsigned long long *id, CUgraph *g, const CUgraphNode **d, size_t *n),
       info(s, INFO_V2, 0), info(s, INFO_V2, 1))
-#define INFO_V3 (&(struct info){.status = status, .id = id, .graph = g, .dependencies = d, .edges = e, .count = n})
+#define INFO_V3                                                                                              \
+    (&(struct info){.status = status, .id = id, .graph = g, .dependencies = d, .edges = e, .count = n})
 LANES(cuStreamGetCaptureInfo_v3,
-      (CUstream s, int *status, unsigned long long *id, CUgraph *g, const CUgraphNode **d, const void **e, size_t *n),
+      (CUstream s, int *status, unsigned long long *id, CUgraph *g, const CUgraphNode **d, const void **e,
+       size_t *n),
       info(s, INFO_V3, 0), info(s, INFO_V3, 1))
 LANES(cuStreamUpdateCaptureDependencies, (CUstream s, CUgraphNode *d, size_t n, unsigned f),
       ((void)s, (void)d, (void)n, (void)f, CUDA_SUCCESS), ((void)s, (void)d, (void)n, (void)f, CUDA_SUCCESS))
 LANES(cuStreamUpdateCaptureDependencies_v2, (CUstream s, CUgraphNode *d, const void *e, size_t n, unsigned f),
-      ((void)s, (void)d, (void)e, (void)n, (void)f, CUDA_SUCCESS), ((void)s, (void)d, (void)e, (void)n, (void)f, CUDA_SUCCESS))
+      ((void)s, (void)d, (void)e, (void)n, (void)f, CUDA_SUCCESS),
+      ((void)s, (void)d, (void)e, (void)n, (void)f, CUDA_SUCCESS))

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cuda_graph.c - graphs: made by hand or by capture (cuda_capture.c), copied when instantiated, run node after node.
+ * cuda_graph.c - graphs: made by hand or by capture (cuda_capture.c), copied when instantiated, run node
+ * after node.
  */
 #include "cuda_graph.h"
 
@@ -66,13 +67,14 @@ static void free_graph(CUgraph graph)
     free(graph);
 }
 
-#define NEED(handle, kind)                                                                                             \
-    do {                                                                                                               \
-        if (!sim_valid(handle, kind))                                                                                  \
-            return CUDA_ERROR_INVALID_HANDLE;                                                                          \
+#define NEED(handle, kind)                                                                                   \
+    do {                                                                                                     \
+        if (!sim_valid(handle, kind))                                                                        \
+            return CUDA_ERROR_INVALID_HANDLE;                                                                \
     } while (0)
 
-/* ---- construction -------------------------------------------------------------------------------------------------- */
+/* ---- construction
+ * -------------------------------------------------------------------------------------------------- */
 
 API CUresult cuGraphCreate(CUgraph *ret, unsigned flags)
 {
@@ -106,7 +108,8 @@ static CUresult check_kernel(const CUDA_KERNEL_NODE_PARAMS_v2 *p)
 {
     CUfunction f = p->func ? p->func : (CUfunction)p->kern;
     NEED(f, SIM_FUNCTION);
-    return p->gridDimX && p->gridDimY && p->gridDimZ && p->blockDimX ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+    return p->gridDimX && p->gridDimY && p->gridDimZ && p->blockDimX ? CUDA_SUCCESS
+                                                                     : CUDA_ERROR_INVALID_VALUE;
 }
 
 static CUDA_KERNEL_NODE_PARAMS_v2 from_v1(const CUDA_KERNEL_NODE_PARAMS_v1 *v1)
@@ -148,7 +151,8 @@ static CUresult add_child(CUgraphNode *ret, CUgraph graph, CUgraph child)
         (*ret)->child = copy_graph(child);
     return rc;
 }
-API CUresult cuGraphAddChildGraphNode(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count, CUgraph child)
+API CUresult cuGraphAddChildGraphNode(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count,
+                                      CUgraph child)
 {
     CALLED(cuGraphAddChildGraphNode);
     (void)deps, (void)count;
@@ -164,7 +168,8 @@ struct host_params {
     CUhostFn fn;
     void *user_data;
 };
-API CUresult cuGraphAddHostNode(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count, const struct host_params *params)
+API CUresult cuGraphAddHostNode(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count,
+                                const struct host_params *params)
 {
     (void)deps, (void)count;
     CUresult rc = add(ret, graph, NODE_HOST);
@@ -210,7 +215,8 @@ API CUresult cuGraphAddMemcpyNode(CUgraphNode *ret, CUgraph graph, const CUgraph
     return CUDA_SUCCESS;
 }
 
-/* CUgraphNodeParams: its type, then a union at byte 16, of which kernels, hosts and children are understood. */
+/* CUgraphNodeParams: its type, then a union at byte 16, of which kernels, hosts and children are understood.
+ */
 static CUresult add_any(CUgraphNode *ret, CUgraph graph, const void *params)
 {
     const char *payload = (const char *)params + 16;
@@ -223,32 +229,36 @@ static CUresult add_any(CUgraphNode *ret, CUgraph graph, const void *params)
         return cuGraphAddHostNode(ret, graph, NULL, 0, (const struct host_params *)payload);
     return type == NODE_EMPTY ? add(ret, graph, NODE_EMPTY) : CUDA_ERROR_NOT_SUPPORTED;
 }
-API CUresult cuGraphAddNode(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count, const void *params)
+API CUresult cuGraphAddNode(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count,
+                            const void *params)
 {
     CALLED(cuGraphAddNode);
     (void)deps, (void)count;
     return add_any(ret, graph, params);
 }
-API CUresult cuGraphAddNode_v2(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, const void *edges, size_t count,
-                               const void *params)
+API CUresult cuGraphAddNode_v2(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, const void *edges,
+                               size_t count, const void *params)
 {
     CALLED(cuGraphAddNode_v2);
     (void)deps, (void)edges, (void)count;
     return add_any(ret, graph, params);
 }
-API CUresult cuGraphAddDependencies(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to, size_t count)
+API CUresult cuGraphAddDependencies(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to,
+                                    size_t count)
 {
     (void)from, (void)to, (void)count;
     NEED(graph, SIM_GRAPH);
     return CUDA_SUCCESS;
 }
-API CUresult cuGraphAddDependencies_v2(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to, const void *edges, size_t count)
+API CUresult cuGraphAddDependencies_v2(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to,
+                                       const void *edges, size_t count)
 {
     (void)edges;
     return cuGraphAddDependencies(graph, from, to, count);
 }
 
-/* ---- looking in ----------------------------------------------------------------------------------------------------- */
+/* ---- looking in
+ * ----------------------------------------------------------------------------------------------------- */
 
 API CUresult cuGraphGetNodes(CUgraph graph, CUgraphNode *ret_nodes, size_t *count)
 {
@@ -309,7 +319,8 @@ API CUresult cuGraphKernelNodeSetParams(CUgraphNode node, const CUDA_KERNEL_NODE
     return set_kernel(node, from_v1(params));
 }
 
-/* ---- executable graphs ---------------------------------------------------------------------------------------------- */
+/* ---- executable graphs
+ * ---------------------------------------------------------------------------------------------- */
 
 static CUresult instantiate(CUgraphExec *ret, CUgraph graph)
 {
@@ -396,12 +407,14 @@ static CUresult exec_set_kernel(CUgraphExec exec, CUgraphNode node, CUDA_KERNEL_
             return set_kernel(n, params);
     return CUDA_ERROR_INVALID_VALUE;
 }
-API CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS_v2 *params)
+API CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode node,
+                                               const CUDA_KERNEL_NODE_PARAMS_v2 *params)
 {
     CALLED(cuGraphExecKernelNodeSetParams_v2);
     return exec_set_kernel(exec, node, *params);
 }
-API CUresult cuGraphExecKernelNodeSetParams(CUgraphExec exec, CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS_v1 *params)
+API CUresult cuGraphExecKernelNodeSetParams(CUgraphExec exec, CUgraphNode node,
+                                            const CUDA_KERNEL_NODE_PARAMS_v1 *params)
 {
     CALLED(cuGraphExecKernelNodeSetParams);
     return exec_set_kernel(exec, node, from_v1(params));
@@ -421,8 +434,8 @@ static CUresult run_node(CUgraphNode n, CUstream stream)
     const CUDA_KERNEL_NODE_PARAMS_v2 *k = &n->kernel;
     switch (n->type) {
     case NODE_KERNEL:
-        return sim_run_kernel(stream, k->func ? k->func : (CUfunction)k->kern, (uint64_t)k->gridDimX * k->gridDimY * k->gridDimZ,
-                              true);
+        return sim_run_kernel(stream, k->func ? k->func : (CUfunction)k->kern,
+                              (uint64_t)k->gridDimX * k->gridDimY * k->gridDimZ, true);
     case NODE_MEMCPY:
         sim_copy_bytes(n->copy[0], n->copy[1], n->bytes);
         return sim_run_copy(stream, n->activity, n->bytes, true);

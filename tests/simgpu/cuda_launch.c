@@ -36,7 +36,8 @@ struct shape {
     unsigned grid[3], block[3];
 };
 
-static CUresult launch(CUfunction function, const struct shape *s, unsigned shared, CUstream handle, void **params, void **extra, int lane)
+static CUresult launch(CUfunction function, const struct shape *s, unsigned shared, CUstream handle,
+                       void **params, void **extra, int lane)
 {
     CUresult rc;
     CUstream stream = sim_stream(handle, lane, &rc);
@@ -67,28 +68,36 @@ static CUresult launch(CUfunction function, const struct shape *s, unsigned shar
     return sim_run_kernel(stream, function, blocks, false);
 }
 
-#define GRID                                                                                                           \
-    CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,       \
-        CUstream s, void **params
-#define SHAPE &(struct shape){{gx, gy, gz}, {bx, by, bz}}
-#define LAUNCH(symbol, lane)                                                                                           \
-    API CUresult symbol(GRID, void **extra)                                                                            \
-    {                                                                                                                  \
-        CALLED(symbol);                                                                                                \
-        return launch(f, SHAPE, shared, s, params, extra, lane);                                                       \
+#define GRID                                                                                                 \
+    CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,              \
+        unsigned shared, CUstream s, void **params
+#define SHAPE                                                                                                \
+    &(struct shape)                                                                                          \
+    {                                                                                                        \
+        {gx, gy, gz},                                                                                        \
+        {                                                                                                    \
+            bx, by, bz                                                                                       \
+        }                                                                                                    \
     }
-#define LAUNCH_COOPERATIVE(symbol, lane)                                                                               \
-    API CUresult symbol(GRID)                                                                                          \
-    {                                                                                                                  \
-        CALLED(symbol);                                                                                                \
-        return launch(f, SHAPE, shared, s, params, NULL, lane);                                                        \
+#define LAUNCH(symbol, lane)                                                                                 \
+    API CUresult symbol(GRID, void **extra)                                                                  \
+    {                                                                                                        \
+        CALLED(symbol);                                                                                      \
+        return launch(f, SHAPE, shared, s, params, extra, lane);                                             \
     }
-#define LAUNCH_EX(symbol, lane)                                                                                        \
-    API CUresult symbol(const CUlaunchConfig *c, CUfunction f, void **params, void **extra)                            \
-    {                                                                                                                  \
-        CALLED(symbol);                                                                                                \
-        const struct shape shape = {{c->gridDimX, c->gridDimY, c->gridDimZ}, {c->blockDimX, c->blockDimY, c->blockDimZ}}; \
-        return launch(f, &shape, c->sharedMemBytes, c->hStream, params, extra, lane);                                  \
+#define LAUNCH_COOPERATIVE(symbol, lane)                                                                     \
+    API CUresult symbol(GRID)                                                                                \
+    {                                                                                                        \
+        CALLED(symbol);                                                                                      \
+        return launch(f, SHAPE, shared, s, params, NULL, lane);                                              \
+    }
+#define LAUNCH_EX(symbol, lane)                                                                              \
+    API CUresult symbol(const CUlaunchConfig *c, CUfunction f, void **params, void **extra)                  \
+    {                                                                                                        \
+        CALLED(symbol);                                                                                      \
+        const struct shape shape = {{c->gridDimX, c->gridDimY, c->gridDimZ},                                 \
+                                    {c->blockDimX, c->blockDimY, c->blockDimZ}};                             \
+        return launch(f, &shape, c->sharedMemBytes, c->hStream, params, extra, lane);                        \
     }
 LAUNCH(cuLaunchKernel, 0)
 LAUNCH(cuLaunchKernel_ptsz, 1)
@@ -97,7 +106,8 @@ LAUNCH_COOPERATIVE(cuLaunchCooperativeKernel_ptsz, 1)
 LAUNCH_EX(cuLaunchKernelEx, 0)
 LAUNCH_EX(cuLaunchKernelEx_ptsz, 1)
 
-/* ---- the launches of CUDA 1: the shape is the function's ----------------------------------------------------------------- */
+/* ---- the launches of CUDA 1: the shape is the function's
+ * ----------------------------------------------------------------- */
 
 static __thread struct {
     CUfunction function;
@@ -141,7 +151,8 @@ API CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *list, unsi
     CALLED(cuLaunchCooperativeKernelMultiDevice);
     for (unsigned i = 0; i < count; i++) {
         const CUDA_LAUNCH_PARAMS *p = &list[i];
-        const struct shape shape = {{p->gridDimX, p->gridDimY, p->gridDimZ}, {p->blockDimX, p->blockDimY, p->blockDimZ}};
+        const struct shape shape = {{p->gridDimX, p->gridDimY, p->gridDimZ},
+                                    {p->blockDimX, p->blockDimY, p->blockDimZ}};
         CUresult rc = launch(p->function, &shape, p->sharedMemBytes, p->hStream, p->kernelParams, NULL, 0);
         if (rc)
             return rc;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cuda_memory.c - device memory is host memory, so copies really copy; the bytes move at the call, the time passes on the stream.
- * Kernels compute nothing, so nobody can tell.
+ * cuda_memory.c - device memory is host memory, so copies really copy; the bytes move at the call, the time
+ * passes on the stream. Kernels compute nothing, so nobody can tell.
  */
 #include "cuda_sim.h"
 
@@ -102,7 +102,8 @@ API CUresult cuMemAlloc_v2(CUdeviceptr *ret, size_t size)
     return size ? device_allocate(ret, size) : CUDA_ERROR_INVALID_VALUE;
 }
 
-API CUresult cuMemAllocPitch_v2(CUdeviceptr *ret, size_t *pitch, size_t width, size_t height, unsigned element)
+API CUresult cuMemAllocPitch_v2(CUdeviceptr *ret, size_t *pitch, size_t width, size_t height,
+                                unsigned element)
 {
     (void)element;
     *pitch = (width + 511) & ~(size_t)511;
@@ -243,7 +244,8 @@ API CUresult cuPointerSetAttribute(const void *value, int attribute, CUdeviceptr
     return CUDA_SUCCESS;
 }
 
-/* ---- stream-ordered allocation ------------------------------------------------------------------------------------------ */
+/* ---- stream-ordered allocation
+ * ------------------------------------------------------------------------------------------ */
 
 static CUresult alloc_async(CUdeviceptr *ret, size_t size, CUstream handle, int lane)
 {
@@ -301,7 +303,8 @@ API CUresult cuMemPoolTrimTo(void *pool, size_t keep)
     return CUDA_SUCCESS;
 }
 
-/* ---- copies and fills ------------------------------------------------------------------------------------------------------ */
+/* ---- copies and fills
+ * ------------------------------------------------------------------------------------------------------ */
 
 void sim_copy_bytes(void *to, const void *from, size_t bytes)
 {
@@ -371,27 +374,27 @@ static CUresult copy_now(const struct copy *c, int lane)
 #define P(x) ((void *)(uintptr_t)(x))
 
 /* name, suffixes of both lanes, parameters, what is copied; async ones end in (.., s) */
-#define COPY_SYNC(name, v, params, ...)                                                                                \
-    API CUresult name##v params                                                                                        \
-    {                                                                                                                  \
-        CALLED(name##v);                                                                                               \
-        return copy_now(&(struct copy)__VA_ARGS__, 0);                                                                 \
-    }                                                                                                                  \
-    API CUresult name##v##_ptds params                                                                                 \
-    {                                                                                                                  \
-        CALLED(name##v##_ptds);                                                                                        \
-        return copy_now(&(struct copy)__VA_ARGS__, 1);                                                                 \
+#define COPY_SYNC(name, v, params, ...)                                                                      \
+    API CUresult name##v params                                                                              \
+    {                                                                                                        \
+        CALLED(name##v);                                                                                     \
+        return copy_now(&(struct copy)__VA_ARGS__, 0);                                                       \
+    }                                                                                                        \
+    API CUresult name##v##_ptds params                                                                       \
+    {                                                                                                        \
+        CALLED(name##v##_ptds);                                                                              \
+        return copy_now(&(struct copy)__VA_ARGS__, 1);                                                       \
     }
-#define COPY_ASYNC(name, v, params, ...)                                                                               \
-    API CUresult name##v params                                                                                        \
-    {                                                                                                                  \
-        CALLED(name##v);                                                                                               \
-        return enqueue(&(struct copy)__VA_ARGS__, s, 0);                                                               \
-    }                                                                                                                  \
-    API CUresult name##v##_ptsz params                                                                                 \
-    {                                                                                                                  \
-        CALLED(name##v##_ptsz);                                                                                        \
-        return enqueue(&(struct copy)__VA_ARGS__, s, 1);                                                               \
+#define COPY_ASYNC(name, v, params, ...)                                                                     \
+    API CUresult name##v params                                                                              \
+    {                                                                                                        \
+        CALLED(name##v);                                                                                     \
+        return enqueue(&(struct copy)__VA_ARGS__, s, 0);                                                     \
+    }                                                                                                        \
+    API CUresult name##v##_ptsz params                                                                       \
+    {                                                                                                        \
+        CALLED(name##v##_ptsz);                                                                              \
+        return enqueue(&(struct copy)__VA_ARGS__, s, 1);                                                     \
     }
 
 COPY_SYNC(cuMemcpy, , (CUdeviceptr d, CUdeviceptr f, size_t n), {P(d), P(f), n, ANY, 0, 0})
@@ -402,29 +405,36 @@ COPY_SYNC(cuMemsetD8, _v2, (CUdeviceptr d, unsigned char v, size_t n), {P(d), NU
 COPY_SYNC(cuMemsetD16, _v2, (CUdeviceptr d, unsigned short v, size_t n), {P(d), NULL, n * 2, FILL, v, 2})
 COPY_SYNC(cuMemsetD32, _v2, (CUdeviceptr d, unsigned v, size_t n), {P(d), NULL, n * 4, FILL, v, 4})
 COPY_ASYNC(cuMemcpyAsync, , (CUdeviceptr d, CUdeviceptr f, size_t n, CUstream s), {P(d), P(f), n, ANY, 0, 0})
-COPY_ASYNC(cuMemcpyHtoDAsync, _v2, (CUdeviceptr d, const void *f, size_t n, CUstream s), {P(d), f, n, HTOD, 0, 0})
+COPY_ASYNC(cuMemcpyHtoDAsync, _v2, (CUdeviceptr d, const void *f, size_t n, CUstream s),
+           {P(d), f, n, HTOD, 0, 0})
 COPY_ASYNC(cuMemcpyDtoHAsync, _v2, (void *d, CUdeviceptr f, size_t n, CUstream s), {d, P(f), n, DTOH, 0, 0})
-COPY_ASYNC(cuMemcpyDtoDAsync, _v2, (CUdeviceptr d, CUdeviceptr f, size_t n, CUstream s), {P(d), P(f), n, DTOD, 0, 0})
-COPY_ASYNC(cuMemcpyPeerAsync, , (CUdeviceptr d, CUcontext dc, CUdeviceptr f, CUcontext fc, size_t n, CUstream s),
+COPY_ASYNC(cuMemcpyDtoDAsync, _v2, (CUdeviceptr d, CUdeviceptr f, size_t n, CUstream s),
+           {P(d), P(f), n, DTOD, 0, 0})
+COPY_ASYNC(cuMemcpyPeerAsync, ,
+           (CUdeviceptr d, CUcontext dc, CUdeviceptr f, CUcontext fc, size_t n, CUstream s),
            {((void)dc, (void)fc, P(d)), P(f), n, ANY, 0, 0})
-COPY_ASYNC(cuMemsetD8Async, , (CUdeviceptr d, unsigned char v, size_t n, CUstream s), {P(d), NULL, n, FILL, v, 1})
-COPY_ASYNC(cuMemsetD16Async, , (CUdeviceptr d, unsigned short v, size_t n, CUstream s), {P(d), NULL, n * 2, FILL, v, 2})
-COPY_ASYNC(cuMemsetD32Async, , (CUdeviceptr d, unsigned v, size_t n, CUstream s), {P(d), NULL, n * 4, FILL, v, 4})
+COPY_ASYNC(cuMemsetD8Async, , (CUdeviceptr d, unsigned char v, size_t n, CUstream s),
+           {P(d), NULL, n, FILL, v, 1})
+COPY_ASYNC(cuMemsetD16Async, , (CUdeviceptr d, unsigned short v, size_t n, CUstream s),
+           {P(d), NULL, n * 2, FILL, v, 2})
+COPY_ASYNC(cuMemsetD32Async, , (CUdeviceptr d, unsigned v, size_t n, CUstream s),
+           {P(d), NULL, n * 4, FILL, v, 4})
 
-#define LANES(symbol, params, call0, call1)                                                                            \
-    API CUresult symbol params                                                                                         \
-    {                                                                                                                  \
-        CALLED(symbol);                                                                                                \
-        return call0;                                                                                                  \
-    }                                                                                                                  \
-    API CUresult symbol##_ptsz params                                                                                  \
-    {                                                                                                                  \
-        CALLED(symbol##_ptsz);                                                                                         \
-        return call1;                                                                                                  \
+#define LANES(symbol, params, call0, call1)                                                                  \
+    API CUresult symbol params                                                                               \
+    {                                                                                                        \
+        CALLED(symbol);                                                                                      \
+        return call0;                                                                                        \
+    }                                                                                                        \
+    API CUresult symbol##_ptsz params                                                                        \
+    {                                                                                                        \
+        CALLED(symbol##_ptsz);                                                                               \
+        return call1;                                                                                        \
     }
-LANES(cuMemAllocAsync, (CUdeviceptr * p, size_t n, CUstream s), alloc_async(p, n, s, 0), alloc_async(p, n, s, 1))
-LANES(cuMemAllocFromPoolAsync, (CUdeviceptr * p, size_t n, void *pool, CUstream s), ((void)pool, alloc_async(p, n, s, 0)),
-      ((void)pool, alloc_async(p, n, s, 1)))
+LANES(cuMemAllocAsync, (CUdeviceptr * p, size_t n, CUstream s), alloc_async(p, n, s, 0),
+      alloc_async(p, n, s, 1))
+LANES(cuMemAllocFromPoolAsync, (CUdeviceptr * p, size_t n, void *pool, CUstream s),
+      ((void)pool, alloc_async(p, n, s, 0)), ((void)pool, alloc_async(p, n, s, 1)))
 LANES(cuMemFreeAsync, (CUdeviceptr p, CUstream s), ((void)s, release(P(p))), ((void)s, release(P(p))))
 LANES(cuMemPrefetchAsync_v2, (CUdeviceptr p, size_t n, CUmemLocation_v1 l, unsigned f, CUstream s),
       ((void)l, (void)f, enqueue(&(struct copy){P(p), P(p), n, ANY, 0, 0}, s, 0)),
@@ -440,8 +450,12 @@ static CUresult copy_2d(const CUDA_MEMCPY2D *c, CUstream handle, int lane, bool 
     to += c->dstY * c->dstPitch + c->dstXInBytes;
     for (size_t y = 0; y < c->Height; y++)
         memmove(to + y * c->dstPitch, from + y * c->srcPitch, c->WidthInBytes);
-    struct copy rest = {to, to, c->WidthInBytes * c->Height,
-                        c->srcMemoryType == 1 ? HTOD : c->dstMemoryType == 1 ? DTOH : DTOD, 0, 0};
+    struct copy rest = {to,
+                        to,
+                        c->WidthInBytes * c->Height,
+                        c->srcMemoryType == 1 ? HTOD : c->dstMemoryType == 1 ? DTOH : DTOD,
+                        0,
+                        0};
     return wait ? copy_now(&rest, lane) : enqueue(&rest, handle, lane);
 }
 
@@ -455,4 +469,5 @@ API CUresult cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D *c)
     CALLED(cuMemcpy2DUnaligned_v2);
     return copy_2d(c, NULL, 0, true);
 }
-LANES(cuMemcpy2DAsync_v2, (const CUDA_MEMCPY2D *c, CUstream s), copy_2d(c, s, 0, false), copy_2d(c, s, 1, false))
+LANES(cuMemcpy2DAsync_v2, (const CUDA_MEMCPY2D *c, CUstream s), copy_2d(c, s, 0, false),
+      copy_2d(c, s, 1, false))

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cuda_module.c - modules, libraries, functions. Images are not looked into: a name that is asked for is there.
+ * cuda_module.c - modules, libraries, functions. Images are not looked into: a name that is asked for is
+ * there.
  */
 #include "cuda_sim.h"
 
@@ -95,7 +96,8 @@ static CUresult global_get(CUdeviceptr *ret_at, size_t *ret_bytes, void *owner, 
     return rc;
 }
 
-/* ---- modules ------------------------------------------------------------------------------------------------------ */
+/* ---- modules
+ * ------------------------------------------------------------------------------------------------------ */
 
 API CUresult cuModuleLoadData(CUmodule *ret_module, const void *image)
 {
@@ -113,7 +115,8 @@ API CUresult cuModuleLoadData(CUmodule *ret_module, const void *image)
     return CUDA_SUCCESS;
 }
 
-API CUresult cuModuleLoadDataEx(CUmodule *ret_module, const void *image, unsigned count, int *options, void **values)
+API CUresult cuModuleLoadDataEx(CUmodule *ret_module, const void *image, unsigned count, int *options,
+                                void **values)
 {
     (void)count, (void)options, (void)values;
     CALLED(cuModuleLoadDataEx);
@@ -161,7 +164,8 @@ API CUresult cuModuleEnumerateFunctions(CUfunction *ret, unsigned count, CUmodul
 
 API CUresult cuModuleGetGlobal_v2(CUdeviceptr *ret_at, size_t *ret_bytes, CUmodule module, const char *name)
 {
-    return sim_valid(module, SIM_MODULE) ? global_get(ret_at, ret_bytes, module, name) : CUDA_ERROR_INVALID_HANDLE;
+    return sim_valid(module, SIM_MODULE) ? global_get(ret_at, ret_bytes, module, name)
+                                         : CUDA_ERROR_INVALID_HANDLE;
 }
 
 API CUresult cuModuleGetLoadingMode(int *ret_mode)
@@ -170,9 +174,11 @@ API CUresult cuModuleGetLoadingMode(int *ret_mode)
     return CUDA_SUCCESS;
 }
 
-/* ---- libraries and kernels ------------------------------------------------------------------------------------------- */
+/* ---- libraries and kernels
+ * ------------------------------------------------------------------------------------------- */
 
-API CUresult cuLibraryLoadData(CUlibrary *ret_library, const void *code, int *a, void **b, unsigned c, int *d, void **e, unsigned f)
+API CUresult cuLibraryLoadData(CUlibrary *ret_library, const void *code, int *a, void **b, unsigned c, int *d,
+                               void **e, unsigned f)
 {
     (void)a, (void)b, (void)c, (void)d, (void)e, (void)f;
     CALLED(cuLibraryLoadData);
@@ -189,8 +195,8 @@ API CUresult cuLibraryLoadData(CUlibrary *ret_library, const void *code, int *a,
     return CUDA_SUCCESS;
 }
 
-API CUresult cuLibraryLoadFromFile(CUlibrary *ret_library, const char *path, int *a, void **b, unsigned c, int *d, void **e,
-                                   unsigned f)
+API CUresult cuLibraryLoadFromFile(CUlibrary *ret_library, const char *path, int *a, void **b, unsigned c,
+                                   int *d, void **e, unsigned f)
 {
     CALLED(cuLibraryLoadFromFile);
     return cuLibraryLoadData(ret_library, path, a, b, c, d, e, f);
@@ -241,7 +247,8 @@ API CUresult cuLibraryGetModule(CUmodule *ret_module, CUlibrary library)
 
 API CUresult cuLibraryGetGlobal(CUdeviceptr *ret_at, size_t *ret_bytes, CUlibrary library, const char *name)
 {
-    return sim_valid(library, SIM_LIBRARY) ? global_get(ret_at, ret_bytes, library, name) : CUDA_ERROR_INVALID_HANDLE;
+    return sim_valid(library, SIM_LIBRARY) ? global_get(ret_at, ret_bytes, library, name)
+                                           : CUDA_ERROR_INVALID_HANDLE;
 }
 API CUresult cuLibraryGetManaged(CUdeviceptr *ret_at, size_t *ret_bytes, CUlibrary library, const char *name)
 {
@@ -287,7 +294,8 @@ API CUresult cuFuncGetModule(CUmodule *ret, CUfunction function)
     return CUDA_SUCCESS;
 }
 
-/* CUfunction_attribute 0..: threads a block, shared, const, local, registers, PTX and binary version, cache mode, dynamic shared */
+/* CUfunction_attribute 0..: threads a block, shared, const, local, registers, PTX and binary version, cache
+ * mode, dynamic shared */
 static CUresult attribute(int *value, int attribute, CUfunction function)
 {
     static const int values[] = {1024, 0, 0, 0, 32, 90, 90, 0, 232448, -1};
@@ -306,14 +314,16 @@ API CUresult cuKernelGetAttribute(int *value, int which, CUfunction kernel, CUde
     return attribute(value, which, kernel);
 }
 
-#define ACCEPT(symbol, ...)                                                                                            \
-    API CUresult symbol(__VA_ARGS__)                                                                                   \
-    {                                                                                                                  \
-        CALLED(symbol);                                                                                                \
-        return CUDA_SUCCESS;                                                                                           \
+#define ACCEPT(symbol, ...)                                                                                  \
+    API CUresult symbol(__VA_ARGS__)                                                                         \
+    {                                                                                                        \
+        CALLED(symbol);                                                                                      \
+        return CUDA_SUCCESS;                                                                                 \
     }
-ACCEPT(cuFuncSetAttribute, __attribute__((unused)) CUfunction f, __attribute__((unused)) int which, __attribute__((unused)) int value)
-ACCEPT(cuKernelSetAttribute, __attribute__((unused)) int which, __attribute__((unused)) int value, __attribute__((unused)) CUfunction f)
+ACCEPT(cuFuncSetAttribute, __attribute__((unused)) CUfunction f, __attribute__((unused)) int which,
+       __attribute__((unused)) int value)
+ACCEPT(cuKernelSetAttribute, __attribute__((unused)) int which, __attribute__((unused)) int value,
+       __attribute__((unused)) CUfunction f)
 ACCEPT(cuFuncSetCacheConfig, __attribute__((unused)) CUfunction f, __attribute__((unused)) int config)
 ACCEPT(cuKernelSetCacheConfig, __attribute__((unused)) CUfunction f, __attribute__((unused)) int config)
 ACCEPT(cuFuncSetSharedMemConfig, __attribute__((unused)) CUfunction f, __attribute__((unused)) int config)
@@ -325,7 +335,8 @@ API CUresult cuFuncIsLoaded(int *state, CUfunction function)
     return sim_valid(function, SIM_FUNCTION) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
 }
 
-/* ---- occupancy: as of a kernel that uses few registers ----------------------------------------------------------------- */
+/* ---- occupancy: as of a kernel that uses few registers
+ * ----------------------------------------------------------------- */
 
 static int blocks_per_multiprocessor(int block)
 {
@@ -338,7 +349,8 @@ API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *ret, CUfunction f,
     *ret = blocks_per_multiprocessor(block);
     return CUDA_SUCCESS;
 }
-API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *ret, CUfunction f, int block, size_t shared, unsigned flags)
+API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *ret, CUfunction f, int block,
+                                                                  size_t shared, unsigned flags)
 {
     (void)flags;
     return cuOccupancyMaxActiveBlocksPerMultiprocessor(ret, f, block, shared);
@@ -361,8 +373,8 @@ API CUresult cuOccupancyMaxPotentialClusterSize(int *ret, CUfunction f, const CU
     *ret = 8;
     return CUDA_SUCCESS;
 }
-API CUresult cuOccupancyMaxPotentialBlockSize(int *ret_grid, int *ret_block, CUfunction f, size_t (*shared_of)(int), size_t shared,
-                                              int limit)
+API CUresult cuOccupancyMaxPotentialBlockSize(int *ret_grid, int *ret_block, CUfunction f,
+                                              size_t (*shared_of)(int), size_t shared, int limit)
 {
     (void)f, (void)shared_of, (void)shared, (void)limit;
     *ret_grid = 264;

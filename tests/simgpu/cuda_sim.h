@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cuda_sim.h - what the files of the simulated driver share. Handles are pointers to these structs; each begins with a magic
- * word, so that a stale or foreign handle is an error and not a crash.
+ * cuda_sim.h - what the files of the simulated driver share. Handles are pointers to these structs; each
+ * begins with a magic word, so that a stale or foreign handle is an error and not a crash.
  */
 #ifndef SIM_CUDA_H
 #define SIM_CUDA_H
@@ -41,15 +41,26 @@ enum {
     CUDA_ERROR_STREAM_CAPTURE_ISOLATION = 905,
 };
 
-enum sim_magic { SIM_CONTEXT = 0x43545830, SIM_STREAM, SIM_EVENT, SIM_MODULE, SIM_LIBRARY, SIM_FUNCTION, SIM_GRAPH, SIM_NODE, SIM_EXEC, SIM_POOL };
+enum sim_magic {
+    SIM_CONTEXT = 0x43545830,
+    SIM_STREAM,
+    SIM_EVENT,
+    SIM_MODULE,
+    SIM_LIBRARY,
+    SIM_FUNCTION,
+    SIM_GRAPH,
+    SIM_NODE,
+    SIM_EXEC,
+    SIM_POOL
+};
 
 struct CUctx_st {
     uint32_t magic;
     int device, references;
     bool primary;
     unsigned flags;
-    CUstream legacy;                 /* its default stream */
-    _Atomic uint64_t blocking_tail;  /* latest end on any blocking stream: the legacy stream waits for it */
+    CUstream legacy;                /* its default stream */
+    _Atomic uint64_t blocking_tail; /* latest end on any blocking stream: the legacy stream waits for it */
     struct CUctx_st *next;
 };
 
@@ -136,8 +147,8 @@ struct CUgraphExec_st {
 /* State */
 extern atomic_bool sim_initialised, sim_torn_down;
 extern pthread_mutex_t sim_lock;
-CUresult sim_ready(void);             /* NOT_INITIALIZED, DEINITIALIZED or 0 */
-CUcontext sim_current(void);          /* NULL when there is none */
+CUresult sim_ready(void);    /* NOT_INITIALIZED, DEINITIALIZED or 0 */
+CUcontext sim_current(void); /* NULL when there is none */
 CUresult sim_primary(CUcontext *ret_context, int device, bool retain);
 int sim_ordinal_to_device(int ordinal); /* by CUDA_VISIBLE_DEVICES */
 int sim_visible_devices(void);
@@ -154,9 +165,10 @@ bool sim_valid(const void *handle, uint32_t magic);
 
 /* Captures */
 extern atomic_int sim_captures;
-struct capture *sim_capture_of(CUstream stream); /* the active one, or NULL */
+struct capture *sim_capture_of(CUstream stream);       /* the active one, or NULL */
 bool sim_capturing(CUstream stream, CUresult *ret_rc); /* true: add a node instead */
-CUresult sim_unsafe(void); /* a call that a capture forbids: 0 or the error, after invalidating what it must */
+CUresult
+sim_unsafe(void); /* a call that a capture forbids: 0 or the error, after invalidating what it must */
 CUgraphNode sim_capture_add(CUstream stream, int type);
 CUresult sim_run_kernel(CUstream stream, CUfunction function, uint64_t blocks, bool graph);
 CUresult sim_run_copy(CUstream stream, const char *activity, uint64_t bytes, bool graph);
@@ -164,8 +176,16 @@ CUresult sim_host_call(CUstream stream, CUhostFn fn, void *user_data);
 void sim_copy_bytes(void *to, const void *from, size_t bytes);
 
 enum {
-    NODE_KERNEL = 0, NODE_MEMCPY = 1, NODE_MEMSET = 2, NODE_HOST = 3, NODE_GRAPH = 4, NODE_EMPTY = 5, NODE_WAIT = 6,
-    NODE_RECORD = 7, NODE_ALLOC = 10, NODE_FREE = 11,
+    NODE_KERNEL = 0,
+    NODE_MEMCPY = 1,
+    NODE_MEMSET = 2,
+    NODE_HOST = 3,
+    NODE_GRAPH = 4,
+    NODE_EMPTY = 5,
+    NODE_WAIT = 6,
+    NODE_RECORD = 7,
+    NODE_ALLOC = 10,
+    NODE_FREE = 11,
 };
 
 #endif

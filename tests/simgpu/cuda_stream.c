@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cuda_stream.c - streams, events, waiting, host functions. A stream is its tail: the time at which what it holds will be done.
+ * cuda_stream.c - streams, events, waiting, host functions. A stream is its tail: the time at which what it
+ * holds will be done.
  */
 #include "cuda_sim.h"
 
@@ -114,7 +115,8 @@ CUresult sim_context_wait(CUcontext context)
     return CUDA_SUCCESS;
 }
 
-/* ---- streams ---------------------------------------------------------------------------------------------------- */
+/* ---- streams
+ * ---------------------------------------------------------------------------------------------------- */
 
 API CUresult cuStreamCreateWithPriority(CUstream *ret_stream, unsigned flags, int priority)
 {
@@ -150,11 +152,11 @@ API CUresult cuStreamDestroy_v2(CUstream stream)
     return CUDA_SUCCESS;
 }
 
-#define STREAM(handle, lane)                                                                                           \
-    CUresult rc;                                                                                                       \
-    CUstream stream = sim_stream(handle, lane, &rc);                                                                   \
-    if (!stream)                                                                                                       \
-        return rc
+#define STREAM(handle, lane)                                                                                 \
+    CUresult rc;                                                                                             \
+    CUstream stream = sim_stream(handle, lane, &rc);                                                         \
+    if (!stream)                                                                                             \
+    return rc
 
 static CUresult stream_get(CUstream handle, int lane, unsigned *flags, int *priority, CUcontext *context,
                            unsigned long long *id)
@@ -188,11 +190,14 @@ static CUresult stream_query(CUstream handle, int lane)
     rc = sim_unsafe();
     if (rc)
         return rc;
-    return sim_now_ns() >= sim_stream_start(stream) && !atomic_load(&stream->callbacks) ? CUDA_SUCCESS
-                                                                                       : CUDA_ERROR_NOT_READY;
+    return sim_now_ns() >= sim_stream_start(stream) && !atomic_load(&stream->callbacks)
+               ? CUDA_SUCCESS
+               : CUDA_ERROR_NOT_READY;
 }
 
-/* ---- events --------------------------------------------------------------------------------------------------------- */
+/* ---- events
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 API CUresult cuEventCreate(CUevent *ret_event, unsigned flags)
 {
@@ -290,7 +295,8 @@ API CUresult cuEventElapsedTime(float *ret_ms, CUevent start, CUevent end)
     uint64_t now_ns = sim_now_ns();
     if (now_ns < start->time_ns || now_ns < end->time_ns)
         return CUDA_ERROR_NOT_READY;
-    *ret_ms = (float)((double)((int64_t)(end->time_ns - start->time_ns) / 500 * 500) * 1e-6); /* 0.5 us resolution */
+    *ret_ms = (float)((double)((int64_t)(end->time_ns - start->time_ns) / 500 * 500) *
+                      1e-6); /* 0.5 us resolution */
     return CUDA_SUCCESS;
 }
 
@@ -318,7 +324,8 @@ static CUresult stream_wait_event(CUstream handle, CUevent event, int lane)
     return CUDA_SUCCESS;
 }
 
-/* ---- host functions ---------------------------------------------------------------------------------------------------- */
+/* ---- host functions
+ * ---------------------------------------------------------------------------------------------------- */
 
 struct callback {
     uint64_t due_ns;
@@ -396,7 +403,8 @@ static CUresult launch_host(CUstream handle, CUhostFn fn, void *user_data, int l
     return enqueue_callback(stream, fn, NULL, user_data);
 }
 
-static CUresult add_callback(CUstream handle, CUstreamCallback callback, void *user_data, unsigned flags, int lane)
+static CUresult add_callback(CUstream handle, CUstreamCallback callback, void *user_data, unsigned flags,
+                             int lane)
 {
     (void)flags;
     STREAM(handle, lane);
@@ -406,16 +414,16 @@ static CUresult add_callback(CUstream handle, CUstreamCallback callback, void *u
 }
 
 /* Both lanes of each. */
-#define LANES(symbol, suffix, params, call0, call1)                                                                    \
-    API CUresult symbol params                                                                                         \
-    {                                                                                                                  \
-        CALLED(symbol);                                                                                                \
-        return call0;                                                                                                  \
-    }                                                                                                                  \
-    API CUresult symbol##suffix params                                                                                 \
-    {                                                                                                                  \
-        CALLED(symbol##suffix);                                                                                        \
-        return call1;                                                                                                  \
+#define LANES(symbol, suffix, params, call0, call1)                                                          \
+    API CUresult symbol params                                                                               \
+    {                                                                                                        \
+        CALLED(symbol);                                                                                      \
+        return call0;                                                                                        \
+    }                                                                                                        \
+    API CUresult symbol##suffix params                                                                       \
+    {                                                                                                        \
+        CALLED(symbol##suffix);                                                                              \
+        return call1;                                                                                        \
     }
 LANES(cuStreamSynchronize, _ptsz, (CUstream s), stream_sync(s, 0), stream_sync(s, 1))
 LANES(cuStreamQuery, _ptsz, (CUstream s), stream_query(s, 0), stream_query(s, 1))
@@ -432,6 +440,7 @@ LANES(cuStreamGetCtx, _ptsz, (CUstream s, CUcontext *c), stream_get(s, 0, NULL, 
       stream_get(s, 1, NULL, NULL, c, NULL))
 LANES(cuStreamGetId, _ptsz, (CUstream s, unsigned long long *id), stream_get(s, 0, NULL, NULL, NULL, id),
       stream_get(s, 1, NULL, NULL, NULL, id))
-LANES(cuLaunchHostFunc, _ptsz, (CUstream s, CUhostFn fn, void *u), launch_host(s, fn, u, 0), launch_host(s, fn, u, 1))
-LANES(cuStreamAddCallback, _ptsz, (CUstream s, CUstreamCallback c, void *u, unsigned f), add_callback(s, c, u, f, 0),
-      add_callback(s, c, u, f, 1))
+LANES(cuLaunchHostFunc, _ptsz, (CUstream s, CUhostFn fn, void *u), launch_host(s, fn, u, 0),
+      launch_host(s, fn, u, 1))
+LANES(cuStreamAddCallback, _ptsz, (CUstream s, CUstreamCallback c, void *u, unsigned f),
+      add_callback(s, c, u, f, 0), add_callback(s, c, u, f, 1))

@@ -122,7 +122,8 @@ static void unlock(struct sim_device *d)
     pthread_mutex_unlock(&d->lock);
 }
 
-/* ---- energy ------------------------------------------------------------------------------------------------------ */
+/* ---- energy
+ * ------------------------------------------------------------------------------------------------------ */
 
 static double base_w(const struct sim_device *d)
 {
@@ -140,7 +141,8 @@ static void grid_fill(struct sim_device *d, uint64_t from_ns, uint64_t to_ns, do
 }
 
 /* One stretch in which the set of running work does not change. */
-static void stretch(struct sim_device *d, uint64_t from_ns, uint64_t to_ns, struct sim_interval **active, uint32_t count)
+static void stretch(struct sim_device *d, uint64_t from_ns, uint64_t to_ns, struct sim_interval **active,
+                    uint32_t count)
 {
     if (to_ns <= from_ns)
         return;
@@ -156,7 +158,8 @@ static void stretch(struct sim_device *d, uint64_t from_ns, uint64_t to_ns, stru
     } else {
         d->busy_ns += to_ns - from_ns;
         for (uint32_t i = 0; i < count; i++)
-            d->kernel[active[i]->kernel].energy_nj += (base / count + (double)active[i]->dynamic_w * scale) * ns;
+            d->kernel[active[i]->kernel].energy_nj +=
+                (base / count + (double)active[i]->dynamic_w * scale) * ns;
     }
 }
 
@@ -230,7 +233,8 @@ double sim_energy_at(int device, uint64_t t_ns)
     return energy_nj;
 }
 
-/* ---- work ------------------------------------------------------------------------------------------------------- */
+/* ---- work
+ * ------------------------------------------------------------------------------------------------------- */
 
 static double random_unit(struct sim_device *d)
 {
@@ -289,7 +293,8 @@ uint32_t sim_kernel_find(int device, const char *name, bool copy)
     return i ? i - 1 : SIM_KERNELS - 1; /* beyond that, all are one */
 }
 
-uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t grid_blocks, uint64_t bytes, bool graph)
+uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t grid_blocks, uint64_t bytes,
+                  bool graph)
 {
     struct sim_machine *m = sim_machine();
     struct sim_device *d = &m->device[device];
@@ -307,7 +312,8 @@ uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t 
     uint64_t end_ns = start_ns + (uint64_t)(us * 1e3 + 0.5);
     if (d->pending_count == SIM_PENDING)
         fold(d, now_ns);
-    if (d->pending_count == SIM_PENDING) { /* more in flight than the list holds: a driver would make the caller wait */
+    if (d->pending_count ==
+        SIM_PENDING) { /* more in flight than the list holds: a driver would make the caller wait */
         uint64_t first_ns = d->pending[0].end_ns;
         unlock(d);
         sim_sleep_until(first_ns);
@@ -364,7 +370,8 @@ static void bury(struct sim_device *d)
     unlock(d);
 }
 
-/* ---- sensors ------------------------------------------------------------------------------------------------------ */
+/* ---- sensors
+ * ------------------------------------------------------------------------------------------------------ */
 
 uint32_t sim_power_mw(int device)
 {
@@ -378,12 +385,13 @@ uint32_t sim_power_mw(int device)
     uint64_t at_ns = d->zero_ns + (period_ns ? tick * period_ns : since_ns);
     at_ns = at_ns > d->zero_ns + delay_ns ? at_ns - delay_ns : d->zero_ns;
     uint64_t from_ns = at_ns > d->zero_ns + window_ns ? at_ns - window_ns : d->zero_ns;
-    double watts = at_ns > from_ns
-                       ? (sim_energy_at(device, at_ns) - sim_energy_at(device, from_ns)) / (double)(at_ns - from_ns)
-                       : base_w(d);
+    double watts = at_ns > from_ns ? (sim_energy_at(device, at_ns) - sim_energy_at(device, from_ns)) /
+                                         (double)(at_ns - from_ns)
+                                   : base_w(d);
     if (s->noise > 0) { /* the same tick always reads the same */
         uint64_t h = (tick + 1) * 0x9e3779b97f4a7c15ULL;
-        double u = (double)((h ^ h >> 31) >> 11) / 9007199254740992.0, v = (double)((h * 31) >> 11) / 9007199254740992.0;
+        double u = (double)((h ^ h >> 31) >> 11) / 9007199254740992.0,
+               v = (double)((h * 31) >> 11) / 9007199254740992.0;
         watts *= 1 + s->noise * sqrt(-2 * log(u + 1e-300)) * cos(6.283185307179586 * v);
     }
     return (uint32_t)fmax((watts * s->gain + s->offset_w) * 1e3, 0);

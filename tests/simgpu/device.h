@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * device.h - the simulated machine: devices whose power is known at every moment, shared by all processes through one mapping.
+ * device.h - the simulated machine: devices whose power is known at every moment, shared by all processes
+ * through one mapping.
  *
- * Work is an interval [start, end) with a dynamic power above the base. What lies before now is final, since new work never starts
- * in the past; so energy is integrated lazily, up to now, whenever somebody looks or the list of intervals fills. History
- * is kept on a grid of 1 ms for the sensors' windows.
- * Every function here locks by itself unless it says otherwise. Times are CLOCK_MONOTONIC ns, energy is in nanojoules (double).
+ * Work is an interval [start, end) with a dynamic power above the base. What lies before now is final, since
+ * new work never starts in the past; so energy is integrated lazily, up to now, whenever somebody looks or
+ * the list of intervals fills. History is kept on a grid of 1 ms for the sensors' windows. Every function
+ * here locks by itself unless it says otherwise. Times are CLOCK_MONOTONIC ns, energy is in nanojoules
+ * (double).
  */
 #ifndef SIM_DEVICE_H
 #define SIM_DEVICE_H
@@ -85,7 +87,8 @@ struct sim_machine {
     struct sim_device device[SIM_DEVICES];
 };
 
-/* The machine of this process; made from KJ_SIM_SCRIPT at first use. Never NULL: aborts with a line when it cannot be made. */
+/* The machine of this process; made from KJ_SIM_SCRIPT at first use. Never NULL: aborts with a line when it
+ * cannot be made. */
 struct sim_machine *sim_machine(void);
 /* Maps an existing state file. NULL when there is none. For the truth tool. */
 struct sim_machine *sim_machine_open(const char *path);
@@ -95,9 +98,10 @@ void sim_sleep_until(uint64_t t_ns);
 
 /* Index of a kernel (or copy) by name, made from the script at first sight. */
 uint32_t sim_kernel_find(int device, const char *name, bool copy);
-/* Puts work on the device: begins at the later of now and not_before, returns its end. grid_blocks decides an automatic
- * duration, bytes a copy's. */
-uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t grid_blocks, uint64_t bytes, bool graph);
+/* Puts work on the device: begins at the later of now and not_before, returns its end. grid_blocks decides an
+ * automatic duration, bytes a copy's. */
+uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t grid_blocks, uint64_t bytes,
+                  bool graph);
 
 void sim_context_made(int device);
 void sim_context_gone(int device);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * device_script.c - reads the script that README.md describes. A mistake in it ends the program with its line.
+ * device_script.c - reads the script that README.md describes. A mistake in it ends the program with its
+ * line.
  */
 #include "device.h"
 
@@ -19,7 +20,10 @@ static const struct setting {
     const char *directive, *key;
     size_t offset;
 } settings[] = {
-#define S(directive, key, field) {directive, key, offsetof(struct sim_script, field)}
+#define S(directive, key, field)                                                                             \
+    {                                                                                                        \
+        directive, key, offsetof(struct sim_script, field)                                                   \
+    }
     S("power", "idle", idle_w),
     S("power", "context", context_w),
     S("overlap", "cap", cap_w),

@@ -37,9 +37,10 @@ static void write_activities(FILE *out, const struct sim_device *d, bool copies)
         fprintf(out, "%s\n    {\"name\": ", comma);
         comma = ",";
         write_text(out, k->name);
-        fprintf(out, ", \"launches\": %llu, \"graph_launches\": %llu, \"time_ns\": %llu, \"energy_uj\": %.0f}",
-                (unsigned long long)k->launches, (unsigned long long)k->graph_launches, (unsigned long long)k->time_ns,
-                k->energy_nj * 1e-3);
+        fprintf(out,
+                ", \"launches\": %llu, \"graph_launches\": %llu, \"time_ns\": %llu, \"energy_uj\": %.0f}",
+                (unsigned long long)k->launches, (unsigned long long)k->graph_launches,
+                (unsigned long long)k->time_ns, k->energy_nj * 1e-3);
     }
 }
 
@@ -50,8 +51,8 @@ static void write_device(FILE *out, const struct sim_device *d, int index)
     fprintf(out, "%s\n  {\"uuid\": \"GPU-", index ? "," : "");
     for (int i = 0; i < 16; i++)
         fprintf(out, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", uuid[i]);
-    fprintf(out, "\", \"energy_uj\": %.0f, \"idle_uj\": %.0f, \"busy_ns\": %llu, \"kernels\": [", d->energy_nj * 1e-3,
-            d->idle_nj * 1e-3, (unsigned long long)d->busy_ns);
+    fprintf(out, "\", \"energy_uj\": %.0f, \"idle_uj\": %.0f, \"busy_ns\": %llu, \"kernels\": [",
+            d->energy_nj * 1e-3, d->idle_nj * 1e-3, (unsigned long long)d->busy_ns);
     write_activities(out, d, false);
     fprintf(out, "], \"copies\": [");
     write_activities(out, d, true);
@@ -68,7 +69,8 @@ int sim_truth_write(struct sim_machine *m, const char *path)
     FILE *out = to_stdout ? stdout : fopen(temporary, "we");
     if (!out)
         return -1;
-    fprintf(out, "{\"schema\": \"simgpu.truth/1\", \"zero_ns\": %llu, \"devices\": [", (unsigned long long)m->zero_ns);
+    fprintf(out, "{\"schema\": \"simgpu.truth/1\", \"zero_ns\": %llu, \"devices\": [",
+            (unsigned long long)m->zero_ns);
     for (int i = 0; i < m->script.devices; i++)
         write_device(out, &m->device[i], i);
     fprintf(out, "],\n \"calls\": {");

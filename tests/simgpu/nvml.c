@@ -10,7 +10,14 @@
 #define API __attribute__((visibility("default")))
 typedef int nvml_return;
 typedef struct handle *nvml_device;
-enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
+enum {
+    SUCCESS = 0,
+    UNINITIALIZED = 1,
+    INVALID_ARGUMENT = 2,
+    NOT_SUPPORTED = 3,
+    NOT_FOUND = 6,
+    INSUFFICIENT_SIZE = 7
+};
 enum { FIELD_TOTAL_ENERGY = 83, FIELD_POWER_AVERAGE = 185, FIELD_POWER_INSTANT = 186 };
 enum { TYPE_UNSIGNED = 1, TYPE_UNSIGNED_LONG_LONG = 3 };
 
@@ -29,12 +36,12 @@ struct field {
 static int started;
 
 #define EXPORTED(name, ...) API nvml_return name(__VA_ARGS__)
-#define DEVICE(handle)                                                                                                 \
-    int device = (int)(uintptr_t)(handle) - 1;                                                                         \
-    if (!started)                                                                                                      \
-        return UNINITIALIZED;                                                                                          \
-    if (device < 0 || device >= sim_machine()->script.devices)                                                         \
-        return INVALID_ARGUMENT
+#define DEVICE(handle)                                                                                       \
+    int device = (int)(uintptr_t)(handle)-1;                                                                 \
+    if (!started)                                                                                            \
+        return UNINITIALIZED;                                                                                \
+    if (device < 0 || device >= sim_machine()->script.devices)                                               \
+    return INVALID_ARGUMENT
 
 EXPORTED(nvmlInit_v2, void)
 {
@@ -118,8 +125,9 @@ EXPORTED(nvmlDeviceGetUUID, nvml_device handle, char *uuid, unsigned size)
     char line[64];
     DEVICE(handle);
     sim_uuid(device, u);
-    snprintf(line, sizeof(line), "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2],
-             u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+    snprintf(line, sizeof(line), "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
+             u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14],
+             u[15]);
     return text(line, uuid, size);
 }
 

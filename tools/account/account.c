@@ -29,8 +29,10 @@ static void find_span(struct kj_account *a)
         if (c->count && c->points[c->count - 1].t_ns > a->end_ns)
             a->end_ns = c->points[c->count - 1].t_ns;
     }
-    kj_report_warn(a->report, "the recorder did not live to see the end of the run, or it still runs: what came after its last "
-                              "written second is missing; ask again later if it still runs");
+    kj_report_warn(
+        a->report,
+        "the recorder did not live to see the end of the run, or it still runs: what came after its last "
+        "written second is missing; ask again later if it still runs");
 }
 
 static void fill_run(struct kj_account *a, const char *path)
@@ -60,7 +62,9 @@ static void fill_run(struct kj_account *a, const char *path)
     for (size_t i = 0; i < run->warnings_count; i++)
         kj_report_warn(r, "%s", run->warnings[i]);
     if (run->blind_reason)
-        kj_report_warn(r, "kjoule cannot see what this program calls: %s; its CPU energy counts, kernels and GPUs that it uses do not",
+        kj_report_warn(r,
+                       "kjoule cannot see what this program calls: %s; its CPU energy counts, kernels and "
+                       "GPUs that it uses do not",
                        run->blind_reason);
     for (size_t i = 0; i < run->sources_count; i++) {
         struct kj_report_source *source = kj_report_add_source(r);
@@ -115,24 +119,26 @@ static int price(struct kj_account *a, const struct kj_account_options *options,
     if (choice.has_alternative)
         fill_factor(&r->alternative, &choice.alternative, choice.alternative.code);
     r->location_method = strdup(recorded ? a->run.place_method : choice.location.method);
-    r->location_evidence = strdup(recorded && a->run.place_evidence ? a->run.place_evidence : choice.location.evidence);
+    r->location_evidence =
+        strdup(recorded && a->run.place_evidence ? a->run.place_evidence : choice.location.evidence);
     int level = recorded ? a->run.place_confidence : (int)choice.location.confidence;
     r->location_confidence = strdup(confidence[level >= 0 && level <= 3 ? level : 0]);
     r->table_sha256 = strdup(choice.table_sha256);
     if (recorded && a->run.place_is_default && strcmp(choice.factor.code, "user"))
-        kj_report_warn(r, "where the electricity comes from is unknown, so the world average is used; say --zone FR or the like "
+        kj_report_warn(r, "where the electricity comes from is unknown, so the world average is used; say "
+                          "--zone FR or the like "
                           "(`kjoule zones` lists them)");
     r->carbon_known = r->total.known;
     if (r->carbon_known) {
         r->total_g = kj_carbon_grams((double)r->total.uj, r->pue, choice.factor.g_per_kwh);
-        kj_carbon_interval((double)r->total.uj, (double)r->total.low_uj, (double)r->total.high_uj, r->pue, &choice.factor,
-                           &r->low_g, &r->high_g);
+        kj_carbon_interval((double)r->total.uj, (double)r->total.low_uj, (double)r->total.high_uj, r->pue,
+                           &choice.factor, &r->low_g, &r->high_g);
     }
     return 0;
 }
 
-int kj_account_folder(const char *path, const struct kj_account_options *options, struct kj_report **ret_report,
-                      struct kj_error *error)
+int kj_account_folder(const char *path, const struct kj_account_options *options,
+                      struct kj_report **ret_report, struct kj_error *error)
 {
     struct kj_account a = {.dir_fd = kj_folder_open(path, error)};
     if (a.dir_fd < 0)
@@ -152,12 +158,16 @@ int kj_account_folder(const char *path, const struct kj_account_options *options
         find_span(&a);
         fill_run(&a, path);
         if (a.series && a.series->bad_lines)
-            kj_report_warn(a.report, "%zu lines of the power series were not understood and left out, the first: %s; was the "
-                                     "folder edited?", a.series->bad_lines, a.series->first_bad);
+            kj_report_warn(
+                a.report,
+                "%zu lines of the power series were not understood and left out, the first: %s; was the "
+                "folder edited?",
+                a.series->bad_lines, a.series->first_bad);
         struct kj_work *work = kj_work_read(&a);
         char *const *gpus = NULL;
         size_t gpu_count = work ? kj_work_gpus(work, &gpus) : 0;
-        status = !work || kj_account_components(&a, gpus, gpu_count) || kj_work_attribute(&a, work) ? -ENOMEM : 0;
+        status =
+            !work || kj_account_components(&a, gpus, gpu_count) || kj_work_attribute(&a, work) ? -ENOMEM : 0;
         kj_work_free(work);
     }
     if (!status)

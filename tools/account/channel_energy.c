@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * channel_energy.c - joules from readings. A counter that is renewed more seldom than it is read shows old energy: its value belongs to
- * the moment of its update, which lies between the last reading of the old value and the first of the new.
+ * channel_energy.c - joules from readings. A counter that is renewed more seldom than it is read shows old
+ * energy: its value belongs to the moment of its update, which lies between the last reading of the old value
+ * and the first of the new.
  */
 #include "account/parts.h"
 
@@ -45,10 +46,12 @@ static size_t find_knots(const struct kj_series_channel *c, struct knot *knots)
             knots[n++] = (struct knot){(double)c->points[i].t_ns, (double)c->points[i].value};
         return n;
     }
-    knots[n++] = (struct knot){(double)c->points[0].t_ns, (double)c->points[0].value}; /* its time is mended below */
+    knots[n++] =
+        (struct knot){(double)c->points[0].t_ns, (double)c->points[0].value}; /* its time is mended below */
     for (size_t i = 1; i < c->count; i++)
         if (c->points[i].value > c->points[i - 1].value)
-            knots[n++] = (struct knot){((double)c->points[i].t_ns + (double)c->points[i - 1].t_ns) / 2, (double)c->points[i].value};
+            knots[n++] = (struct knot){((double)c->points[i].t_ns + (double)c->points[i - 1].t_ns) / 2,
+                                       (double)c->points[i].value};
     double period_ns = update_period_ns(knots + 1, n - 1);
     double first_ns = n > 1 ? knots[1].t_ns - period_ns : 0;
     if (n > 2 && first_ns < knots[0].t_ns)
@@ -88,7 +91,8 @@ static struct kj_span_energy power_energy(const struct kj_series_channel *c, dou
         }
     }
     if (c->count)
-        energy.coverage = covered((double)c->points[0].t_ns, (double)c->points[c->count - 1].t_ns, start_ns, end_ns);
+        energy.coverage =
+            covered((double)c->points[0].t_ns, (double)c->points[c->count - 1].t_ns, start_ns, end_ns);
     return energy;
 }
 
@@ -97,9 +101,10 @@ static double power_between(const struct kj_series_channel *power, double start_
     return end_ns > start_ns ? power_energy(power, start_ns, end_ns).uj : 0;
 }
 
-/* Before its first update and after its last the counter is silent: there the power readings speak, and without them the power is
- * taken as in the nearest stretch. */
-static struct kj_span_energy counter_energy(const struct kj_series_channel *c, const struct kj_series_channel *power, double start_ns,
+/* Before its first update and after its last the counter is silent: there the power readings speak, and
+ * without them the power is taken as in the nearest stretch. */
+static struct kj_span_energy counter_energy(const struct kj_series_channel *c,
+                                            const struct kj_series_channel *power, double start_ns,
                                             double end_ns)
 {
     struct kj_span_energy energy = {0};
@@ -123,11 +128,13 @@ static struct kj_span_energy counter_energy(const struct kj_series_channel *c, c
     return energy;
 }
 
-struct kj_span_energy kj_channel_energy(const struct kj_series_channel *channel, const struct kj_series_channel *power,
-                                        uint64_t start_ns, uint64_t end_ns)
+struct kj_span_energy kj_channel_energy(const struct kj_series_channel *channel,
+                                        const struct kj_series_channel *power, uint64_t start_ns,
+                                        uint64_t end_ns)
 {
     if (channel->channel.kind == KJ_ENERGY_UJ)
-        return counter_energy(channel, power && power->count ? power : NULL, (double)start_ns, (double)end_ns);
+        return counter_energy(channel, power && power->count ? power : NULL, (double)start_ns,
+                              (double)end_ns);
     if (channel->channel.kind == KJ_POWER_MW)
         return power_energy(channel, (double)start_ns, (double)end_ns);
     return (struct kj_span_energy){0};

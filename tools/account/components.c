@@ -2,9 +2,10 @@
  *
  * components.c - the parts of the total: each device's energy over the run, and this run's share of it.
  *
- * CPU: package energy x (CPU time of the run's processes / CPU time of all), after energy.md. What the idle machine would have drawn
- * anyway goes by the same rule, and the upper bound holds the other view: the idle power of all cores that the run could use.
- * DRAM: by the cores that the run may use. GPU: whole boards, of those that the run opened.
+ * CPU: package energy x (CPU time of the run's processes / CPU time of all), after energy.md. What the idle
+ * machine would have drawn anyway goes by the same rule, and the upper bound holds the other view: the idle
+ * power of all cores that the run could use. DRAM: by the cores that the run may use. GPU: whole boards, of
+ * those that the run opened.
  */
 #include "account/parts.h"
 
@@ -23,7 +24,8 @@ struct shares {
 static const struct kj_series_channel *own_channel(const struct kj_series *series, const char *name)
 {
     for (size_t i = 0; i < series->count; i++)
-        if (!strcmp(series->channels[i].channel.source, "proc") && !strcmp(series->channels[i].channel.name, name))
+        if (!strcmp(series->channels[i].channel.source, "proc") &&
+            !strcmp(series->channels[i].channel.name, name))
             return &series->channels[i];
     return NULL;
 }
@@ -54,24 +56,28 @@ static struct shares find_shares(struct kj_account *a)
         node_ns = tree_ns; /* both count in ticks */
     if (node_ns > 0 && tree_ns > 0)
         shares.cpu = tree_ns / node_ns;
-    snprintf(shares.cpu_basis, sizeof(shares.cpu_basis), "CPU time: %.2f s of this run's processes, %.2f s of all",
-             tree_ns / 1e9, node_ns / 1e9);
+    snprintf(shares.cpu_basis, sizeof(shares.cpu_basis),
+             "CPU time: %.2f s of this run's processes, %.2f s of all", tree_ns / 1e9, node_ns / 1e9);
     return shares;
 }
 
 static bool is_owned(const struct kj_account *a, const char *device)
 {
     for (size_t i = 0; i < a->run.devices_count; i++)
-        if (a->run.devices[i].device && !strcmp(a->run.devices[i].device, device) && !a->run.devices[i].owned) {
-            kj_report_warn(a->report, "%s is counted by run %s of the same job, not here; add up the job's reports", device,
-                           a->run.devices[i].owner ? a->run.devices[i].owner : "?");
+        if (a->run.devices[i].device && !strcmp(a->run.devices[i].device, device) &&
+            !a->run.devices[i].owned) {
+            kj_report_warn(a->report,
+                           "%s is counted by run %s of the same job, not here; add up the job's reports",
+                           device, a->run.devices[i].owner ? a->run.devices[i].owner : "?");
             return false;
         }
     return true;
 }
 
-/* The 90 % interval of what one device took: the sensor's gain or the model's factors, and the time it did not see. */
-static struct kj_energy with_interval(const struct kj_channel *c, const struct kj_span_energy *span, double share)
+/* The 90 % interval of what one device took: the sensor's gain or the model's factors, and the time it did
+ * not see. */
+static struct kj_energy with_interval(const struct kj_channel *c, const struct kj_span_energy *span,
+                                      double share)
 {
     double uj = span->uj * share;
     double sd = hypot(c->gain_sd, UNCOVERED_SD * (1 - fmin(1, span->coverage)));
@@ -95,8 +101,8 @@ static void check_against(struct kj_account *a, struct kj_report_component *row,
         row->check_uj = llround(span.uj);
         /* What two sensors disagree on is not known. */
         int64_t *edge = row->check_uj < row->energy.uj ? &row->energy.low_uj : &row->energy.high_uj;
-        if (row->energy.known && row->share > 0.999 && ((edge == &row->energy.low_uj) == (row->check_uj < *edge)) &&
-            span.coverage > 0.9)
+        if (row->energy.known && row->share > 0.999 &&
+            ((edge == &row->energy.low_uj) == (row->check_uj < *edge)) && span.coverage > 0.9)
             *edge = row->check_uj;
         return;
     }
@@ -112,7 +118,8 @@ static const struct kj_series_channel *power_of(const struct kj_series *series, 
     return NULL;
 }
 
-static int add_component(struct kj_account *a, const char *kind, uint32_t id, double share, const char *share_basis)
+static int add_component(struct kj_account *a, const char *kind, uint32_t id, double share,
+                         const char *share_basis)
 {
     /* The best channel may have fallen silent: then the next of the same device. */
     uint32_t used = id;
@@ -144,12 +151,13 @@ static int add_component(struct kj_account *a, const char *kind, uint32_t id, do
         row->device_uj = llround(span.uj);
         check_against(a, row, used);
     } else {
-        kj_report_warn(a->report, "%s: %s gave no usable reading in %.2f s; see `kjoule doctor`", c->device, c->source,
-                       (double)(a->end_ns - a->start_ns) / 1e9);
+        kj_report_warn(a->report, "%s: %s gave no usable reading in %.2f s; see `kjoule doctor`", c->device,
+                       c->source, (double)(a->end_ns - a->start_ns) / 1e9);
     }
     if (a->series->channels[id].lost_ns)
-        kj_report_warn(a->report, "%s %s of %s stopped answering: %s; see `kjoule doctor`", a->series->channels[id].channel.source,
-                       a->series->channels[id].channel.name, c->device, a->series->channels[id].lost_reason);
+        kj_report_warn(a->report, "%s %s of %s stopped answering: %s; see `kjoule doctor`",
+                       a->series->channels[id].channel.source, a->series->channels[id].channel.name,
+                       c->device, a->series->channels[id].lost_reason);
     return 0;
 }
 
@@ -206,16 +214,21 @@ int kj_account_components(struct kj_account *a, char *const *gpus, size_t gpu_co
         size_t count = kj_channels_choose(channels, power_channels, kinds[k].component, ids, CHANNELS_CAP);
         for (size_t i = 0; i < count && !status; i++) {
             const char *device = channels[ids[i]].device;
-            if (!is_owned(a, device) || (kinds[k].component == KJ_COMPONENT_GPU && !is_used(device, gpus, gpu_count)))
+            if (!is_owned(a, device) ||
+                (kinds[k].component == KJ_COMPONENT_GPU && !is_used(device, gpus, gpu_count)))
                 continue;
-            double share = kinds[k].component == KJ_COMPONENT_GPU ? 1 : kinds[k].component == KJ_COMPONENT_CPU ? shares.cpu : shares.cores;
-            const char *basis = kinds[k].component == KJ_COMPONENT_GPU   ? "the whole board: this run opened it"
-                                : kinds[k].component == KJ_COMPONENT_CPU ? shares.cpu_basis
-                                                                         : "cores that the run may use, of all";
+            double share = kinds[k].component == KJ_COMPONENT_GPU   ? 1
+                           : kinds[k].component == KJ_COMPONENT_CPU ? shares.cpu
+                                                                    : shares.cores;
+            const char *basis = kinds[k].component == KJ_COMPONENT_GPU ? "the whole board: this run opened it"
+                                : kinds[k].component == KJ_COMPONENT_CPU
+                                    ? shares.cpu_basis
+                                    : "cores that the run may use, of all";
             status = add_component(a, kinds[k].kind, ids[i], share, basis);
             struct kj_report_component *row = &a->report->components[a->report->components_count - 1];
             if (!status && row->energy.known && kinds[k].component == KJ_COMPONENT_CPU) {
-                int64_t all = llround((double)row->device_uj * fmax(shares.cores, share) * fmax(channels[ids[i]].high_factor, 1));
+                int64_t all = llround((double)row->device_uj * fmax(shares.cores, share) *
+                                      fmax(channels[ids[i]].high_factor, 1));
                 row->energy.high_uj = all > row->energy.high_uj ? all : row->energy.high_uj;
             }
         }

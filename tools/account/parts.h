@@ -18,17 +18,20 @@ struct kj_account {
     struct kj_report *report;
 };
 
-/* channel_energy.c: energy of one channel over [start, end]. What a counter does not cover is filled from power readings of the same
- * device (NULL: there are none); what nothing covers, with the power at the nearest end. */
+/* channel_energy.c: energy of one channel over [start, end]. What a counter does not cover is filled from
+ * power readings of the same device (NULL: there are none); what nothing covers, with the power at the
+ * nearest end. */
 struct kj_span_energy {
     bool known;
     double uj;
     double coverage; /* share of the span between first and last reading */
 };
-struct kj_span_energy kj_channel_energy(const struct kj_series_channel *channel, const struct kj_series_channel *power,
-                                        uint64_t start_ns, uint64_t end_ns);
+struct kj_span_energy kj_channel_energy(const struct kj_series_channel *channel,
+                                        const struct kj_series_channel *power, uint64_t start_ns,
+                                        uint64_t end_ns);
 
-/* components.c: one component of the report per device that counts, from its best channel. uuids: the GPUs that this run used. */
+/* components.c: one component of the report per device that counts, from its best channel. uuids: the GPUs
+ * that this run used. */
 int kj_account_components(struct kj_account *account, char *const *gpus, size_t gpu_count);
 
 /* work.c: what the ledgers say, and its share of the devices' energy. */

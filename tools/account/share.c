@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * share.c - each device's energy, shared out among what ran on it; and the lists of the report that follow from it.
+ * share.c - each device's energy, shared out among what ran on it; and the lists of the report that follow
+ * from it.
  */
 #include "account/work.h"
 
@@ -11,12 +12,18 @@
 static const char *copy_name(uint8_t kind)
 {
     switch (kind) {
-    case KJ_ACTIVITY_MEMCPY_HTOD: return "HtoD";
-    case KJ_ACTIVITY_MEMCPY_DTOH: return "DtoH";
-    case KJ_ACTIVITY_MEMCPY_DTOD: return "DtoD";
-    case KJ_ACTIVITY_MEMSET: return "memset";
-    case KJ_ACTIVITY_GRAPH: return "graph";
-    default: return "other";
+    case KJ_ACTIVITY_MEMCPY_HTOD:
+        return "HtoD";
+    case KJ_ACTIVITY_MEMCPY_DTOH:
+        return "DtoH";
+    case KJ_ACTIVITY_MEMCPY_DTOD:
+        return "DtoD";
+    case KJ_ACTIVITY_MEMSET:
+        return "memset";
+    case KJ_ACTIVITY_GRAPH:
+        return "graph";
+    default:
+        return "other";
     }
 }
 
@@ -39,24 +46,27 @@ static uint64_t context_start_ns(const struct kj_work *work, uint32_t device)
 }
 
 /* The readings of one device, copied into the model's form. */
-static size_t device_series(const struct kj_series *series, const char *device, struct kj_sensor_series *to, size_t cap)
+static size_t device_series(const struct kj_series *series, const char *device, struct kj_sensor_series *to,
+                            size_t cap)
 {
     size_t count = 0;
     for (size_t i = 0; series && i < series->count && count < cap; i++) {
         const struct kj_series_channel *from = &series->channels[i];
         bool power = from->channel.kind == KJ_POWER_MW;
-        if (strcmp(from->channel.device, device) || !from->count || (!power && from->channel.kind != KJ_ENERGY_UJ))
+        if (strcmp(from->channel.device, device) || !from->count ||
+            (!power && from->channel.kind != KJ_ENERGY_UJ))
             continue;
         struct kj_reading *readings = malloc(from->count * sizeof(*readings));
         if (!readings)
             break;
         for (size_t p = 0; p < from->count; p++)
             readings[p] = (struct kj_reading){from->points[p].t_ns, from->points[p].value};
-        to[count++] = (struct kj_sensor_series){
-            .counter = !power,
-            .sensor = {.window_ns = from->channel.window_ns, .period_ns = from->channel.period_ns, .gain_sd = from->channel.gain_sd},
-            .readings = readings,
-            .count = from->count};
+        to[count++] = (struct kj_sensor_series){.counter = !power,
+                                                .sensor = {.window_ns = from->channel.window_ns,
+                                                           .period_ns = from->channel.period_ns,
+                                                           .gain_sd = from->channel.gain_sd},
+                                                .readings = readings,
+                                                .count = from->count};
     }
     return count;
 }
@@ -105,7 +115,8 @@ static void free_classes(struct model_classes *m)
     free(m->place);
 }
 
-static struct kj_report_kernel *add_kernel(struct kj_report *report, const struct kj_work *work, const struct kj_work_class *class)
+static struct kj_report_kernel *add_kernel(struct kj_report *report, const struct kj_work *work,
+                                           const struct kj_work_class *class)
 {
     struct kj_report_kernel *row = kj_report_add_kernel(report);
     if (row)
@@ -122,17 +133,20 @@ static int add_copy(struct kj_report *report, const struct kj_work *work, const 
 {
     struct kj_report_copy *row = kj_report_add_copy(report);
     if (row)
-        *row = (struct kj_report_copy){strdup(copy_name(class->kind)), strdup(work->devices[class->device].key), class->launches,
-                                       class->bytes, class->untimed ? -1 : class->time_ns};
+        *row =
+            (struct kj_report_copy){strdup(copy_name(class->kind)), strdup(work->devices[class->device].key),
+                                    class->launches, class->bytes, class->untimed ? -1 : class->time_ns};
     return row ? 0 : -1;
 }
 
 /* A class's interval on top of that of the whole device's energy. */
-static struct kj_energy class_energy(const struct kj_model_class_result *result, const struct kj_energy *whole)
+static struct kj_energy class_energy(const struct kj_model_class_result *result,
+                                     const struct kj_energy *whole)
 {
     double low = whole->uj > 0 ? (double)whole->low_uj / (double)whole->uj : 1;
     double high = whole->uj > 0 ? (double)whole->high_uj / (double)whole->uj : 1;
-    return (struct kj_energy){true, result->method, result->energy.energy_uj, (int64_t)floor((double)result->energy.low_uj * low),
+    return (struct kj_energy){true, result->method, result->energy.energy_uj,
+                              (int64_t)floor((double)result->energy.low_uj * low),
                               (int64_t)ceil((double)result->energy.high_uj * high)};
 }
 
@@ -162,16 +176,23 @@ static int list_classes(struct kj_report *report, const struct kj_work *work, co
     return 0;
 }
 
-static int run_model(struct kj_account *a, const struct kj_work *work, uint32_t d, const struct model_classes *m,
-                     const struct kj_energy *total, struct kj_model_result **ret_result)
+static int run_model(struct kj_account *a, const struct kj_work *work, uint32_t d,
+                     const struct model_classes *m, const struct kj_energy *total,
+                     struct kj_model_result **ret_result)
 {
     struct kj_sensor_series series[16];
     struct kj_error error = {0};
     size_t count = device_series(a->series, work->devices[d].key, series, 16);
-    const struct kj_model_input input = {.start_ns = a->start_ns, .end_ns = a->end_ns, .classes = m->classes,
-                                         .class_count = m->count, .intervals = m->intervals,
-                                         .interval_count = m->interval_count, .series = series, .series_count = count,
-                                         .total_known = true, .total_uj = total->uj,
+    const struct kj_model_input input = {.start_ns = a->start_ns,
+                                         .end_ns = a->end_ns,
+                                         .classes = m->classes,
+                                         .class_count = m->count,
+                                         .intervals = m->intervals,
+                                         .interval_count = m->interval_count,
+                                         .series = series,
+                                         .series_count = count,
+                                         .total_known = true,
+                                         .total_uj = total->uj,
                                          .context_ns = context_start_ns(work, d)};
     const struct kj_model_options options = {.method = KJ_MODEL_TIME_PROPORTIONAL};
     int status = kj_model_attribute(&input, &options, ret_result, &error);
@@ -204,7 +225,9 @@ static int share_device(struct kj_account *a, const struct kj_work *work, uint32
         for (size_t i = 0; i < result->warning_count; i++)
             kj_report_warn(a->report, "%s: %s", row->device, result->warnings[i].text);
     } else if (!component) {
-        kj_report_warn(a->report, "%s did work for this run but no sensor of it was read, so its energy is unknown; see `kjoule doctor`",
+        kj_report_warn(a->report,
+                       "%s did work for this run but no sensor of it was read, so its energy is unknown; see "
+                       "`kjoule doctor`",
                        row->device);
     }
     int status = list_classes(a->report, work, &m, result, row);

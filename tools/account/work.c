@@ -13,7 +13,9 @@ static void warn_of_process(struct kj_report *report, const struct kj_ledger_hea
         kj_report_warn(report, "the shim stepped aside in process %d (%s): %s", h->pid, h->exe,
                        *h->disabled_reason ? h->disabled_reason : "no reason given");
     if (h->flags & KJ_LEDGER_PARTIAL)
-        kj_report_warn(report, "process %d (%s) ran more kinds of kernels than its ledger holds; what did not fit is not in kernels[]",
+        kj_report_warn(report,
+                       "process %d (%s) ran more kinds of kernels than its ledger holds; what did not fit is "
+                       "not in kernels[]",
                        h->pid, h->exe);
 }
 
@@ -54,8 +56,8 @@ static int add_process(struct kj_report *report, const struct kj_ledger_view *vi
     for (uint32_t i = 0; kj_ledger_view_row(view, KJ_SECTION_UNHOOKED, i, &unhooked); i++) {
         struct kj_report_unhooked *entry = kj_report_add_unhooked(report);
         if (entry)
-            *entry = (struct kj_report_unhooked){strdup(kj_ledger_view_name(view, unhooked.name)), unhooked.version,
-                                                 unhooked.requests};
+            *entry = (struct kj_report_unhooked){strdup(kj_ledger_view_name(view, unhooked.name)),
+                                                 unhooked.version, unhooked.requests};
     }
     return 0;
 }
@@ -66,8 +68,9 @@ static void device_key(const struct kj_ledger_device *device, char *ret_key, siz
     if (!device->uuid_known)
         snprintf(ret_key, size, "cuda-%d", device->ordinal);
     else
-        snprintf(ret_key, size, "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2],
-                 u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+        snprintf(ret_key, size, "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
+                 u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13],
+                 u[14], u[15]);
 }
 
 static uint32_t find_device(struct kj_work *work, const struct kj_ledger_device *device)
@@ -114,12 +117,15 @@ static size_t collect_rows(struct kj_work *work, uint32_t view_index, struct row
     size_t count = 0;
     uint32_t device_rows = kj_ledger_view_rows(view, KJ_SECTION_DEVICES);
     for (uint32_t d = 0; d < device_rows && d < 32; d++)
-        devices[d] = kj_ledger_view_row(view, KJ_SECTION_DEVICES, d, &device) ? find_device(work, &device) : KJ_NO_CLASS;
+        devices[d] = kj_ledger_view_row(view, KJ_SECTION_DEVICES, d, &device) ? find_device(work, &device)
+                                                                              : KJ_NO_CLASS;
     for (uint32_t a = 0; kj_ledger_view_row(view, KJ_SECTION_ACTIVITIES, a, &activity); a++) {
         work->class_of[view_index][a] = KJ_NO_CLASS;
-        uint32_t on = activity.device < device_rows && activity.device < 32 ? devices[activity.device] : KJ_NO_CLASS;
+        uint32_t on =
+            activity.device < device_rows && activity.device < 32 ? devices[activity.device] : KJ_NO_CLASS;
         if (on != KJ_NO_CLASS && activity.kind >= KJ_ACTIVITY_KERNEL && activity.kind < KJ_ACTIVITY_HOST)
-            rows[count++] = (struct row){kj_ledger_view_name(view, activity.name), on, view_index, a, activity.kind};
+            rows[count++] =
+                (struct row){kj_ledger_view_name(view, activity.name), on, view_index, a, activity.kind};
     }
     return count;
 }
@@ -154,7 +160,8 @@ static int join_classes(struct kj_work *work)
     return 0;
 }
 
-/* Where the work overlapped: all intervals, of graphs only as long as nothing better is known of their nodes. */
+/* Where the work overlapped: all intervals, of graphs only as long as nothing better is known of their nodes.
+ */
 static int join_intervals(struct kj_account *account, struct kj_work *work)
 {
     for (size_t v = 0; v < work->view_count; v++) {
@@ -172,7 +179,8 @@ static int join_intervals(struct kj_account *account, struct kj_work *work)
         work->intervals = grown;
         uint32_t activities = kj_ledger_view_rows(work->views[v], KJ_SECTION_ACTIVITIES);
         for (size_t i = 0; i < count; i++) {
-            uint32_t class = rows[i].activity < activities ? work->class_of[v][rows[i].activity] : KJ_NO_CLASS;
+            uint32_t class =
+                rows[i].activity < activities ? work->class_of[v][rows[i].activity] : KJ_NO_CLASS;
             if (class == KJ_NO_CLASS || rows[i].end_ns < rows[i].start_ns)
                 continue;
             work->intervals[work->interval_count++] =
@@ -196,7 +204,8 @@ static int open_views(struct kj_account *account, struct kj_work *work)
     for (size_t i = 0; !status && i < count; i++) {
         struct kj_error error = {0};
         if (kj_ledger_view_open(account->dir_fd, names[i], &work->views[work->view_count], &error)) {
-            kj_report_warn(account->report, "%s", *error.text ? error.text : "a ledger could not be read: out of memory");
+            kj_report_warn(account->report, "%s",
+                           *error.text ? error.text : "a ledger could not be read: out of memory");
             continue;
         }
         struct kj_ledger_view *view = work->views[work->view_count++];
@@ -206,9 +215,11 @@ static int open_views(struct kj_account *account, struct kj_work *work)
     }
     kj_strings_free(names);
     if (!status && initialised && !launches)
-        kj_report_warn(account->report, "CUDA was initialised but no kernel launch was seen: either the program launched none, or it "
-                                        "reaches the driver past the shim (linked statically into a library with its own loader?); "
-                                        "quality.unhooked names what it asked for");
+        kj_report_warn(
+            account->report,
+            "CUDA was initialised but no kernel launch was seen: either the program launched none, or it "
+            "reaches the driver past the shim (linked statically into a library with its own loader?); "
+            "quality.unhooked names what it asked for");
     return status;
 }
 

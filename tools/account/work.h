@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * work.h - what ran, joined over all ledgers of a run: classes of (device, name, kind), their launches and their time. Inside the room only.
+ * work.h - what ran, joined over all ledgers of a run: classes of (device, name, kind), their launches and
+ * their time. Inside the room only.
  */
 #ifndef KJ_ACCOUNT_WORK_H
 #define KJ_ACCOUNT_WORK_H
@@ -15,9 +16,9 @@ struct kj_work_class {
     uint32_t device;  /* index in kj_work.devices */
     uint8_t kind;     /* enum kj_activity_kind */
     uint64_t launches, timed, bytes;
-    uint64_t untimed;   /* launches that no activity of this class has a duration for */
+    uint64_t untimed;    /* launches that no activity of this class has a duration for */
     uint64_t unmeasured; /* launches whose own time is not in time_ns: learned, or of a graph */
-    double time_ns;     /* of launches - untimed */
+    double time_ns;      /* of launches - untimed */
 };
 
 struct kj_work_device {
@@ -42,7 +43,8 @@ struct kj_work {
 /* Mean duration of a launch as far as known, 0 unknown. */
 double kj_work_mean_ns(const struct kj_work_class *class);
 
-/* work_times.c: fills launches and times of all classes from the views; graphs come last, they need the means of the rest. */
+/* work_times.c: fills launches and times of all classes from the views; graphs come last, they need the means
+ * of the rest. */
 void kj_work_add_times(struct kj_work *work);
 
 #endif

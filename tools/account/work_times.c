@@ -2,9 +2,10 @@
  *
  * work_times.c - how long each class ran: exact counts x learned durations; graphs by weights.
  *
- * A launch without a duration of its own takes the mean of its launch shape, else that of its class. The first launch of a shape may
- * have waited for lazy loading, so its bracket is used only where nothing else is known. The nodes of a graph share the measured time of
- * the whole graph in proportion to (nodes x mean duration when launched eagerly).
+ * A launch without a duration of its own takes the mean of its launch shape, else that of its class. The
+ * first launch of a shape may have waited for lazy loading, so its bracket is used only where nothing else is
+ * known. The nodes of a graph share the measured time of the whole graph in proportion to (nodes x mean
+ * duration when launched eagerly).
  */
 #include "account/work.h"
 
@@ -14,7 +15,8 @@ double kj_work_mean_ns(const struct kj_work_class *class)
     return known ? class->time_ns / (double)known : 0;
 }
 
-static void add_activity(struct kj_work_class *class, const struct kj_ledger_activity *activity, uint64_t launches)
+static void add_activity(struct kj_work_class *class, const struct kj_ledger_activity *activity,
+                         uint64_t launches)
 {
     uint64_t timed = activity->timed < launches ? activity->timed : launches;
     class->launches += launches;
@@ -53,12 +55,14 @@ struct node {
 static double eager_mean_ns(const struct kj_work *work, size_t v, uint32_t activity_index, uint32_t class)
 {
     struct kj_ledger_activity activity;
-    if (kj_ledger_view_row(work->views[v], KJ_SECTION_ACTIVITIES, activity_index, &activity) && activity.timed)
+    if (kj_ledger_view_row(work->views[v], KJ_SECTION_ACTIVITIES, activity_index, &activity) &&
+        activity.timed)
         return (double)activity.sum_ns / (double)activity.timed;
     return kj_work_mean_ns(&work->classes[class]);
 }
 
-static void add_graph(struct kj_work *work, struct node *nodes, size_t count, uint64_t launches, double graph_mean_ns)
+static void add_graph(struct kj_work *work, struct node *nodes, size_t count, uint64_t launches,
+                      double graph_mean_ns)
 {
     double known_ns = 0, known = 0, sum_ns = 0;
     for (size_t i = 0; i < count; i++)
@@ -78,7 +82,8 @@ static void add_graph(struct kj_work *work, struct node *nodes, size_t count, ui
         class->launches += node_launches;
         class->unmeasured += node_launches;
         if (graph_mean_ns > 0)
-            class->time_ns += graph_mean_ns * (double)launches * nodes[i].eager_mean_ns * nodes[i].nodes / sum_ns;
+            class->time_ns +=
+                graph_mean_ns * (double)launches * nodes[i].eager_mean_ns * nodes[i].nodes / sum_ns;
         else if (known > 0)
             class->time_ns += nodes[i].eager_mean_ns * (double)node_launches;
         else
@@ -98,14 +103,15 @@ static void add_graphs(struct kj_work *work, size_t v)
     uint32_t rows = kj_ledger_view_rows(view, KJ_SECTION_GRAPH_NODES);
     for (uint32_t g = 0; g < activities && rows; g++) {
         uint64_t launches = kj_ledger_view_launches(view, g);
-        if (!kj_ledger_view_row(view, KJ_SECTION_ACTIVITIES, g, &activity) || activity.kind != KJ_ACTIVITY_GRAPH || !launches ||
-            work->class_of[v][g] == KJ_NO_CLASS)
+        if (!kj_ledger_view_row(view, KJ_SECTION_ACTIVITIES, g, &activity) ||
+            activity.kind != KJ_ACTIVITY_GRAPH || !launches || work->class_of[v][g] == KJ_NO_CLASS)
             continue;
         struct node nodes[NODES_CAP];
         size_t count = 0;
         nodes[0] = none;
         for (uint32_t i = 0; i < rows && count < NODES_CAP; i++) {
-            if (!kj_ledger_view_row(view, KJ_SECTION_GRAPH_NODES, i, &row) || row.graph != g || row.activity >= activities)
+            if (!kj_ledger_view_row(view, KJ_SECTION_GRAPH_NODES, i, &row) || row.graph != g ||
+                row.activity >= activities)
                 continue;
             uint32_t class = work->class_of[v][row.activity];
             if (class != KJ_NO_CLASS && work->classes[class].kind == KJ_ACTIVITY_KERNEL)
@@ -113,7 +119,8 @@ static void add_graphs(struct kj_work *work, size_t v)
         }
         if (!count)
             continue;
-        double mean_ns = activity.timed ? (double)activity.sum_ns / (double)activity.timed : (double)activity.first_ns;
+        double mean_ns =
+            activity.timed ? (double)activity.sum_ns / (double)activity.timed : (double)activity.first_ns;
         struct kj_work_class *whole = &work->classes[work->class_of[v][g]];
         whole->launches -= launches;
         whole->time_ns -= mean_ns * (double)launches;
@@ -129,7 +136,8 @@ void kj_work_add_times(struct kj_work *work)
     for (size_t v = 0; v < work->view_count; v++)
         for (uint32_t a = 0; kj_ledger_view_row(work->views[v], KJ_SECTION_ACTIVITIES, a, &activity); a++)
             if (work->class_of[v][a] != KJ_NO_CLASS)
-                add_activity(&work->classes[work->class_of[v][a]], &activity, kj_ledger_view_launches(work->views[v], a));
+                add_activity(&work->classes[work->class_of[v][a]], &activity,
+                             kj_ledger_view_launches(work->views[v], a));
     for (size_t c = 0; c < work->class_count; c++)
         if (work->classes[c].kind != KJ_ACTIVITY_GRAPH)
             spread_means(&work->classes[c]);

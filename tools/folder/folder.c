@@ -27,16 +27,45 @@ static const struct field {
     enum kind kind;
     size_t offset;
 } fields[] = {
-#define F(name, kind) {#name, kind, offsetof(struct kj_run_info, name)}
-    F(run_id, TEXT),       F(version, TEXT),        F(command_line, TEXT), F(cwd, TEXT),
-    F(host, TEXT),         F(os, TEXT),             F(wrapped, BOOL),      F(root_pid, I32),
-    F(start_mono_ns, U64), F(start_wall_ns, U64),   F(end_mono_ns, U64),   F(exited, BOOL),
-    F(exit_status, I32),   F(exit_signal, I32),     F(job_kind, TEXT),     F(job_id, TEXT),
-    F(rank, I32),          F(local_rank, I32),      F(world_size, I32),    F(cores_online, U32),
-    F(cores_allowed, U32), F(cgroup_cpu_quota, REAL), F(memory_bytes, U64), F(tree_cpu_ns, U64),
-    F(processes_seen, U32), F(static_or_setuid, BOOL), F(blind_reason, TEXT), F(zone, TEXT),
-    F(carbon_intensity_g_per_kwh, REAL), F(pue, REAL), F(place_zone, TEXT), F(place_method, TEXT),
-    F(place_evidence, TEXT), F(place_confidence, I32), F(place_is_default, BOOL),
+#define F(name, kind)                                                                                        \
+    {                                                                                                        \
+#name, kind, offsetof(struct kj_run_info, name)                                                      \
+    }
+    F(run_id, TEXT),
+    F(version, TEXT),
+    F(command_line, TEXT),
+    F(cwd, TEXT),
+    F(host, TEXT),
+    F(os, TEXT),
+    F(wrapped, BOOL),
+    F(root_pid, I32),
+    F(start_mono_ns, U64),
+    F(start_wall_ns, U64),
+    F(end_mono_ns, U64),
+    F(exited, BOOL),
+    F(exit_status, I32),
+    F(exit_signal, I32),
+    F(job_kind, TEXT),
+    F(job_id, TEXT),
+    F(rank, I32),
+    F(local_rank, I32),
+    F(world_size, I32),
+    F(cores_online, U32),
+    F(cores_allowed, U32),
+    F(cgroup_cpu_quota, REAL),
+    F(memory_bytes, U64),
+    F(tree_cpu_ns, U64),
+    F(processes_seen, U32),
+    F(static_or_setuid, BOOL),
+    F(blind_reason, TEXT),
+    F(zone, TEXT),
+    F(carbon_intensity_g_per_kwh, REAL),
+    F(pue, REAL),
+    F(place_zone, TEXT),
+    F(place_method, TEXT),
+    F(place_evidence, TEXT),
+    F(place_confidence, I32),
+    F(place_is_default, BOOL),
 #undef F
 };
 #define FIELDS (sizeof(fields) / sizeof(*fields))
@@ -153,7 +182,8 @@ int kj_folder_create(const char *template_path, const char *run_id, char **ret_p
         kj_error_set(error, "cannot make the run folder %s: %s; choose another with -o DIR", path,
                      strerror(-status));
     } else if (!is_empty(fd)) {
-        kj_error_set(error, "the run folder %s is there already and not empty; choose another with -o DIR", path);
+        kj_error_set(error, "the run folder %s is there already and not empty; choose another with -o DIR",
+                     path);
         status = -EEXIST;
     } else if (fchmod(fd, 0700) || faccessat(fd, ".", W_OK, AT_EACCESS)) {
         status = -errno;
@@ -185,10 +215,13 @@ int kj_folder_open(const char *path, struct kj_error *error)
     free(trimmed);
     struct stat st;
     if (status < 0)
-        kj_error_set(error, "%s: %s; give the kjoule.<run-id> folder that a run left", path, strerror(-status));
+        kj_error_set(error, "%s: %s; give the kjoule.<run-id> folder that a run left", path,
+                     strerror(-status));
     else if (fstatat(fd, KJ_RUN_FILE, &st, AT_SYMLINK_NOFOLLOW)) {
-        kj_error_set(error, "%s: not a run folder, there is no %s in it; give the kjoule.<run-id> folder that a run left",
-                     path, KJ_RUN_FILE);
+        kj_error_set(
+            error,
+            "%s: not a run folder, there is no %s in it; give the kjoule.<run-id> folder that a run left",
+            path, KJ_RUN_FILE);
         close(fd);
         status = -ENOENT;
     }
@@ -203,19 +236,19 @@ static json_t *lists_to_json(json_t *root, const struct kj_run_info *info)
         json_array_append_new(argv, json_text(*a));
     for (size_t i = 0; i < info->sources_count; i++) {
         const struct kj_run_source *s = &info->sources[i];
-        json_array_append_new(sources,
-                              json_pack("{s:o,s:b,s:o,s:o}", "name", json_text(s->name), "accepted", s->accepted,
-                                        "reason", json_text(s->reason), "remedy", json_text(s->remedy)));
+        json_array_append_new(sources, json_pack("{s:o,s:b,s:o,s:o}", "name", json_text(s->name), "accepted",
+                                                 s->accepted, "reason", json_text(s->reason), "remedy",
+                                                 json_text(s->remedy)));
     }
     for (size_t i = 0; i < info->devices_count; i++)
-        json_array_append_new(devices, json_pack("{s:o,s:b,s:o}", "device", json_text(info->devices[i].device),
-                                                 "owned", info->devices[i].owned, "owner",
-                                                 json_text(info->devices[i].owner)));
+        json_array_append_new(
+            devices, json_pack("{s:o,s:b,s:o}", "device", json_text(info->devices[i].device), "owned",
+                               info->devices[i].owned, "owner", json_text(info->devices[i].owner)));
     for (size_t i = 0; i < info->warnings_count; i++)
         json_array_append_new(warnings, json_text(info->warnings[i]));
     for (size_t i = 0; i < info->per_count; i++)
-        json_array_append_new(per, json_pack("{s:o,s:f}", "name", json_text(info->per[i].name), "count",
-                                             info->per[i].count));
+        json_array_append_new(
+            per, json_pack("{s:o,s:f}", "name", json_text(info->per[i].name), "count", info->per[i].count));
     json_object_set_new(root, "argv", argv);
     json_object_set_new(root, "sources", sources);
     json_object_set_new(root, "devices", devices);
@@ -232,12 +265,24 @@ int kj_folder_write_run(int dir_fd, const struct kj_run_info *info)
         const void *at = (const char *)info + fields[i].offset;
         json_t *value = NULL;
         switch (fields[i].kind) {
-        case TEXT: value = json_text(*(char *const *)at); break;
-        case I32: value = json_integer(*(const int32_t *)at); break;
-        case U32: value = json_integer(*(const uint32_t *)at); break;
-        case U64: value = json_integer((json_int_t) * (const uint64_t *)at); break;
-        case REAL: value = json_real(*(const double *)at); break;
-        case BOOL: value = json_boolean(*(const bool *)at); break;
+        case TEXT:
+            value = json_text(*(char *const *)at);
+            break;
+        case I32:
+            value = json_integer(*(const int32_t *)at);
+            break;
+        case U32:
+            value = json_integer(*(const uint32_t *)at);
+            break;
+        case U64:
+            value = json_integer((json_int_t) * (const uint64_t *)at);
+            break;
+        case REAL:
+            value = json_real(*(const double *)at);
+            break;
+        case BOOL:
+            value = json_boolean(*(const bool *)at);
+            break;
         }
         json_object_set_new(root, fields[i].name, value);
     }
@@ -260,12 +305,24 @@ static void read_fields(const json_t *root, struct kj_run_info *info)
         void *at = (char *)info + fields[i].offset;
         const json_t *value = json_object_get(root, fields[i].name);
         switch (fields[i].kind) {
-        case TEXT: *(char **)at = copy_text(root, fields[i].name); break;
-        case I32: *(int32_t *)at = (int32_t)json_integer_value(value); break;
-        case U32: *(uint32_t *)at = (uint32_t)json_integer_value(value); break;
-        case U64: *(uint64_t *)at = (uint64_t)json_integer_value(value); break;
-        case REAL: *(double *)at = json_number_value(value); break;
-        case BOOL: *(bool *)at = json_is_true(value); break;
+        case TEXT:
+            *(char **)at = copy_text(root, fields[i].name);
+            break;
+        case I32:
+            *(int32_t *)at = (int32_t)json_integer_value(value);
+            break;
+        case U32:
+            *(uint32_t *)at = (uint32_t)json_integer_value(value);
+            break;
+        case U64:
+            *(uint64_t *)at = (uint64_t)json_integer_value(value);
+            break;
+        case REAL:
+            *(double *)at = json_number_value(value);
+            break;
+        case BOOL:
+            *(bool *)at = json_is_true(value);
+            break;
         }
     }
 }
@@ -283,14 +340,15 @@ static void read_lists(const json_t *root, struct kj_run_info *info)
     info->sources = calloc(json_array_size(sources) + 1, sizeof(*info->sources));
     for (size_t i = 0; info->sources && i < json_array_size(sources); i++, info->sources_count++) {
         const json_t *row = json_array_get(sources, i);
-        info->sources[i] = (struct kj_run_source){copy_text(row, "name"), json_is_true(json_object_get(row, "accepted")),
-                                                  copy_text(row, "reason"), copy_text(row, "remedy")};
+        info->sources[i] =
+            (struct kj_run_source){copy_text(row, "name"), json_is_true(json_object_get(row, "accepted")),
+                                   copy_text(row, "reason"), copy_text(row, "remedy")};
     }
     info->devices = calloc(json_array_size(devices) + 1, sizeof(*info->devices));
     for (size_t i = 0; info->devices && i < json_array_size(devices); i++, info->devices_count++) {
         const json_t *row = json_array_get(devices, i);
-        info->devices[i] = (struct kj_run_device){copy_text(row, "device"), json_is_true(json_object_get(row, "owned")),
-                                                  copy_text(row, "owner")};
+        info->devices[i] = (struct kj_run_device){
+            copy_text(row, "device"), json_is_true(json_object_get(row, "owned")), copy_text(row, "owner")};
     }
     info->warnings = calloc(json_array_size(warnings) + 1, sizeof(*info->warnings));
     for (size_t i = 0; info->warnings && i < json_array_size(warnings); i++) {
@@ -300,7 +358,8 @@ static void read_lists(const json_t *root, struct kj_run_info *info)
     info->per = calloc(json_array_size(per) + 1, sizeof(*info->per));
     for (size_t i = 0; info->per && i < json_array_size(per); i++, info->per_count++) {
         const json_t *row = json_array_get(per, i);
-        info->per[i] = (struct kj_run_per){copy_text(row, "name"), json_number_value(json_object_get(row, "count"))};
+        info->per[i] =
+            (struct kj_run_per){copy_text(row, "name"), json_number_value(json_object_get(row, "count"))};
     }
 }
 
@@ -319,12 +378,15 @@ int kj_folder_read_run(int dir_fd, struct kj_run_info *ret_info, struct kj_error
     free(text);
     const char *schema = json_string_value(json_object_get(root, "schema"));
     if (!schema || strncmp(schema, SCHEMA_PREFIX, strlen(SCHEMA_PREFIX))) {
-        kj_error_set(error, KJ_RUN_FILE " is broken (%s); nothing can be said of this run", root ? "no schema" : where.text);
+        kj_error_set(error, KJ_RUN_FILE " is broken (%s); nothing can be said of this run",
+                     root ? "no schema" : where.text);
         json_decref(root);
         return -EPROTO;
     }
     if (atoi(schema + strlen(SCHEMA_PREFIX)) != SCHEMA_VERSION) {
-        kj_error_set(error, KJ_RUN_FILE " is of a newer version (%s); use the kjoule that wrote it, or a newer one", schema);
+        kj_error_set(error,
+                     KJ_RUN_FILE " is of a newer version (%s); use the kjoule that wrote it, or a newer one",
+                     schema);
         json_decref(root);
         return -ENOTSUP;
     }
@@ -332,7 +394,8 @@ int kj_folder_read_run(int dir_fd, struct kj_run_info *ret_info, struct kj_error
     read_lists(root, ret_info);
     json_decref(root);
     if (!ret_info->run_id || !ret_info->start_mono_ns) {
-        kj_error_set(error, KJ_RUN_FILE " is broken (no run id or start time); nothing can be said of this run");
+        kj_error_set(error,
+                     KJ_RUN_FILE " is broken (no run id or start time); nothing can be said of this run");
         kj_run_info_clear(ret_info);
         return -EPROTO;
     }

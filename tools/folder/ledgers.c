@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ledgers.c - reading ledgers. They are read with pread, never mapped: a file that shrinks underneath is a short read and not a
- * SIGBUS, and what was checked stays as it was checked.
+ * ledgers.c - reading ledgers. They are read with pread, never mapped: a file that shrinks underneath is a
+ * short read and not a SIGBUS, and what was checked stays as it was checked.
  */
 #include "folder/ledgers.h"
 
@@ -46,14 +46,18 @@ static bool read_at(int fd, void *data, size_t size, uint64_t offset)
     return true;
 }
 
-static int check_header(const struct kj_ledger_header *header, uint64_t size, const char *name, struct kj_error *error)
+static int check_header(const struct kj_ledger_header *header, uint64_t size, const char *name,
+                        struct kj_error *error)
 {
     if (header->magic != KJ_LEDGER_MAGIC) {
-        kj_error_set(error, "%s is no ledger, or was cut off while it was made; its process is not in the report", name);
+        kj_error_set(error,
+                     "%s is no ledger, or was cut off while it was made; its process is not in the report",
+                     name);
         return -EPROTO;
     }
     if (header->version != KJ_LEDGER_VERSION || header->header_size != sizeof(*header)) {
-        kj_error_set(error, "%s is of another version (%u); use the kjoule that wrote it", name, header->version);
+        kj_error_set(error, "%s is of another version (%u); use the kjoule that wrote it", name,
+                     header->version);
         return -ENOTSUP;
     }
     if (header->file_size > size || size > KJ_LEDGER_MAX_BYTES) {
@@ -63,9 +67,9 @@ static int check_header(const struct kj_ledger_header *header, uint64_t size, co
     }
     for (int s = 0; s < KJ_SECTION_COUNT; s++) {
         const struct kj_ledger_section_entry *e = &header->sections[s];
-        if (e->row_size != layout[s].row_size || e->cap != layout[s].cap || e->offset % 64 || e->offset < sizeof(*header) ||
-            e->offset > size || size - e->offset < (uint64_t)e->row_size * e->cap ||
-            (s != KJ_SECTION_RING && e->used > e->cap)) {
+        if (e->row_size != layout[s].row_size || e->cap != layout[s].cap || e->offset % 64 ||
+            e->offset < sizeof(*header) || e->offset > size ||
+            size - e->offset < (uint64_t)e->row_size * e->cap || (s != KJ_SECTION_RING && e->used > e->cap)) {
             kj_error_set(error, "%s is corrupt (section %d); its process is not in the report", name, s);
             return -EPROTO;
         }
@@ -73,7 +77,8 @@ static int check_header(const struct kj_ledger_header *header, uint64_t size, co
     return 0;
 }
 
-int kj_ledger_view_open(int dir_fd, const char *name, struct kj_ledger_view **ret_view, struct kj_error *error)
+int kj_ledger_view_open(int dir_fd, const char *name, struct kj_ledger_view **ret_view,
+                        struct kj_error *error)
 {
     struct kj_ledger_view *view = calloc(1, sizeof(*view));
     if (!view)
@@ -86,7 +91,8 @@ int kj_ledger_view_open(int dir_fd, const char *name, struct kj_ledger_view **re
         kj_error_set(error, "%s cannot be read: %s", name, strerror(status ? -status : errno));
         status = -EPROTO;
     } else if (!read_at(view->fd, &view->header, sizeof(view->header), 0)) {
-        kj_error_set(error, "%s is truncated (%lld bytes); its process is not in the report", name, (long long)st.st_size);
+        kj_error_set(error, "%s is truncated (%lld bytes); its process is not in the report", name,
+                     (long long)st.st_size);
         status = -EPROTO;
     } else {
         status = check_header(&view->header, (uint64_t)st.st_size, name, error);
@@ -140,11 +146,13 @@ uint32_t kj_ledger_view_rows(const struct kj_ledger_view *view, enum kj_ledger_s
     return view->count[section];
 }
 
-bool kj_ledger_view_row(const struct kj_ledger_view *view, enum kj_ledger_section section, uint32_t index, void *ret_row)
+bool kj_ledger_view_row(const struct kj_ledger_view *view, enum kj_ledger_section section, uint32_t index,
+                        void *ret_row)
 {
     if (section == KJ_SECTION_RING || index >= view->count[section])
         return false;
-    memcpy(ret_row, (const char *)view->rows[section] + (size_t)index * layout[section].row_size, layout[section].row_size);
+    memcpy(ret_row, (const char *)view->rows[section] + (size_t)index * layout[section].row_size,
+           layout[section].row_size);
     return true;
 }
 
@@ -169,7 +177,9 @@ uint64_t kj_ledger_view_launches(const struct kj_ledger_view *view, uint32_t act
 
 uint64_t kj_ledger_view_calls(const struct kj_ledger_view *view, uint32_t call)
 {
-    return call < KJ_LEDGER_COUNTS_CAP - KJ_LEDGER_CALLS_BASE ? sum_of_shards(view, KJ_LEDGER_CALLS_BASE + call) : 0;
+    return call < KJ_LEDGER_COUNTS_CAP - KJ_LEDGER_CALLS_BASE
+               ? sum_of_shards(view, KJ_LEDGER_CALLS_BASE + call)
+               : 0;
 }
 
 static void intervals_name(const char *ledger_name, char *ret_name, size_t size)
@@ -184,11 +194,13 @@ static bool read_ring(int fd, const struct kj_ledger_section_entry *ring, uint64
     uint64_t at = first % ring->cap;
     uint64_t straight = ring->cap - at < count ? ring->cap - at : count;
     return read_at(fd, rows, straight * sizeof(*rows), ring->offset + at * sizeof(*rows)) &&
-           (count == straight || read_at(fd, rows + straight, (count - straight) * sizeof(*rows), ring->offset));
+           (count == straight ||
+            read_at(fd, rows + straight, (count - straight) * sizeof(*rows), ring->offset));
 }
 
-int kj_ledger_view_intervals(int dir_fd, const struct kj_ledger_view *view, struct kj_ledger_interval **ret_intervals,
-                             size_t *ret_count, uint64_t *ret_dropped)
+int kj_ledger_view_intervals(int dir_fd, const struct kj_ledger_view *view,
+                             struct kj_ledger_interval **ret_intervals, size_t *ret_count,
+                             uint64_t *ret_dropped)
 {
     char name[96], *data = NULL;
     size_t size = 0;
@@ -197,7 +209,8 @@ int kj_ledger_view_intervals(int dir_fd, const struct kj_ledger_view *view, stru
     if (kj_file_read(dir_fd, name, INTERVALS_CAP + 64, &data, &size) == 0 &&
         (size < 8 || memcmp(data, INTERVALS_MAGIC, 8)))
         size = 0;
-    size_t drained = size < 8 ? 0 : (size - 8) / sizeof(struct kj_ledger_interval); /* a torn last row falls away */
+    size_t drained =
+        size < 8 ? 0 : (size - 8) / sizeof(struct kj_ledger_interval); /* a torn last row falls away */
     /* Killed between writing the file and advancing the tail: those rows are in both. */
     uint64_t first = view->header.ring_tail > drained ? view->header.ring_tail : drained;
     uint64_t left = ring->used > first ? ring->used - first : 0;
@@ -249,7 +262,8 @@ int kj_ledger_drain(int dir_fd, const char *ledger_name)
     int fd = openat(dir_fd, ledger_name, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return -errno;
-    int status = fstat(fd, &st) || !S_ISREG(st.st_mode) || !read_at(fd, &header, sizeof(header), 0) ? -EPROTO : 0;
+    int status =
+        fstat(fd, &st) || !S_ISREG(st.st_mode) || !read_at(fd, &header, sizeof(header), 0) ? -EPROTO : 0;
     if (!status)
         status = check_header(&header, (uint64_t)st.st_size, ledger_name, &ignored);
     const struct kj_ledger_section_entry *ring = &header.sections[KJ_SECTION_RING];
@@ -259,12 +273,14 @@ int kj_ledger_drain(int dir_fd, const char *ledger_name)
     if (!status && count) {
         struct kj_ledger_interval *rows = malloc(count * sizeof(*rows));
         intervals_name(ledger_name, name, sizeof(name));
-        status = !rows                                                      ? -ENOMEM
-                 : !read_ring(fd, ring, header.ring_tail, count, rows)      ? -EPROTO
-                                                                            : append_rows(dir_fd, name, rows, count);
+        status = !rows ? -ENOMEM
+                 : !read_ring(fd, ring, header.ring_tail, count, rows)
+                     ? -EPROTO
+                     : append_rows(dir_fd, name, rows, count);
         free(rows);
         uint64_t tail = header.ring_tail + count;
-        if (!status && pwrite(fd, &tail, sizeof(tail), offsetof(struct kj_ledger_header, ring_tail)) != sizeof(tail))
+        if (!status &&
+            pwrite(fd, &tail, sizeof(tail), offsetof(struct kj_ledger_header, ring_tail)) != sizeof(tail))
             status = -EIO;
     }
     close(fd);

@@ -2,8 +2,9 @@
  *
  * ledgers.h - reading the ledgers of a run folder (shim/ledger.h), trusting nothing in them.
  *
- * A ledger is mapped or read, checked (magic, version, sizes, section bounds, counts against caps), and then only reached through the
- * functions below, which check each index and string again: the file may change underneath while its process still runs.
+ * A ledger is mapped or read, checked (magic, version, sizes, section bounds, counts against caps), and then
+ * only reached through the functions below, which check each index and string again: the file may change
+ * underneath while its process still runs.
  */
 #ifndef KJ_LEDGERS_H
 #define KJ_LEDGERS_H
@@ -16,15 +17,18 @@
 
 struct kj_ledger_view;
 
-/* -EPROTO: not a ledger, truncated or corrupt; -ENOTSUP: written by a newer version. error names the file and what to do. */
-int kj_ledger_view_open(int dir_fd, const char *name, struct kj_ledger_view **ret_view, struct kj_error *error);
+/* -EPROTO: not a ledger, truncated or corrupt; -ENOTSUP: written by a newer version. error names the file and
+ * what to do. */
+int kj_ledger_view_open(int dir_fd, const char *name, struct kj_ledger_view **ret_view,
+                        struct kj_error *error);
 struct kj_ledger_view *kj_ledger_view_close(struct kj_ledger_view *view);
 
 const struct kj_ledger_header *kj_ledger_view_header(const struct kj_ledger_view *view); /* a checked copy */
 /* Complete rows of a section, never more than its cap. */
 uint32_t kj_ledger_view_rows(const struct kj_ledger_view *view, enum kj_ledger_section section);
 /* Copies row `index` out; false when there is none. `row` has the section's row type. */
-bool kj_ledger_view_row(const struct kj_ledger_view *view, enum kj_ledger_section section, uint32_t index, void *ret_row);
+bool kj_ledger_view_row(const struct kj_ledger_view *view, enum kj_ledger_section section, uint32_t index,
+                        void *ret_row);
 /* A name, always terminated and bounded; "" for a bad offset. Valid until close. */
 const char *kj_ledger_view_name(const struct kj_ledger_view *view, uint32_t offset);
 /* Exact launches of an activity: the sum over the shards. */
@@ -32,13 +36,14 @@ uint64_t kj_ledger_view_launches(const struct kj_ledger_view *view, uint32_t act
 /* Successful calls of the hooked function in row `call` of CALLS. */
 uint64_t kj_ledger_view_calls(const struct kj_ledger_view *view, uint32_t call);
 
-/* The intervals of one ledger, drained ones (file "intervals.<pid>.<start_ticks>") and those still in its ring, in order of
- * publication; the caller frees. ret_dropped: published but lost. */
-int kj_ledger_view_intervals(int dir_fd, const struct kj_ledger_view *view, struct kj_ledger_interval **ret_intervals, size_t *ret_count,
+/* The intervals of one ledger, drained ones (file "intervals.<pid>.<start_ticks>") and those still in its
+ * ring, in order of publication; the caller frees. ret_dropped: published but lost. */
+int kj_ledger_view_intervals(int dir_fd, const struct kj_ledger_view *view,
+                             struct kj_ledger_interval **ret_intervals, size_t *ret_count,
                              uint64_t *ret_dropped);
 
-/* Recorder's side: moves what the ring holds to the intervals file and advances ring_tail. Returns rows moved or negative errno.
- * Bounded: past the cap (256 MiB) it stops and the ring counts what it drops. */
+/* Recorder's side: moves what the ring holds to the intervals file and advances ring_tail. Returns rows moved
+ * or negative errno. Bounded: past the cap (256 MiB) it stops and the ring counts what it drops. */
 int kj_ledger_drain(int dir_fd, const char *ledger_name);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * series.c - writing the sampled channels of a run: whole lines, at least once a second, in files that stay bounded.
+ * series.c - writing the sampled channels of a run: whole lines, at least once a second, in files that stay
+ * bounded.
  */
 #include "folder/series.h"
 
@@ -136,7 +137,8 @@ static void keep_bounded(struct kj_series_writer *writer)
     }
 }
 
-int kj_series_create(int dir_fd, const struct kj_channel *channels, size_t count, struct kj_series_writer **ret_writer)
+int kj_series_create(int dir_fd, const struct kj_channel *channels, size_t count,
+                     struct kj_series_writer **ret_writer)
 {
     struct kj_series_writer *writer = calloc(1, sizeof(*writer));
     if (!writer)
@@ -165,8 +167,8 @@ int kj_series_append(struct kj_series_writer *writer, const struct kj_sample *sa
 {
     char line[96];
     for (size_t i = 0; i < count; i++) {
-        snprintf(line, sizeof(line), "s,%u,%llu,%llu\n", samples[i].channel, (unsigned long long)samples[i].t_ns,
-                 (unsigned long long)samples[i].value);
+        snprintf(line, sizeof(line), "s,%u,%llu,%llu\n", samples[i].channel,
+                 (unsigned long long)samples[i].t_ns, (unsigned long long)samples[i].value);
         put_line(writer, line);
     }
     if (writer->size[writer->number] + writer->used < FILE_BYTES || writer->number + 1 >= FILES_CAP)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * series_read.c - series files back into points. A line that cannot be understood is counted, named and skipped.
+ * series_read.c - series files back into points. A line that cannot be understood is counted, named and
+ * skipped.
  */
 #include "base/file.h"
 #include "folder/series_text.h"
@@ -56,9 +57,10 @@ void kj_series_format_channel(const struct kj_channel *c, char *ret_line, size_t
     kj_series_escape(c->device, device, sizeof(device));
     kj_series_escape(c->model, model, sizeof(model));
     kj_series_escape(c->basis, basis, sizeof(basis));
-    snprintf(ret_line, size, "channel,%u,%s,%s,%s,%s,%s,%s,%s,%.6g,%.6g,%.6g,%llu,%llu,%s\n", c->id, source, name, device, model,
-             component_names[c->component], kind_names[c->kind], method_names[c->method], c->gain_sd, c->low_factor,
-             c->high_factor, (unsigned long long)c->window_ns, (unsigned long long)c->period_ns, basis);
+    snprintf(ret_line, size, "channel,%u,%s,%s,%s,%s,%s,%s,%s,%.6g,%.6g,%.6g,%llu,%llu,%s\n", c->id, source,
+             name, device, model, component_names[c->component], kind_names[c->kind], method_names[c->method],
+             c->gain_sd, c->low_factor, c->high_factor, (unsigned long long)c->window_ns,
+             (unsigned long long)c->period_ns, basis);
 }
 
 /* A bucket of energy keeps its first and last reading exactly; one of power its mean. */
@@ -77,9 +79,10 @@ void kj_series_print_thinned(const struct kj_series_channel *channel, uint64_t w
             max = q->max > max ? q->max : max;
         }
         const struct kj_series_point *last = &channel->points[j - 1];
-        fprintf(out, "m,%u,%llu,%llu,%llu,%llu,%llu,%.0f,%llu,%llu\n", channel->channel.id, (unsigned long long)p->t_ns,
-                (unsigned long long)last->t_ns, (unsigned long long)n, (unsigned long long)p->value, (unsigned long long)min,
-                sum / (double)n, (unsigned long long)max, (unsigned long long)last->value);
+        fprintf(out, "m,%u,%llu,%llu,%llu,%llu,%llu,%.0f,%llu,%llu\n", channel->channel.id,
+                (unsigned long long)p->t_ns, (unsigned long long)last->t_ns, (unsigned long long)n,
+                (unsigned long long)p->value, (unsigned long long)min, sum / (double)n,
+                (unsigned long long)max, (unsigned long long)last->value);
         i = j;
     }
     if (channel->lost_ns) {
@@ -163,7 +166,8 @@ static bool parse_channel(struct kj_series *series, char **f, size_t count)
     c.window_ns = window_ns;
     c.period_ns = period_ns;
     unescape(f[14], c.basis, sizeof(c.basis));
-    if (!(c.gain_sd >= 0 && c.gain_sd < 10 && c.low_factor >= 0 && c.low_factor <= c.high_factor && c.high_factor < 1000))
+    if (!(c.gain_sd >= 0 && c.gain_sd < 10 && c.low_factor >= 0 && c.low_factor <= c.high_factor &&
+          c.high_factor < 1000))
         return false;
     struct kj_series_channel *larger = realloc(series->channels, (series->count + 1) * sizeof(*larger));
     if (!larger)
@@ -247,7 +251,8 @@ int kj_series_read_file(int dir_fd, const char *name, struct kj_series **ret_ser
 
 static int is_series(const struct dirent *entry)
 {
-    size_t length = strlen(entry->d_name), prefix = strlen(KJ_SERIES_PREFIX), suffix = strlen(KJ_SERIES_SUFFIX);
+    size_t length = strlen(entry->d_name), prefix = strlen(KJ_SERIES_PREFIX),
+           suffix = strlen(KJ_SERIES_SUFFIX);
     return length > prefix + suffix && !strncmp(entry->d_name, KJ_SERIES_PREFIX, prefix) &&
            !strcmp(entry->d_name + length - suffix, KJ_SERIES_SUFFIX);
 }

@@ -202,9 +202,9 @@ struct kj_model_result {
     size_t window_count;
 };
 
-/* -ENOMEM; -ENOTSUP: method; -EINVAL: end before start, class index out of range, interval that ends before it starts (error
- * says which). Without any usable reading, and a known total, the split is time-proportional and tagged
- * modelled. */
+/* -ENOMEM; -ENOTSUP: method; -EINVAL: end before start, class index out of range, interval that ends before
+ * it starts (error says which). Without any usable reading, and a known total, the split is time-proportional
+ * and tagged modelled. */
 int kj_model_attribute(const struct kj_model_input *input, const struct kj_model_options *options,
                        struct kj_model_result **ret_result, struct kj_error *error);
 /* NULL-safe, returns NULL. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * time_proportional.c - attribution by time: each class gets energy in proportion to how long it ran. It knows nothing of what tells
- * kernels apart, so the intervals are bounds: no kernel runs below idle power or above the highest power seen.
+ * time_proportional.c - attribution by time: each class gets energy in proportion to how long it ran. It
+ * knows nothing of what tells kernels apart, so the intervals are bounds: no kernel runs below idle power or
+ * above the highest power seen.
  */
 #include "model/attribution.h"
 
@@ -57,7 +58,8 @@ static struct power_range power_range(const struct kj_model_input *input)
 
 static int by_start(const void *a, const void *b)
 {
-    uint64_t x = ((const struct kj_model_interval *)a)->start_ns, y = ((const struct kj_model_interval *)b)->start_ns;
+    uint64_t x = ((const struct kj_model_interval *)a)->start_ns,
+             y = ((const struct kj_model_interval *)b)->start_ns;
     return (x > y) - (x < y);
 }
 
@@ -85,7 +87,8 @@ static double overlap_factor(const struct kj_model_input *input)
     return sum_ns > 0 ? covered_ns / sum_ns : 1;
 }
 
-/* Time of each class: exact launches x learned duration, else what the intervals say. Returns launches without any duration. */
+/* Time of each class: exact launches x learned duration, else what the intervals say. Returns launches
+ * without any duration. */
 static uint64_t class_times(const struct kj_model_input *input, struct kj_model_result *result)
 {
     uint64_t unknown = 0;
@@ -98,7 +101,9 @@ static uint64_t class_times(const struct kj_model_input *input, struct kj_model_
     }
     for (size_t c = 0; c < input->class_count; c++) {
         const struct kj_model_class *class = &input->classes[c];
-        double mean_ns = class->mean_ns > 0 ? class->mean_ns : sum_ns && seen && seen[c] ? sum_ns[c] / (double)seen[c] : 0;
+        double mean_ns = class->mean_ns > 0          ? class->mean_ns
+                         : sum_ns && seen && seen[c] ? sum_ns[c] / (double)seen[c]
+                                                     : 0;
         uint64_t launches = class->launches ? class->launches : seen ? seen[c] : 0;
         result->classes[c].time_ns = mean_ns * (double)launches;
         if (mean_ns <= 0)
@@ -124,13 +129,15 @@ static void share_out(const struct kj_model_input *input, struct kj_model_result
     for (size_t c = 0; c < input->class_count; c++) {
         struct kj_model_class_result *class = &result->classes[c];
         running += class->time_ns;
-        int64_t until = time_ns > 0 ? clamp((double)result->kernels_uj * running / time_ns, 0, result->kernels_uj) : 0;
+        int64_t until =
+            time_ns > 0 ? clamp((double)result->kernels_uj * running / time_ns, 0, result->kernels_uj) : 0;
         class->energy.energy_uj = until - given;
         given = until;
         double alone_ns = class->time_ns * factor;
         class->energy.low_uj = clamp(alone_ns * result->idle_mw * 1e-6, 0, class->energy.energy_uj);
-        class->energy.high_uj = clamp(peak_mw > 0 ? alone_ns * peak_mw * 1e-6 * 1.1 : (double)result->kernels_uj,
-                                      class->energy.energy_uj, result->kernels_uj);
+        class->energy.high_uj =
+            clamp(peak_mw > 0 ? alone_ns * peak_mw * 1e-6 * 1.1 : (double)result->kernels_uj,
+                  class->energy.energy_uj, result->kernels_uj);
         if (input->class_count == 1)
             class->energy.low_uj = class->energy.high_uj = class->energy.energy_uj;
         class->energy.low50_uj = (class->energy.low_uj + class->energy.energy_uj) / 2;
@@ -144,7 +151,8 @@ static void share_out(const struct kj_model_input *input, struct kj_model_result
         class->method = range->known ? KJ_ESTIMATED : KJ_MODELLED;
         class->group = -1;
     }
-    if (input->class_count && time_ns > 0 && given != result->kernels_uj) /* rounding of the last running sum */
+    if (input->class_count && time_ns > 0 &&
+        given != result->kernels_uj) /* rounding of the last running sum */
         result->classes[input->class_count - 1].energy.energy_uj += result->kernels_uj - given;
 }
 
@@ -175,12 +183,14 @@ static void split_total(const struct kj_model_input *input, struct kj_model_resu
         /* Something ran and nobody knows how long: what is above idle has no owner. */
         result->idle_uj = clamp(result->idle_mw * run_ns * 1e-6, 0, result->total_uj);
         result->unattributed_uj = result->total_uj - result->idle_uj;
-        warn(result, KJ_MODEL_WARN_DURATION, "no launch was timed, so energy above idle is unattributed; run with --timing events");
+        warn(result, KJ_MODEL_WARN_DURATION,
+             "no launch was timed, so energy above idle is unattributed; run with --timing events");
     } else {
         result->idle_uj = time_ns > 0 ? idle_uj : result->total_uj;
         result->kernels_uj = result->total_uj - result->idle_uj;
         if (untimed)
-            warn(result, KJ_MODEL_WARN_DURATION, "some kernels were never timed; their energy is in the others'");
+            warn(result, KJ_MODEL_WARN_DURATION,
+                 "some kernels were never timed; their energy is in the others'");
     }
     result->idle.energy_uj = result->idle_uj;
     result->idle.low_uj = 0;
@@ -200,7 +210,8 @@ static int check(const struct kj_model_input *input, struct kj_error *error)
         return -EINVAL;
     }
     for (size_t i = 0; i < input->interval_count; i++)
-        if (input->intervals[i].class_index >= input->class_count || input->intervals[i].end_ns < input->intervals[i].start_ns) {
+        if (input->intervals[i].class_index >= input->class_count ||
+            input->intervals[i].end_ns < input->intervals[i].start_ns) {
             kj_error_set(error, "interval %zu ends before it starts, or is of no class", i);
             return -EINVAL;
         }

@@ -48,8 +48,9 @@ int kj_command_find(const char *name, char **ret_path, struct kj_error *error)
         return 0;
     }
     bool missing = status == ENOENT || status == ENOTDIR;
-    kj_error_set(error, missing ? "%s: command not found; check its spelling and PATH"
-                                : "%s: cannot be run (%s); is it a program with execute permission?",
+    kj_error_set(error,
+                 missing ? "%s: command not found; check its spelling and PATH"
+                         : "%s: cannot be run (%s); is it a program with execute permission?",
                  name, strerror(status));
     return missing ? 127 : 126;
 }
@@ -93,8 +94,8 @@ static void set_environment(const struct kj_child *child)
     const char *before = getenv("LD_PRELOAD");
     if (before && strstr(before, library))
         return;
-    if (snprintf(preload, sizeof(preload), "%s%s%s", before ? before : "", before && *before ? ":" : "", library) <
-        (int)sizeof(preload))
+    if (snprintf(preload, sizeof(preload), "%s%s%s", before ? before : "", before && *before ? ":" : "",
+                 library) < (int)sizeof(preload))
         setenv("LD_PRELOAD", preload, 1);
 }
 

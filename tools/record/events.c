@@ -2,9 +2,9 @@
  *
  * events.c - signals, children and the clock through descriptors.
  *
- * Terminal and job control stay as without us: the command shares our process group, so what the terminal sends reaches it
- * directly, and is recognised by its origin (SI_KERNEL) and not sent twice. When the terminal stops the command we stop too, and the shell
- * sees a stopped job.
+ * Terminal and job control stay as without us: the command shares our process group, so what the terminal
+ * sends reaches it directly, and is recognised by its origin (SI_KERNEL) and not sent twice. When the
+ * terminal stops the command we stop too, and the shell sees a stopped job.
  */
 #include "record/events.h"
 
@@ -24,7 +24,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static const int forwarded[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGTSTP};
+static const int forwarded[] = {SIGHUP,  SIGINT,   SIGQUIT, SIGTERM, SIGUSR1,
+                                SIGUSR2, SIGWINCH, SIGCONT, SIGTSTP};
 
 enum source { SIGNALS, TIMER, PROCESS, LISTENER, SOURCES };
 
@@ -55,7 +56,8 @@ static int listen_for_end(struct kj_events *events, int32_t pid)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     snprintf(events->socket_name, sizeof(events->socket_name), "end.%d", pid);
-    snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%s", events->dir_fd, events->socket_name);
+    snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%s", events->dir_fd,
+             events->socket_name);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd >= 0 && (bind(fd, (struct sockaddr *)&address, sizeof(address)) || listen(fd, 4))) {
         close(fd);
@@ -106,7 +108,8 @@ void kj_events_set_root(struct kj_events *events, int32_t pid)
 
 void kj_events_tick_every(struct kj_events *events, uint64_t period_ns)
 {
-    struct timespec period = {.tv_sec = (time_t)(period_ns / KJ_NS_PER_S), .tv_nsec = (long)(period_ns % KJ_NS_PER_S)};
+    struct timespec period = {.tv_sec = (time_t)(period_ns / KJ_NS_PER_S),
+                              .tv_nsec = (long)(period_ns % KJ_NS_PER_S)};
     const struct itimerspec timer = {.it_interval = period, .it_value = period};
     timerfd_settime(events->poll[TIMER].fd, 0, &timer, NULL);
 }
@@ -164,7 +167,8 @@ bool kj_events_wait(struct kj_events *events, struct kj_ending *ret_ending)
         if (events->poll[PROCESS].revents)
             return true;
         uint64_t ticks;
-        if (events->poll[TIMER].revents && read(events->poll[TIMER].fd, &ticks, sizeof(ticks)) == sizeof(ticks))
+        if (events->poll[TIMER].revents &&
+            read(events->poll[TIMER].fd, &ticks, sizeof(ticks)) == sizeof(ticks))
             return false;
     }
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * events.h - what the recorder waits for: the clock, the end of the root, signals to pass on. Inside the room only.
+ * events.h - what the recorder waits for: the clock, the end of the root, signals to pass on. Inside the room
+ * only.
  */
 #ifndef KJ_EVENTS_H
 #define KJ_EVENTS_H

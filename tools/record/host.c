@@ -78,7 +78,8 @@ static double cpu_quota(void)
         *group++ = 0;
         if (!colon[1]) {
             snprintf(path, sizeof(path), "/sys/fs/cgroup%s/cpu.max", group);
-            if (kj_file_read_line(path, line, sizeof(line)) == 0 && sscanf(line, "%lf %lf", &quota, &period) != 2)
+            if (kj_file_read_line(path, line, sizeof(line)) == 0 &&
+                sscanf(line, "%lf %lf", &quota, &period) != 2)
                 quota = 0;
         } else if (strstr(colon + 1, "cpu") && !strstr(colon + 1, "cpuset")) {
             snprintf(path, sizeof(path), "/sys/fs/cgroup/cpu%s/cpu.cfs_quota_us", group);
@@ -125,7 +126,8 @@ void kj_host_describe(struct kj_run_info *info)
     info->cwd = getcwd(NULL, 0);
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     info->cores_online = online > 0 ? (uint32_t)online : 1;
-    info->cores_allowed = sched_getaffinity(0, sizeof(cpus), &cpus) ? info->cores_online : (uint32_t)CPU_COUNT(&cpus);
+    info->cores_allowed =
+        sched_getaffinity(0, sizeof(cpus), &cpus) ? info->cores_online : (uint32_t)CPU_COUNT(&cpus);
     info->cgroup_cpu_quota = cpu_quota();
     info->memory_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     info->start_mono_ns = kj_mono_ns();
@@ -152,7 +154,8 @@ static int read_interpreter(int fd, char *ret_path, size_t size)
     *ret_path = 0;
     for (unsigned i = 0; i < header.e_phnum && i < 64; i++) {
         Elf64_Phdr segment;
-        if (pread(fd, &segment, sizeof(segment), (off_t)(header.e_phoff + i * sizeof(segment))) != sizeof(segment))
+        if (pread(fd, &segment, sizeof(segment), (off_t)(header.e_phoff + i * sizeof(segment))) !=
+            sizeof(segment))
             return -ENOEXEC;
         if (segment.p_type != PT_INTERP)
             continue;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * owners.c - within one job each device is counted by one recorder: it holds a lock on a file named after job and device, in a
- * folder of the user's own. Unrelated jobs use other files and so do not block each other. The kernel lets go of the
- * lock when its holder dies, however it dies.
+ * owners.c - within one job each device is counted by one recorder: it holds a lock on a file named after job
+ * and device, in a folder of the user's own. Unrelated jobs use other files and so do not block each other.
+ * The kernel lets go of the lock when its holder dies, however it dies.
  */
 #include "record/parts.h"
 
@@ -70,7 +70,8 @@ struct kj_owners *kj_owners_open(const char *job_kind, const char *job_id, const
         free(owners);
         return NULL;
     }
-    snprintf(owners->prefix, sizeof(owners->prefix), "%.24s-%016llx", job_kind, (unsigned long long)hash(job_id));
+    snprintf(owners->prefix, sizeof(owners->prefix), "%.24s-%016llx", job_kind,
+             (unsigned long long)hash(job_id));
     snprintf(owners->run_id, sizeof(owners->run_id), "%s", run_id);
     return owners;
 }
@@ -97,7 +98,8 @@ bool kj_owners_claim(struct kj_owners *owners, const char *device, char *ret_own
             return false;
         }
         /* Its last owner may have removed the file between our open and our lock. */
-        if (fstat(fd, &held) || fstatat(owners->dir_fd, name, &named, AT_SYMLINK_NOFOLLOW) || held.st_ino != named.st_ino) {
+        if (fstat(fd, &held) || fstatat(owners->dir_fd, name, &named, AT_SYMLINK_NOFOLLOW) ||
+            held.st_ino != named.st_ino) {
             close(fd);
             continue;
         }

@@ -17,7 +17,8 @@ uint64_t kj_wall_ns(void);
 
 /* host.c: fills in what is known of machine, job and command. */
 void kj_host_describe(struct kj_run_info *info);
-/* Why the shim cannot be loaded into this program: static, set-uid, musl. NULL when it can. The caller frees. */
+/* Why the shim cannot be loaded into this program: static, set-uid, musl. NULL when it can. The caller frees.
+ */
 char *kj_host_blind_reason(const char *program);
 void kj_host_warn(struct kj_run_info *info, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -60,7 +61,8 @@ struct kj_sampler_config {
 };
 struct kj_sampler;
 int kj_sampler_new(const struct kj_sampler_config *config, struct kj_sampler **ret_sampler);
-/* How often kj_sampler_tick is to be called: the interval, or a fraction of it where GPU counters have update edges to find. */
+/* How often kj_sampler_tick is to be called: the interval, or a fraction of it where GPU counters have update
+ * edges to find. */
 uint64_t kj_sampler_period_ns(const struct kj_sampler *sampler);
 void kj_sampler_tick(struct kj_sampler *sampler);
 /* A last reading of everything, written out. */

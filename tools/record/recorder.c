@@ -19,7 +19,9 @@
 #include <unistd.h>
 
 #define DRAIN_NS (KJ_NS_PER_S / 2)
-#define BRIEF_NS KJ_NS_PER_S /* without wrapper and CUDA, a shorter run leaves nothing; start.c of the shim has the same */
+#define BRIEF_NS                                                                                             \
+    KJ_NS_PER_S /* without wrapper and CUDA, a shorter run leaves nothing; start.c of the shim has the same  \
+                 */
 
 struct kj_recorder {
     struct kj_run_info info;
@@ -90,7 +92,8 @@ static int locate(struct kj_recorder *r, const struct kj_options *options, struc
     struct kj_factor_choice choice;
     char zone[80];
     bool own = options->given[KJ_OPT_CARBON_INTENSITY];
-    const struct kj_zone_request request = {.zone = options->text[KJ_OPT_ZONE], .root = "",
+    const struct kj_zone_request request = {.zone = options->text[KJ_OPT_ZONE],
+                                            .root = "",
                                             .g_per_kwh = own ? options->number[KJ_OPT_CARBON_INTENSITY] : -1};
     int status = kj_carbon_choose(&request, &choice, error);
     if (status)
@@ -116,7 +119,8 @@ static int describe(struct kj_recorder *r, const struct kj_recorder_config *conf
     info->root_pid = config->root_pid;
     info->argv = config->argv ? copy_words(config->argv) : command_of(config->root_pid);
     if (!info->argv || !info->argv[0]) {
-        kj_error_set(error, "process %d is gone, or not ours; give the pid of a running process", config->root_pid);
+        kj_error_set(error, "process %d is gone, or not ours; give the pid of a running process",
+                     config->root_pid);
         return -ESRCH;
     }
     info->command_line = join(info->argv);
@@ -140,8 +144,8 @@ static void claim_devices(struct kj_recorder *r)
     const struct kj_channel *channels;
     size_t count = kj_power_channels(r->power, &channels);
     info->devices = calloc(count + 1, sizeof(*info->devices));
-    r->owners = kj_owners_open(info->job_kind ? info->job_kind : "kjoule", info->job_id ? info->job_id : r->folder,
-                               info->run_id);
+    r->owners = kj_owners_open(info->job_kind ? info->job_kind : "kjoule",
+                               info->job_id ? info->job_id : r->folder, info->run_id);
     if (!info->devices)
         return;
     for (size_t i = 0; i < count; i++) {
@@ -184,7 +188,11 @@ static void open_sensors(struct kj_recorder *r, const struct kj_options *options
     if (r->info.cgroup_cpu_quota > 0 && r->info.cgroup_cpu_quota < cores)
         cores = r->info.cgroup_cpu_quota;
     const struct kj_sampler_config sampler = {
-        .dir_fd = r->dir_fd, .power = r->power, .tree = r->tree, .cores = cores, .start_ns = r->info.start_mono_ns,
+        .dir_fd = r->dir_fd,
+        .power = r->power,
+        .tree = r->tree,
+        .cores = cores,
+        .start_ns = r->info.start_mono_ns,
         .interval_ns = (uint64_t)(options->number[KJ_OPT_INTERVAL] * KJ_NS_PER_MS)};
     if (kj_sampler_new(&sampler, &r->sampler))
         kj_host_warn(&r->info, "power samples cannot be written to the run folder; is its disk full?");
@@ -195,8 +203,11 @@ static void open_sensors(struct kj_recorder *r, const struct kj_options *options
 static int start_command(struct kj_recorder *r, const struct kj_recorder_config *config, int *ret_exit_status,
                          struct kj_error *error)
 {
-    const struct kj_child child = {.program = config->program, .argv = config->argv, .folder = r->folder,
-                                   .mask = kj_events_outer_mask(r->events), .options = config->options};
+    const struct kj_child child = {.program = config->program,
+                                   .argv = config->argv,
+                                   .folder = r->folder,
+                                   .mask = kj_events_outer_mask(r->events),
+                                   .options = config->options};
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     r->info.start_mono_ns = kj_mono_ns();
     r->info.start_wall_ns = kj_wall_ns();
@@ -219,8 +230,8 @@ static void tell_ready(struct kj_recorder *r, int fd)
     close(fd);
 }
 
-int kj_recorder_start(const struct kj_recorder_config *config, struct kj_recorder **ret_recorder, int *ret_exit_status,
-                      struct kj_error *error)
+int kj_recorder_start(const struct kj_recorder_config *config, struct kj_recorder **ret_recorder,
+                      int *ret_exit_status, struct kj_error *error)
 {
     struct kj_recorder *r = calloc(1, sizeof(*r));
     if (!r)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * sampler.c - reads sensors and CPU time and writes them as series. GPU counters are read several times an interval, to see when they
- * are updated, and only changes are written: first and last of each run of equal readings.
+ * sampler.c - reads sensors and CPU time and writes them as series. GPU counters are read several times an
+ * interval, to see when they are updated, and only changes are written: first and last of each run of equal
+ * readings.
  */
 #include "folder/series.h"
 #include "record/parts.h"
@@ -34,10 +35,15 @@ struct kj_sampler {
     struct kj_sample samples[SAMPLES_CAP];
 };
 
-static void own_channel(struct kj_channel *channel, size_t id, const char *name, const char *device, const char *basis)
+static void own_channel(struct kj_channel *channel, size_t id, const char *name, const char *device,
+                        const char *basis)
 {
-    *channel = (struct kj_channel){.id = (uint32_t)id, .component = KJ_COMPONENT_CPU, .kind = KJ_CPU_BUSY_NS,
-                                   .method = KJ_MEASURED, .low_factor = 1, .high_factor = 1};
+    *channel = (struct kj_channel){.id = (uint32_t)id,
+                                   .component = KJ_COMPONENT_CPU,
+                                   .kind = KJ_CPU_BUSY_NS,
+                                   .method = KJ_MEASURED,
+                                   .low_factor = 1,
+                                   .high_factor = 1};
     snprintf(channel->source, sizeof(channel->source), "proc");
     snprintf(channel->name, sizeof(channel->name), "%s", name);
     snprintf(channel->device, sizeof(channel->device), "%s", device);
@@ -62,9 +68,11 @@ int kj_sampler_new(const struct kj_sampler_config *config, struct kj_sampler **r
         sampler->has_gpu = sampler->has_gpu || power[i].component == KJ_COMPONENT_GPU;
     }
     if (!status) {
-        own_channel(&sampler->channels[count + TREE], count + TREE, "tree", "tree", "/proc/PID/stat and getrusage");
+        own_channel(&sampler->channels[count + TREE], count + TREE, "tree", "tree",
+                    "/proc/PID/stat and getrusage");
         own_channel(&sampler->channels[count + NODE], count + NODE, "node", "node", "/proc/stat");
-        own_channel(&sampler->channels[count + CORES], count + CORES, "cores", "node", "elapsed time x cores allowed");
+        own_channel(&sampler->channels[count + CORES], count + CORES, "cores", "node",
+                    "elapsed time x cores allowed");
         status = kj_series_create(config->dir_fd, sampler->channels, sampler->count, &sampler->writer);
     }
     if (status) {
@@ -113,7 +121,8 @@ static void sample_cpu_time(struct kj_sampler *sampler)
 
 static void read_power(struct kj_sampler *sampler, bool others_due)
 {
-    size_t n = sampler->config.power ? kj_power_read(sampler->config.power, sampler->samples, SAMPLES_CAP) : 0;
+    size_t n =
+        sampler->config.power ? kj_power_read(sampler->config.power, sampler->samples, SAMPLES_CAP) : 0;
     for (size_t i = 0; i < n; i++) {
         const struct kj_sample *sample = &sampler->samples[i];
         if (sampler->channels[sample->channel].component == KJ_COMPONENT_GPU)

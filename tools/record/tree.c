@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * tree.c - CPU time of a process tree: that of the living by /proc, that of the dead by what their parents were told (cutime), at last by
- * our own children's usage. Exact to a scheduler tick for a tree that we started, since its orphans come to us; where bare LD_PRELOAD
- * started us, orphans that end are lost.
+ * tree.c - CPU time of a process tree: that of the living by /proc, that of the dead by what their parents
+ * were told (cutime), at last by our own children's usage. Exact to a scheduler tick for a tree that we
+ * started, since its orphans come to us; where bare LD_PRELOAD started us, orphans that end are lost.
  */
 #include "base/file.h"
 #include "record/parts.h"
@@ -15,7 +15,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define PIDS_CAP 65536
+#define PIDS_CAP   65536
 #define COST_SHARE 20 /* a scan is repeated after 20 times what it cost: 5 % of one core at most */
 
 struct kj_tree {
@@ -58,8 +58,8 @@ static uint64_t process_ns(int32_t pid)
     if (kj_file_read_line(path, text, sizeof(text)))
         return 0;
     char *p = strrchr(text, ')');
-    if (!p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %llu %llu", &user, &system,
-                     &children_user, &children_system) != 4)
+    if (!p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %llu %llu", &user,
+                     &system, &children_user, &children_system) != 4)
         return 0;
     return (user + system + children_user + children_system) * (uint64_t)(KJ_NS_PER_S / sysconf(_SC_CLK_TCK));
 }
@@ -143,7 +143,8 @@ uint64_t kj_node_busy_ns(void)
     char text[512];
     unsigned long long user, nice, system, irq, softirq, steal;
     if (kj_file_read_line("/proc/stat", text, sizeof(text)) ||
-        sscanf(text, "cpu %llu %llu %llu %*u %*u %llu %llu %llu", &user, &nice, &system, &irq, &softirq, &steal) != 6)
+        sscanf(text, "cpu %llu %llu %llu %*u %*u %llu %llu %llu", &user, &nice, &system, &irq, &softirq,
+               &steal) != 6)
         return 0;
     return (user + nice + system + irq + softirq) * (uint64_t)(KJ_NS_PER_S / sysconf(_SC_CLK_TCK));
 }

@@ -101,7 +101,9 @@ static json_t *energy_json(const struct kj_report *r)
         set(row, "device", text(c->device));
         set(row, "model", text(c->model));
         set_energy(row, "", &c->energy);
-        set(row, "method", json_string(kj_method_name(c->energy.method))); /* of the sensor, though it may have kept silent */
+        set(row, "method",
+            json_string(
+                kj_method_name(c->energy.method))); /* of the sensor, though it may have kept silent */
         set(row, "source", text(c->source));
         set(row, "channel", text(c->channel));
         set(row, "basis", text(c->basis));
@@ -109,9 +111,10 @@ static json_t *energy_json(const struct kj_report *r)
         set(row, "share", real(c->share));
         set(row, "share_basis", text(c->share_basis));
         set(row, "coverage", real(c->coverage));
-        set(row, "check", c->check_source ? json_pack("{s:o,s:I}", "source", text(c->check_source), "energy_uj",
-                                                      (json_int_t)c->check_uj)
-                                          : json_null());
+        set(row, "check",
+            c->check_source ? json_pack("{s:o,s:I}", "source", text(c->check_source), "energy_uj",
+                                        (json_int_t)c->check_uj)
+                            : json_null());
         json_array_append_new(components, row);
     }
     set(energy, "components", components);
@@ -168,9 +171,9 @@ static json_t *copies_json(const struct kj_report *r)
     json_t *list = json_array();
     for (size_t i = 0; i < r->copies_count; i++) {
         const struct kj_report_copy *c = &r->copies[i];
-        json_array_append_new(list, json_pack("{s:o,s:o,s:I,s:I,s:o}", "kind", text(c->kind), "device", text(c->device),
-                                              "count", (json_int_t)c->count, "bytes", (json_int_t)c->bytes, "time_ns",
-                                              whole_or_null(c->time_ns)));
+        json_array_append_new(list, json_pack("{s:o,s:o,s:I,s:I,s:o}", "kind", text(c->kind), "device",
+                                              text(c->device), "count", (json_int_t)c->count, "bytes",
+                                              (json_int_t)c->bytes, "time_ns", whole_or_null(c->time_ns)));
     }
     return list;
 }
@@ -182,9 +185,10 @@ static json_t *processes_json(const struct kj_report *r)
         const struct kj_report_process *p = &r->processes[i];
         json_array_append_new(
             list, json_pack("{s:i,s:o,s:o,s:I,s:I,s:o,s:o,s:o}", "pid", p->pid, "rank",
-                            p->rank < 0 ? json_null() : json_integer(p->rank), "exe", text(p->exe), "launches",
-                            (json_int_t)p->launches, "failed_launches", (json_int_t)p->failed_launches,
-                            "cuda_driver_version", p->cuda_driver_version ? json_integer(p->cuda_driver_version) : json_null(),
+                            p->rank < 0 ? json_null() : json_integer(p->rank), "exe", text(p->exe),
+                            "launches", (json_int_t)p->launches, "failed_launches",
+                            (json_int_t)p->failed_launches, "cuda_driver_version",
+                            p->cuda_driver_version ? json_integer(p->cuda_driver_version) : json_null(),
                             "state", text(p->state), "reason", text(p->reason)));
     }
     return list;
@@ -194,11 +198,12 @@ static json_t *factor_json(const struct kj_report_factor *f)
 {
     if (!f->zone)
         return json_null();
-    return json_pack("{s:o,s:o,s:f,s:f,s:f,s:o,s:o,s:o,s:o,s:o,s:o}", "zone", text(f->zone), "name", text(f->name),
-                     "g_per_kwh", f->g_per_kwh, "low_g_per_kwh", f->low_g_per_kwh, "high_g_per_kwh", f->high_g_per_kwh,
-                     "year", f->year ? json_integer(f->year) : json_null(), "source", text(f->source), "licence",
-                     text(f->licence), "basis", text(f->basis), "boundary", text(f->boundary), "interval_basis",
-                     text(f->interval_basis));
+    return json_pack("{s:o,s:o,s:f,s:f,s:f,s:o,s:o,s:o,s:o,s:o,s:o}", "zone", text(f->zone), "name",
+                     text(f->name), "g_per_kwh", f->g_per_kwh, "low_g_per_kwh", f->low_g_per_kwh,
+                     "high_g_per_kwh", f->high_g_per_kwh, "year",
+                     f->year ? json_integer(f->year) : json_null(), "source", text(f->source), "licence",
+                     text(f->licence), "basis", text(f->basis), "boundary", text(f->boundary),
+                     "interval_basis", text(f->interval_basis));
 }
 
 static json_t *carbon_json(const struct kj_report *r)
@@ -212,8 +217,9 @@ static json_t *carbon_json(const struct kj_report *r)
     set(carbon, "pue", real(r->pue));
     set(carbon, "factor", factor_json(&r->factor));
     set(carbon, "alternative", factor_json(&r->alternative));
-    set(carbon, "location", json_pack("{s:o,s:o,s:o}", "method", text(r->location_method), "evidence",
-                                      text(r->location_evidence), "confidence", text(r->location_confidence)));
+    set(carbon, "location",
+        json_pack("{s:o,s:o,s:o}", "method", text(r->location_method), "evidence", text(r->location_evidence),
+                  "confidence", text(r->location_confidence)));
     set(carbon, "table_sha256", text(r->table_sha256));
     set(carbon, "embodied_g", json_null());
     return carbon;
@@ -225,8 +231,9 @@ static json_t *quality_json(const struct kj_report *r)
     for (size_t i = 0; i < r->warnings_count; i++)
         json_array_append_new(warnings, text(r->warnings[i]));
     for (size_t i = 0; i < r->unhooked_count; i++)
-        json_array_append_new(unhooked, json_pack("{s:o,s:i,s:I}", "name", text(r->unhooked[i].name), "version",
-                                                  r->unhooked[i].version, "requests", (json_int_t)r->unhooked[i].requests));
+        json_array_append_new(unhooked, json_pack("{s:o,s:i,s:I}", "name", text(r->unhooked[i].name),
+                                                  "version", r->unhooked[i].version, "requests",
+                                                  (json_int_t)r->unhooked[i].requests));
     set(quality, "residual", real(r->residual_relative));
     set(quality, "warnings", warnings);
     set(quality, "unhooked", unhooked);
@@ -240,20 +247,23 @@ static json_t *provenance_json(const struct kj_report *r)
 {
     json_t *sources = json_array();
     for (size_t i = 0; i < r->sources_count; i++)
-        json_array_append_new(sources, json_pack("{s:o,s:b,s:o,s:o}", "name", text(r->sources[i].name), "accepted",
-                                                 r->sources[i].accepted, "reason", text(r->sources[i].reason), "remedy",
-                                                 text(r->sources[i].remedy)));
-    return json_pack("{s:s,s:o,s:o}", "kjoule", KJ_VERSION, "recorded_by", text(r->version), "sources", sources);
+        json_array_append_new(sources,
+                              json_pack("{s:o,s:b,s:o,s:o}", "name", text(r->sources[i].name), "accepted",
+                                        r->sources[i].accepted, "reason", text(r->sources[i].reason),
+                                        "remedy", text(r->sources[i].remedy)));
+    return json_pack("{s:s,s:o,s:o}", "kjoule", KJ_VERSION, "recorded_by", text(r->version), "sources",
+                     sources);
 }
 
 static json_t *per_json(const struct kj_report *r)
 {
     json_t *list = json_array();
     for (size_t i = 0; i < r->per_count; i++)
-        json_array_append_new(list, json_pack("{s:o,s:f,s:o}", "name", text(r->per[i].name), "count", r->per[i].count,
-                                              "joules_each", r->total.known && r->per[i].count > 0
-                                                                 ? real((double)r->total.uj / 1e6 / r->per[i].count)
-                                                                 : json_null()));
+        json_array_append_new(list, json_pack("{s:o,s:f,s:o}", "name", text(r->per[i].name), "count",
+                                              r->per[i].count, "joules_each",
+                                              r->total.known && r->per[i].count > 0
+                                                  ? real((double)r->total.uj / 1e6 / r->per[i].count)
+                                                  : json_null()));
     return list;
 }
 
@@ -270,8 +280,9 @@ int kj_write_json(const struct kj_report *r, FILE *out)
     set(root, "processes", processes_json(r));
     set(root, "carbon", carbon_json(r));
     set(root, "per", per_json(r));
-    set(root, "overhead", json_pack("{s:I,s:o,s:s}", "shim_ns", (json_int_t)r->shim_ns, "share_of_duration", real(share),
-                                    "method", "estimated"));
+    set(root, "overhead",
+        json_pack("{s:I,s:o,s:s}", "shim_ns", (json_int_t)r->shim_ns, "share_of_duration", real(share),
+                  "method", "estimated"));
     set(root, "quality", quality_json(r));
     set(root, "provenance", provenance_json(r));
     int status = json_dumpf(root, out, JSON_INDENT(1) | JSON_REAL_PRECISION(12)) ? -EIO : 0;

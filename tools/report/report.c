@@ -119,8 +119,16 @@ struct kj_report *kj_report_free(struct kj_report *report)
     for (size_t i = 0; i < report->warnings_count; i++)
         free(report->warnings[i]);
     free(report->warnings);
-    char *texts[] = {report->run_id, report->folder, report->command, report->host, report->os, report->version,
-                     report->cwd, report->location_method, report->location_evidence, report->location_confidence,
+    char *texts[] = {report->run_id,
+                     report->folder,
+                     report->command,
+                     report->host,
+                     report->os,
+                     report->version,
+                     report->cwd,
+                     report->location_method,
+                     report->location_evidence,
+                     report->location_confidence,
                      report->table_sha256};
     for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++)
         free(texts[i]);

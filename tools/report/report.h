@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * report.h - the finished answer. account/ fills it, writers turn it into bytes and compute nothing but sums for display.
+ * report.h - the finished answer. account/ fills it, writers turn it into bytes and compute nothing but sums
+ * for display.
  *
- * Units are in the names. Strings are owned by the report; NULL is unknown. Energies are integer microjoules; where one is not known its
- * `known` is false and the reason stands in the warnings. low and high bound a 90 % interval.
+ * Units are in the names. Strings are owned by the report; NULL is unknown. Energies are integer microjoules;
+ * where one is not known its `known` is false and the reason stands in the warnings. low and high bound a 90
+ * % interval.
  */
 #ifndef KJ_REPORT_H
 #define KJ_REPORT_H
@@ -58,7 +60,8 @@ struct kj_report_kernel {
     double energy_sd_uj;
 };
 
-/* Copies and fills: their energy is part of the device's kernels + unattributed as the model says, and not listed apart. */
+/* Copies and fills: their energy is part of the device's kernels + unattributed as the model says, and not
+ * listed apart. */
 struct kj_report_copy {
     char *kind; /* "HtoD" ... "memset" */
     char *device;
@@ -151,6 +154,7 @@ void kj_report_warn(struct kj_report *report, const char *format, ...) __attribu
 /* Formats: "json", "text". -EINVAL for an unknown one (error lists them). Writes to out. */
 int kj_report_write(const struct kj_report *report, const char *format, FILE *out, struct kj_error *error);
 /* The same into memory: NUL-terminated, the caller frees it, also after an error. */
-int kj_report_render(const struct kj_report *report, const char *format, char **ret_text, size_t *ret_size, struct kj_error *error);
+int kj_report_render(const struct kj_report *report, const char *format, char **ret_text, size_t *ret_size,
+                     struct kj_error *error);
 
 #endif

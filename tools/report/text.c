@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * text.c - the summary for people: what it took, by what it was spent, how it is known, what to do next. About 25 lines.
+ * text.c - the summary for people: what it took, by what it was spent, how it is known, what to do next.
+ * About 25 lines.
  */
 #include "report/writers.h"
 
@@ -11,7 +12,8 @@
 #define WARNINGS_SHOWN 6
 #define NAME_WIDTH     36
 
-/* Control bytes, which a name may hold, must not reach a terminal. At most `width` bytes, cut at a character. */
+/* Control bytes, which a name may hold, must not reach a terminal. At most `width` bytes, cut at a character.
+ */
 static const char *clean(const char *text, char *buf, size_t width)
 {
     size_t used = 0;
@@ -41,11 +43,13 @@ static void write_head(const struct kj_report *r, FILE *out)
     } else {
         range(interval, sizeof(interval), &r->total);
         kj_format_energy(energy, sizeof(energy), (double)r->total.uj);
-        kj_format_power(power, sizeof(power), r->duration_ns ? (double)r->total.uj * 1e6 / (double)r->duration_ns : 0);
+        kj_format_power(power, sizeof(power),
+                        r->duration_ns ? (double)r->total.uj * 1e6 / (double)r->duration_ns : 0);
         kj_format_mass(grams, sizeof(grams), r->total_g);
         kj_format_mass(low, sizeof(low), r->low_g);
         kj_format_mass(high, sizeof(high), r->high_g);
-        fprintf(out, "%s (%s), %s CO2e (%s .. %s), in %s: %s", energy, interval, grams, low, high, time, power);
+        fprintf(out, "%s (%s), %s CO2e (%s .. %s), in %s: %s", energy, interval, grams, low, high, time,
+                power);
     }
     fprintf(out, "\n  %s", clean(r->command, command, sizeof(command) - 1));
     if (r->exit_known && r->exit_signal)
@@ -67,9 +71,10 @@ static void write_components(const struct kj_report *r, FILE *out)
             continue;
         }
         range(interval, sizeof(interval), &c->energy);
-        fprintf(out, "  %-5s %-34s %10s  %-22s %s (%s)", c->kind, clean(*c->model ? c->model : c->device, device, 34),
-                kj_format_energy(energy, sizeof(energy), (double)c->energy.uj), interval, kj_method_name(c->energy.method),
-                c->source);
+        fprintf(out, "  %-5s %-34s %10s  %-22s %s (%s)", c->kind,
+                clean(*c->model ? c->model : c->device, device, 34),
+                kj_format_energy(energy, sizeof(energy), (double)c->energy.uj), interval,
+                kj_method_name(c->energy.method), c->source);
         if (c->share < 0.995)
             fprintf(out, ", %.0f %% of the %s", 100 * c->share, c->kind);
         fputc('\n', out);
@@ -95,11 +100,13 @@ static void write_kernels(const struct kj_report *r, FILE *out)
 {
     char energy[24], time[24], name[NAME_WIDTH + 1];
     if (r->kernels_count)
-        fprintf(out, "  %-*s %10s %10s %10s %7s\n", NAME_WIDTH, "kernel", "launches", "time", "energy", "share");
+        fprintf(out, "  %-*s %10s %10s %10s %7s\n", NAME_WIDTH, "kernel", "launches", "time", "energy",
+                "share");
     for (size_t i = 0; i < r->kernels_count && i < KERNELS_SHOWN; i++) {
         const struct kj_report_kernel *k = &r->kernels[i];
         char *readable = kj_demangle(k->name);
-        fprintf(out, "  %-*s %10llu %10s %10s", NAME_WIDTH, clean(readable, name, NAME_WIDTH), (unsigned long long)k->launches,
+        fprintf(out, "  %-*s %10llu %10s %10s", NAME_WIDTH, clean(readable, name, NAME_WIDTH),
+                (unsigned long long)k->launches,
                 k->time_ns < 0 ? "unknown" : kj_format_time(time, sizeof(time), k->time_ns),
                 k->energy.known ? kj_format_energy(energy, sizeof(energy), (double)k->energy.uj) : "unknown");
         if (k->energy.known && r->total.known && r->total.uj > 0)
@@ -117,8 +124,9 @@ static void write_carbon(const struct kj_report *r, FILE *out)
     char evidence[100], zone[60];
     if (!r->carbon_known)
         return;
-    fprintf(out, "  carbon: %.4g kWh x PUE %.3g x %.4g g/kWh (%s", (double)r->total.uj / KJ_UJ_PER_KWH, r->pue,
-            r->factor.g_per_kwh, clean(r->factor.name ? r->factor.name : r->factor.zone, zone, sizeof(zone) - 1));
+    fprintf(out, "  carbon: %.4g kWh x PUE %.3g x %.4g g/kWh (%s", (double)r->total.uj / KJ_UJ_PER_KWH,
+            r->pue, r->factor.g_per_kwh,
+            clean(r->factor.name ? r->factor.name : r->factor.zone, zone, sizeof(zone) - 1));
     if (r->factor.year)
         fprintf(out, " %d, %s, %s", r->factor.year, r->factor.source, r->factor.basis);
     fprintf(out, ")\n          place from %s: %s\n", r->location_method ? r->location_method : "?",
@@ -144,7 +152,8 @@ int kj_write_text(const struct kj_report *r, FILE *out)
     write_carbon(r, out);
     if (r->processes_count && r->duration_ns)
         fprintf(out, "  overhead: %s inside the shim, %.2f %% of the time\n",
-                kj_format_time(time, sizeof(time), (double)r->shim_ns), 100.0 * (double)r->shim_ns / (double)r->duration_ns);
+                kj_format_time(time, sizeof(time), (double)r->shim_ns),
+                100.0 * (double)r->shim_ns / (double)r->duration_ns);
     for (size_t i = 0; i < r->warnings_count && i < WARNINGS_SHOWN; i++)
         fprintf(out, "  warning: %s\n", clean(r->warnings[i], warning, sizeof(warning) - 1));
     if (r->warnings_count > WARNINGS_SHOWN)

@@ -23,7 +23,8 @@ int kj_report_write(const struct kj_report *report, const char *format, FILE *ou
     return -EINVAL;
 }
 
-int kj_report_render(const struct kj_report *report, const char *format, char **ret_text, size_t *ret_size, struct kj_error *error)
+int kj_report_render(const struct kj_report *report, const char *format, char **ret_text, size_t *ret_size,
+                     struct kj_error *error)
 {
     FILE *out = open_memstream(ret_text, ret_size);
     if (!out)

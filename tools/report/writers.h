@@ -10,8 +10,8 @@
 int kj_write_json(const struct kj_report *report, FILE *out);
 int kj_write_text(const struct kj_report *report, FILE *out);
 
-/* "layer::forward(float*, float const*, int)" of "_ZN5layer7forwardEPfPKfi"; a copy of the name itself where it is not mangled or
- * no demangler is at hand. The caller frees. */
+/* "layer::forward(float*, float const*, int)" of "_ZN5layer7forwardEPfPKfi"; a copy of the name itself where
+ * it is not mangled or no demangler is at hand. The caller frees. */
 char *kj_demangle(const char *name);
 
 #endif
