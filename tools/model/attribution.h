@@ -107,8 +107,8 @@ enum kj_model_method {
     /* Not yet: bounded least squares with a hierarchical prior, and without; they give -ENOTSUP. */
     KJ_MODEL_BAYES = 0,
     KJ_MODEL_LEAST_SQUARES = 1,
-    /* Energy over idle by time. The interval of a class is bounds, not statistics: between its time at idle
-     * power and its time at the highest power seen. */
+    /* Energy over idle by time. The interval of a class is bounds, not statistics: from its time at idle
+     * power to all that the other classes at idle power leave over. */
     KJ_MODEL_TIME_PROPORTIONAL = 2,
 };
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * time_proportional.c - attribution by time: each class gets energy in proportion to how long it ran. It
- * knows nothing of what tells kernels apart, so the intervals are bounds: no kernel runs below idle power or
- * above the highest power seen.
+ * knows nothing of what tells kernels apart, so the intervals are bounds: no kernel runs below idle power, so
+ * none takes more than what the others at idle power leave over. The highest power seen would be no bound: a
+ * sensor's window blurs kernels that are shorter than itself.
  */
 #include "model/attribution.h"
 
@@ -125,7 +126,7 @@ static void share_out(const struct kj_model_input *input, struct kj_model_result
 {
     double running = 0, factor = time_ns > 0 ? result->busy_ns / time_ns : 0;
     int64_t given = 0;
-    double peak_mw = input->limit_mw > 0 ? input->limit_mw : range->known ? range->max_mw : 0;
+    double static_uj_per_ns = result->idle_mw * 1e-6 * factor, all_static_uj = time_ns * static_uj_per_ns;
     for (size_t c = 0; c < input->class_count; c++) {
         struct kj_model_class_result *class = &result->classes[c];
         running += class->time_ns;
@@ -133,18 +134,17 @@ static void share_out(const struct kj_model_input *input, struct kj_model_result
             time_ns > 0 ? clamp((double)result->kernels_uj * running / time_ns, 0, result->kernels_uj) : 0;
         class->energy.energy_uj = until - given;
         given = until;
-        double alone_ns = class->time_ns * factor;
-        class->energy.low_uj = clamp(alone_ns * result->idle_mw * 1e-6, 0, class->energy.energy_uj);
-        class->energy.high_uj =
-            clamp(peak_mw > 0 ? alone_ns * peak_mw * 1e-6 * 1.1 : (double)result->kernels_uj,
-                  class->energy.energy_uj, result->kernels_uj);
+        double own_static_uj = class->time_ns * static_uj_per_ns;
+        class->energy.low_uj = clamp(own_static_uj, 0, class->energy.energy_uj);
+        class->energy.high_uj = clamp((double)result->kernels_uj - (all_static_uj - own_static_uj),
+                                      class->energy.energy_uj, result->kernels_uj);
+        int64_t static_uj = class->energy.low_uj;
         if (input->class_count == 1)
             class->energy.low_uj = class->energy.high_uj = class->energy.energy_uj;
         class->energy.low50_uj = (class->energy.low_uj + class->energy.energy_uj) / 2;
         class->energy.high50_uj = (class->energy.high_uj + class->energy.energy_uj) / 2;
         class->energy.sd_uj = (double)(class->energy.high_uj - class->energy.low_uj) / (2 * KJ_Z90);
         class->dynamic = class->energy;
-        int64_t static_uj = clamp(alone_ns * result->idle_mw * 1e-6, 0, class->energy.energy_uj);
         class->dynamic.energy_uj -= static_uj;
         class->dynamic.low_uj = class->dynamic.low_uj > static_uj ? class->dynamic.low_uj - static_uj : 0;
         class->dynamic.high_uj -= static_uj < class->dynamic.high_uj ? static_uj : class->dynamic.high_uj;
