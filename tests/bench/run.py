@@ -106,12 +106,12 @@ def main():
         paired("start-up: `true` and `kjoule true`", ["/bin/true"], 300 // scale, work)
         text = str(ROOT / "tests" / "programs" / "data" / "work_and_heat.txt")
         paired("CPU training: lm_train, 20 steps", [TRAIN, "--steps", "20", "--text", text], max(15 // scale, 3), work)
-        batches = 2000 // scale
+        batches = 1000 // scale
         rows = [(f"{n} thread{'s' * (n > 1)}, own stream{'s' * (n > 1)}", ["--threads", n, "--batches", batches]) for n in (1, 2, 4)]
         rows += [(f"{n} threads, one stream", ["--threads", n, "--one-stream", "--batches", batches]) for n in (2, 4)]
         rows += [("1 thread, 20,000 kernels", ["--kernels", 20000, "--batches", batches])]
-        rows += [("memory: many launches", ["--batches", 40000 // scale])]
-        launches(rows, 1 if quick else 5, work)
+        launches(rows, 1 if quick else 3, work)
+        launches([("memory: many launches", ["--batches", 40000 // scale])], 1, work)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,16 @@ char *kj_format_energy(char *buf, int size, double uj)
     return format_scaled(buf, size, uj, scales);
 }
 
+char *kj_format_watt_hours(char *buf, int size, double uj)
+{
+    static const struct scale scales[] = {{0, 3.6e3, "uWh"},
+                                          {3.6e6, 3.6e6, "mWh"},
+                                          {3.6e9, 3.6e9, "Wh"},
+                                          {3.6e12, 3.6e12, "kWh"},
+                                          {0, 0, NULL}};
+    return format_scaled(buf, size, uj, scales);
+}
+
 char *kj_format_time(char *buf, int size, double ns)
 {
     static const struct scale scales[] = {

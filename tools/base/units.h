@@ -29,6 +29,7 @@ const char *kj_method_name(enum kj_method method);
 /* Human forms for the text report: "12.3 kJ", "1.25 kWh", "4.1 s", "310 W". Writes at most size bytes,
  * returns buf. */
 char *kj_format_energy(char *buf, int size, double uj);
+char *kj_format_watt_hours(char *buf, int size, double uj); /* "4.47 mWh": what is priced per kWh */
 char *kj_format_time(char *buf, int size, double ns);
 char *kj_format_power(char *buf, int size, double mw);
 char *kj_format_mass(char *buf, int size, double g);

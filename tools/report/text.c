@@ -10,7 +10,7 @@
 
 #define KERNELS_SHOWN  6
 #define WARNINGS_SHOWN 6
-#define NAME_WIDTH     36
+#define NAME_WIDTH     31
 
 /* Control bytes, which a name may hold, must not reach a terminal. At most `width` bytes, cut at a character.
  */
@@ -48,8 +48,8 @@ static void write_head(const struct kj_report *r, FILE *out)
         kj_format_mass(grams, sizeof(grams), r->total_g);
         kj_format_mass(low, sizeof(low), r->low_g);
         kj_format_mass(high, sizeof(high), r->high_g);
-        fprintf(out, "%s (%s), %s CO2e (%s .. %s), in %s: %s", energy, interval, grams, low, high, time,
-                power);
+        fprintf(out, "%s (%s) and %s CO2e (%s .. %s) in %s, %s on average", energy, interval, grams, low,
+                high, time, power);
     }
     fprintf(out, "\n  %s", clean(r->command, command, sizeof(command) - 1));
     if (r->exit_known && r->exit_signal)
@@ -98,19 +98,20 @@ static void write_devices(const struct kj_report *r, FILE *out)
 
 static void write_kernels(const struct kj_report *r, FILE *out)
 {
-    char energy[24], time[24], name[NAME_WIDTH + 1];
+    char energy[24], time[24], interval[64], name[NAME_WIDTH + 1];
     if (r->kernels_count)
-        fprintf(out, "  %-*s %10s %10s %10s %7s\n", NAME_WIDTH, "kernel", "launches", "time", "energy",
-                "share");
+        fprintf(out, "  %-*s %9s %9s %10s  %-22s %s\n", NAME_WIDTH, "kernel", "launches", "time", "energy",
+                "90 % interval", "share of all");
     for (size_t i = 0; i < r->kernels_count && i < KERNELS_SHOWN; i++) {
         const struct kj_report_kernel *k = &r->kernels[i];
         char *readable = kj_demangle(k->name);
-        fprintf(out, "  %-*s %10llu %10s %10s", NAME_WIDTH, clean(readable, name, NAME_WIDTH),
+        fprintf(out, "  %-*s %9llu %9s %10s", NAME_WIDTH, clean(readable, name, NAME_WIDTH),
                 (unsigned long long)k->launches,
                 k->time_ns < 0 ? "unknown" : kj_format_time(time, sizeof(time), k->time_ns),
                 k->energy.known ? kj_format_energy(energy, sizeof(energy), (double)k->energy.uj) : "unknown");
+        range(interval, sizeof(interval), &k->energy);
         if (k->energy.known && r->total.known && r->total.uj > 0)
-            fprintf(out, " %5.1f %%  %s", 100.0 * (double)k->energy.uj / (double)r->total.uj,
+            fprintf(out, "  %-22s %.1f %% (%s)", interval, 100.0 * (double)k->energy.uj / (double)r->total.uj,
                     kj_method_name(k->energy.method));
         fputc('\n', out);
         free(readable);
@@ -121,16 +122,18 @@ static void write_kernels(const struct kj_report *r, FILE *out)
 
 static void write_carbon(const struct kj_report *r, FILE *out)
 {
-    char evidence[100], zone[60];
+    char evidence[100], zone[60], energy[24];
     if (!r->carbon_known)
         return;
-    fprintf(out, "  carbon: %.4g kWh x PUE %.3g x %.4g g/kWh (%s", (double)r->total.uj / KJ_UJ_PER_KWH,
-            r->pue, r->factor.g_per_kwh,
+    fprintf(out, "  carbon: %s x PUE %.3g x %.4g g/kWh, %s",
+            kj_format_watt_hours(energy, sizeof(energy), (double)r->total.uj), r->pue, r->factor.g_per_kwh,
             clean(r->factor.name ? r->factor.name : r->factor.zone, zone, sizeof(zone) - 1));
     if (r->factor.year)
-        fprintf(out, " %d, %s, %s", r->factor.year, r->factor.source, r->factor.basis);
-    fprintf(out, ")\n          place from %s: %s\n", r->location_method ? r->location_method : "?",
-            clean(r->location_evidence, evidence, sizeof(evidence) - 1));
+        fprintf(out, " %d, %s: %s", r->factor.year, r->factor.basis, r->factor.source);
+    if (r->location_method && strcmp(r->location_method, "none"))
+        fprintf(out, "\n          place from %s: %s", r->location_method,
+                clean(r->location_evidence, evidence, sizeof(evidence) - 1));
+    fputc('\n', out);
 }
 
 static void write_per(const struct kj_report *r, FILE *out)
