@@ -9,7 +9,7 @@ SAN    ?=
 Q      := $(if $(filter 0,$(V)),@,)
 say     = @printf '  %-7s %s\n' $(1) $(2)
 
-ARCH     := $(shell $(CC) -dumpmachine | cut -d- -f1)
+ARCH     := $(shell $(CC) -dumpmachine 2>/dev/null | cut -d- -f1)
 VERSION  := $(shell cat VERSION)
 WARN     := -Wall -Wextra -Werror -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wno-missing-field-initializers
 SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)

@@ -28,6 +28,8 @@ struct slot {
     uint32_t row;
     uint32_t padding[3];
 };
+#define HUGE_PAGE ((size_t)2 << 20)
+_Static_assert(SLOTS * sizeof(struct slot) % HUGE_PAGE == 0, "whole huge pages");
 _Static_assert(sizeof(struct slot) == 64, "one cache line");
 #define DEAD 2u
 
@@ -39,10 +41,19 @@ void kj_activities_reset(void)
     /* Anonymous and private: after a fork the child's reset does not touch the parent's. */
     if (slots)
         munmap(slots, SLOTS * sizeof(*slots));
-    void *map =
-        mmap(NULL, SLOTS * sizeof(*slots), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    slots = map == MAP_FAILED ? NULL : map;
+    slots = NULL;
     slots_used = 0;
+    char *map = mmap(NULL, SLOTS * sizeof(*slots) + HUGE_PAGE, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED)
+        return;
+    size_t before = -(uintptr_t)map % HUGE_PAGE;
+    if (before)
+        munmap(map, before);
+    munmap(map + before + SLOTS * sizeof(*slots), HUGE_PAGE - before);
+    slots = (struct slot *)(map + before);
+    /* Thousands of kernels are touched in no order: in small pages each probe would miss the TLB too. */
+    madvise(slots, SLOTS * sizeof(*slots), MADV_HUGEPAGE);
 }
 
 static inline uint64_t mix(uint64_t h, uint64_t value)

@@ -7,7 +7,8 @@
 
 #define REFUSED                                                                                              \
     CUDA_ERROR_NOT_FOUND /* no driver behind this name; the dynamic linker would have said so earlier */
-#define SAMPLE_EVERY 64
+#define SAMPLE_EVERY   64
+#define SAMPLE_MOST_NS 20000
 
 /* What one launch or copy carries from before the real call to after it. */
 struct bracket {
@@ -62,16 +63,16 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
         struct kj_ledger_activity *rows = kj_section(b->ledger, KJ_SECTION_ACTIVITIES);
         __atomic_fetch_add(&rows[row].bytes, bytes, __ATOMIC_RELAXED);
     }
-    if (b->pair) {
+    if (b->pair)
         kj_timing_end(b->context, b->pair, row, first);
-        if (unlikely((kj_self.calls & (SAMPLE_EVERY - 1)) == 0))
-            kj_timing_harvest(b->ledger, b->context, 2 * SAMPLE_EVERY);
-    }
     if (unlikely(begun_ns)) {
-        uint64_t now_ns = kj_now_ns();
-        kj_self_time_add(b->ledger, (b->own_ns + now_ns - begun_ns) * SAMPLE_EVERY);
+        uint64_t now_ns = kj_now_ns(), took_ns = b->own_ns + now_ns - begun_ns;
+        /* One sample stands for many: a call that the scheduler interrupted is not what the others cost. */
+        kj_self_time_add(b->ledger, (took_ns < SAMPLE_MOST_NS ? took_ns : SAMPLE_MOST_NS) * SAMPLE_EVERY);
         kj_governor_tick(b->ledger, now_ns);
     }
+    if (b->pair && unlikely((kj_self.calls & (SAMPLE_EVERY - 1)) == 0))
+        kj_timing_harvest(b->ledger, b->context, 2 * SAMPLE_EVERY); /* keeps its own time */
 }
 
 /* Ends the bracket on the device, right after the real call, so that our own bookkeeping is not in it. */
