@@ -13,7 +13,7 @@ CUDART_BIN  := $(addprefix $(BUILD)/programs/cudart_,static shared per_thread)
 LAB_TABLES  := $(wildcard ../shared/lab/private_tables.c)
 PYTHON     ?= /usr/bin/python3
 
-simgpu: $(SIM_DIR)/libcuda.so.1 $(SIM_DIR)/libnvidia-ml.so.1 $(SIM_DIR)/simgpu-truth ## the simulated driver and NVML
+simgpu: $(SIM_DIR)/libcuda.so.1 $(SIM_DIR)/libnvidia-ml.so.1 $(SIM_DIR)/libsimblas.so $(SIM_DIR)/simgpu-truth ## the simulated driver and NVML
 $(SIM_DIR)/libcuda.so.1: $(SIM_CUDA:%.c=$(BUILD)/%.o)
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
@@ -23,6 +23,10 @@ $(SIM_DIR)/libnvidia-ml.so.1: $(SIM_NVML:%.c=$(BUILD)/%.o)
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) -shared -o $@ $^ -Wl,-soname,libnvidia-ml.so.1 -Wl,-Bsymbolic -lpthread -lm -ldl
+$(SIM_DIR)/libsimblas.so: $(BUILD)/tests/simgpu/blas.o
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -shared -o $@ $^ -lpthread -ldl
 $(SIM_DIR)/simgpu-truth: $(SIM_COMMON:%.c=$(BUILD)/%.o) $(BUILD)/tests/simgpu/truth.o
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
