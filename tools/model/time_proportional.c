@@ -12,6 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define BOARD_MOST_MW 1200000.0 /* no board of today draws more (B200: 1,000 to 1,200 W) */
+#define SETTLE_NS     (200 * (uint64_t)KJ_NS_PER_MS) /* renewal and window of the slower sensors */
+
 /* What the readings say of power: lowest and highest mean between two of their updates. */
 struct power_range {
     double min_mw, max_mw;
@@ -43,16 +46,28 @@ static void look_at_counter(const struct kj_sensor_series *series, struct power_
     }
 }
 
-static struct power_range power_range(const struct kj_model_input *input)
+/* Of the readings in [from, to): power readings alone where there are some, for their window is known to be
+ * short. */
+static struct power_range power_range(const struct kj_model_input *input, uint64_t from_ns, uint64_t to_ns)
 {
     struct power_range range = {0};
     for (size_t s = 0; s < input->series_count; s++) {
         const struct kj_sensor_series *series = &input->series[s];
-        if (series->counter)
-            look_at_counter(series, &range);
         for (size_t i = 0; !series->counter && i < series->count; i++)
-            if (series->readings[i].value)
+            if (series->readings[i].value && series->readings[i].t_ns >= from_ns &&
+                series->readings[i].t_ns < to_ns)
                 widen(&range, (double)series->readings[i].value);
+    }
+    for (size_t s = 0; s < input->series_count && !range.known; s++) {
+        const struct kj_sensor_series *series = &input->series[s];
+        size_t first = 0, end;
+        while (first < series->count && series->readings[first].t_ns < from_ns)
+            first++;
+        for (end = first; end < series->count && series->readings[end].t_ns < to_ns; end++)
+            ;
+        const struct kj_sensor_series part = {.readings = series->readings + first, .count = end - first};
+        if (series->counter)
+            look_at_counter(&part, &range);
     }
     return range;
 }
@@ -64,19 +79,24 @@ static int by_start(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Time that the intervals cover, over the sum of their lengths: 1 when none overlap. */
-static double overlap_factor(const struct kj_model_input *input)
+/* A copy in order of start; NULL when there are none. */
+static struct kj_model_interval *sorted_intervals(const struct kj_model_input *input)
 {
-    struct kj_model_interval *sorted = malloc((input->interval_count + 1) * sizeof(*sorted));
-    if (!sorted || !input->interval_count) {
-        free(sorted);
-        return 1;
+    struct kj_model_interval *sorted =
+        input->interval_count ? malloc(input->interval_count * sizeof(*sorted)) : NULL;
+    if (sorted) {
+        memcpy(sorted, input->intervals, input->interval_count * sizeof(*sorted));
+        qsort(sorted, input->interval_count, sizeof(*sorted), by_start);
     }
-    memcpy(sorted, input->intervals, input->interval_count * sizeof(*sorted));
-    qsort(sorted, input->interval_count, sizeof(*sorted), by_start);
+    return sorted;
+}
+
+/* Time that the intervals cover, over the sum of their lengths: 1 when none overlap. */
+static double overlap_factor(const struct kj_model_interval *sorted, size_t count)
+{
     double sum_ns = 0, covered_ns = 0;
     uint64_t reached_ns = 0;
-    for (size_t i = 0; i < input->interval_count; i++) {
+    for (size_t i = 0; sorted && i < count; i++) {
         uint64_t start_ns = sorted[i].start_ns > reached_ns ? sorted[i].start_ns : reached_ns;
         sum_ns += (double)(sorted[i].end_ns - sorted[i].start_ns);
         if (sorted[i].end_ns > start_ns) {
@@ -84,8 +104,36 @@ static double overlap_factor(const struct kj_model_input *input)
             reached_ns = sorted[i].end_ns;
         }
     }
-    free(sorted);
     return sum_ns > 0 ? covered_ns / sum_ns : 1;
+}
+
+/* The lowest power read while the timeline shows nothing for as long as a sensor looks back, after `from`.
+ * Asked only of a timeline that holds nearly all launches: a gap in any other may be full of work. */
+static struct power_range idle_range(const struct kj_model_input *input,
+                                     const struct kj_model_interval *sorted, uint64_t from_ns)
+{
+    struct power_range range = {0};
+    for (size_t s = 0; sorted && s < input->series_count; s++) {
+        const struct kj_sensor_series *series = &input->series[s];
+        uint64_t reached_ns = 0;
+        size_t next = 0;
+        for (size_t i = 0; !series->counter && i < series->count; i++) {
+            uint64_t t_ns = series->readings[i].t_ns;
+            for (; next < input->interval_count && sorted[next].start_ns <= t_ns; next++)
+                reached_ns = sorted[next].end_ns > reached_ns ? sorted[next].end_ns : reached_ns;
+            if (t_ns >= from_ns + SETTLE_NS && reached_ns + SETTLE_NS <= t_ns && series->readings[i].value)
+                widen(&range, (double)series->readings[i].value);
+        }
+    }
+    return range;
+}
+
+static bool timeline_is_nearly_whole(const struct kj_model_input *input)
+{
+    uint64_t launches = 0;
+    for (size_t c = 0; c < input->class_count; c++)
+        launches += input->classes[c].launches;
+    return (double)input->interval_count >= 0.9 * (double)launches;
 }
 
 /* Time of each class: exact launches x learned duration, else what the intervals say. Returns launches
@@ -156,6 +204,30 @@ static void share_out(const struct kj_model_input *input, struct kj_model_result
         result->classes[input->class_count - 1].energy.energy_uj += result->kernels_uj - given;
 }
 
+/* Idle power without a context and with one differ; a reading soon after the change looks at both. */
+static double idle_energy_uj(const struct kj_model_input *input, const struct kj_model_interval *sorted,
+                             struct kj_model_result *result)
+{
+    uint64_t change_ns = input->context_ns > input->start_ns ? input->context_ns : input->start_ns;
+    double before_ns = fmin((double)(change_ns - input->start_ns), result->idle_ns);
+    struct power_range before = power_range(input, input->start_ns, change_ns);
+    struct power_range after = {0};
+    if (timeline_is_nearly_whole(input))
+        after = idle_range(input, sorted, change_ns);
+    struct power_range any = power_range(input, 0, UINT64_MAX);
+    double run_ns = (double)(input->end_ns - input->start_ns);
+    double mean_mw = run_ns > 0 ? (double)result->total_uj * 1e6 / run_ns : 0;
+    result->before_context_mw = before.known ? before.min_mw : 0;
+    result->idle_mw = input->idle_mw > 0 ? input->idle_mw
+                      : after.known      ? after.min_mw
+                      : any.known        ? any.min_mw
+                                         : 0;
+    if (result->idle_mw <= 0 || result->idle_mw > mean_mw)
+        result->idle_mw = mean_mw; /* nothing better is known: idle as costly as the rest */
+    double level_mw = before.known ? fmin(before.min_mw, result->idle_mw) : result->idle_mw;
+    return (level_mw * before_ns + result->idle_mw * (result->idle_ns - before_ns)) * 1e-6;
+}
+
 static void warn(struct kj_model_result *result, enum kj_model_warning_code code, const char *text)
 {
     if (result->warning_count == sizeof(result->warnings) / sizeof(*result->warnings))
@@ -167,34 +239,37 @@ static void warn(struct kj_model_result *result, enum kj_model_warning_code code
 
 static void split_total(const struct kj_model_input *input, struct kj_model_result *result)
 {
-    struct power_range range = power_range(input);
+    struct power_range range = power_range(input, 0, UINT64_MAX);
     double run_ns = (double)(input->end_ns - input->start_ns), time_ns = 0;
     uint64_t untimed = class_times(input, result);
     for (size_t c = 0; c < input->class_count; c++)
         time_ns += result->classes[c].time_ns;
-    result->busy_ns = fmin(time_ns * overlap_factor(input), run_ns);
+    struct kj_model_interval *sorted = sorted_intervals(input);
+    result->busy_ns = fmin(time_ns * overlap_factor(sorted, input->interval_count), run_ns);
     result->idle_ns = run_ns - result->busy_ns;
-    result->idle_mw = input->idle_mw > 0 ? input->idle_mw : range.known ? range.min_mw : 0;
-    double mean_mw = run_ns > 0 ? (double)result->total_uj * 1e6 / run_ns : 0;
-    if (result->idle_mw <= 0 || result->idle_mw > mean_mw)
-        result->idle_mw = mean_mw; /* nothing better is known: idle as costly as the rest */
-    int64_t idle_uj = clamp(result->idle_mw * result->idle_ns * 1e-6, 0, result->total_uj);
-    if (untimed && time_ns <= 0) {
+    result->idle_uj = clamp(idle_energy_uj(input, sorted, result), 0, result->total_uj);
+    free(sorted);
+    if (!input->class_count) {
+        result->idle_uj = result->total_uj;
+    } else if (time_ns <= 0) {
         /* Something ran and nobody knows how long: what is above idle has no owner. */
-        result->idle_uj = clamp(result->idle_mw * run_ns * 1e-6, 0, result->total_uj);
         result->unattributed_uj = result->total_uj - result->idle_uj;
         warn(result, KJ_MODEL_WARN_DURATION,
              "no launch was timed, so energy above idle is unattributed; run with --timing events");
     } else {
-        result->idle_uj = time_ns > 0 ? idle_uj : result->total_uj;
-        result->kernels_uj = result->total_uj - result->idle_uj;
+        /* More than a board can draw in the kernels' time was something else: a clock that had not come down
+         * yet, another's work. */
+        double limit_mw = input->limit_mw > 0 ? input->limit_mw : BOARD_MOST_MW;
+        result->kernels_uj = clamp(limit_mw * result->busy_ns * 1e-6, 0, result->total_uj - result->idle_uj);
+        result->unattributed_uj = result->total_uj - result->idle_uj - result->kernels_uj;
         if (untimed)
             warn(result, KJ_MODEL_WARN_DURATION,
                  "some kernels were never timed; their energy is in the others'");
     }
     result->idle.energy_uj = result->idle_uj;
     result->idle.low_uj = 0;
-    result->idle.high_uj = clamp(mean_mw * result->idle_ns * 1e-6, result->idle_uj, result->total_uj);
+    result->idle.high_uj = clamp(run_ns > 0 ? (double)result->total_uj * result->idle_ns / run_ns : 0,
+                                 result->idle_uj, result->total_uj);
     if (!range.known)
         warn(result, KJ_MODEL_WARN_NO_POWER, "no power reading; energy is shared by time alone");
     share_out(input, result, time_ns, &range);
