@@ -105,6 +105,17 @@ static int64_t reading(const char *device)
     return -1;
 }
 
+/* A source whose read was slow, on a busy machine, falls due later. */
+static int64_t reading_when_due(const char *device)
+{
+    int64_t value = reading(device);
+    for (int i = 0; i < 200 && value < 0; i++) {
+        usleep(10000);
+        value = reading(device);
+    }
+    return value;
+}
+
 static void put_zone(const char *folder, const char *name, uint64_t energy_uj)
 {
     char file[128];
@@ -342,16 +353,16 @@ static void test_cpu_model_reads_proc(void **state)
     assert_int_equal(channels[0].method, KJ_MODELLED);
     assert_string_equal(channels[0].model, "AMD EPYC 7763 64-Core Processor");
     usleep(50000);
-    int64_t idle_uj = reading("package-0"), after_ns = (int64_t)(kj_power_now_ns() - begin_ns);
+    int64_t idle_uj = reading_when_due("package-0"), after_ns = (int64_t)(kj_power_now_ns() - begin_ns);
     assert_true(idle_uj > 0); /* 0.13 of 280 W */
     assert_true((double)idle_uj <= 0.1301 * 280 * (double)after_ns * 1e-3);
     put_cpus(2000); /* ten seconds of work: full load, however short the time */
     usleep(50000);
-    int64_t busy_uj = reading("package-0");
+    int64_t busy_uj = reading_when_due("package-0");
     assert_true((double)busy_uj > 280 * 0.1e6 * 0.99);
     put_cpus(2000);
     usleep(2000);
-    assert_true(reading("package-0") >= busy_uj);
+    assert_true(reading_when_due("package-0") >= busy_uj);
 }
 
 static void test_dram_model(void **state)
