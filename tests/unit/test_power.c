@@ -95,7 +95,7 @@ static const struct kj_channel *channel_of(const char *device)
 }
 
 /* The reading of a device, or -1 when there was none. */
-static int64_t reading(const char *device)
+static int64_t reading_now(const char *device)
 {
     struct kj_sample samples[SAMPLES];
     size_t count = kj_power_read(power, samples, SAMPLES);
@@ -106,12 +106,12 @@ static int64_t reading(const char *device)
 }
 
 /* A source whose read was slow, on a busy machine, falls due later. */
-static int64_t reading_when_due(const char *device)
+static int64_t reading(const char *device)
 {
-    int64_t value = reading(device);
+    int64_t value = reading_now(device);
     for (int i = 0; i < 200 && value < 0; i++) {
         usleep(10000);
-        value = reading(device);
+        value = reading_now(device);
     }
     return value;
 }
@@ -192,7 +192,7 @@ static void test_sensor_that_falls_silent(void **state)
     char reason[160];
     for (int i = 0; i < 3; i++) {
         assert_false(kj_power_lost(power, &channel, reason, sizeof(reason)));
-        assert_int_equal(reading("package-0"), -1); /* left out, never 0 */
+        assert_int_equal(reading_now("package-0"), -1); /* left out, never 0 */
     }
     assert_true(kj_power_lost(power, &channel, reason, sizeof(reason)));
     assert_string_equal(channels[channel].device, "package-0");
@@ -207,7 +207,7 @@ static void test_excluded_device(void **state)
     put_rapl();
     open_power("rapl_powercap");
     kj_power_exclude_device(power, "package-0");
-    assert_int_equal(reading("package-0"), -1);
+    assert_int_equal(reading_now("package-0"), -1);
     assert_int_equal(reading("package-1"), 0);
     assert_int_equal(kj_power_channels(power, &channels), 4);
 }
@@ -353,16 +353,16 @@ static void test_cpu_model_reads_proc(void **state)
     assert_int_equal(channels[0].method, KJ_MODELLED);
     assert_string_equal(channels[0].model, "AMD EPYC 7763 64-Core Processor");
     usleep(50000);
-    int64_t idle_uj = reading_when_due("package-0"), after_ns = (int64_t)(kj_power_now_ns() - begin_ns);
+    int64_t idle_uj = reading("package-0"), after_ns = (int64_t)(kj_power_now_ns() - begin_ns);
     assert_true(idle_uj > 0); /* 0.13 of 280 W */
     assert_true((double)idle_uj <= 0.1301 * 280 * (double)after_ns * 1e-3);
     put_cpus(2000); /* ten seconds of work: full load, however short the time */
     usleep(50000);
-    int64_t busy_uj = reading_when_due("package-0");
+    int64_t busy_uj = reading("package-0");
     assert_true((double)busy_uj > 280 * 0.1e6 * 0.99);
     put_cpus(2000);
     usleep(2000);
-    assert_true(reading_when_due("package-0") >= busy_uj);
+    assert_true(reading("package-0") >= busy_uj);
 }
 
 static void test_dram_model(void **state)
