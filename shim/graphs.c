@@ -88,6 +88,36 @@ static bool node_shape(CUgraphNode node, struct kj_shape *ret_shape)
     return true;
 }
 
+static uint8_t copy_kind(CUgraphNode node)
+{
+    CUDA_MEMCPY3D c;
+    if (!kj_driver.cuGraphMemcpyNodeGetParams || kj_driver.cuGraphMemcpyNodeGetParams(node, &c))
+        return KJ_ACTIVITY_MEMCPY_OTHER;
+    if (c.srcMemoryType == CU_MEMORYTYPE_HOST && c.dstMemoryType == CU_MEMORYTYPE_DEVICE)
+        return KJ_ACTIVITY_MEMCPY_HTOD;
+    if (c.srcMemoryType == CU_MEMORYTYPE_DEVICE && c.dstMemoryType == CU_MEMORYTYPE_HOST)
+        return KJ_ACTIVITY_MEMCPY_DTOH;
+    if (c.srcMemoryType == CU_MEMORYTYPE_DEVICE && c.dstMemoryType == CU_MEMORYTYPE_DEVICE)
+        return KJ_ACTIVITY_MEMCPY_DTOD;
+    return KJ_ACTIVITY_MEMCPY_OTHER;
+}
+
+/* enum kj_activity_kind of what the node does on the device; 0: nothing, or not to be known. */
+static uint8_t node_kind(CUgraphNode node, CUgraphNodeType type, struct kj_shape *ret_shape)
+{
+    *ret_shape = (struct kj_shape){.function = NULL};
+    switch (type) {
+    case CU_GRAPH_NODE_TYPE_KERNEL:
+        return node_shape(node, ret_shape) ? KJ_ACTIVITY_KERNEL : 0;
+    case CU_GRAPH_NODE_TYPE_MEMCPY:
+        return copy_kind(node);
+    case CU_GRAPH_NODE_TYPE_MEMSET:
+        return KJ_ACTIVITY_MEMSET;
+    default:
+        return 0;
+    }
+}
+
 /* Adds one node to the graph's rows, which begin at `first`. Under the cold lock. */
 static void node_add(struct kj_ledger_header *ledger, uint64_t first, uint32_t graph_row, uint32_t node_row)
 {
@@ -125,10 +155,11 @@ static void walk(struct kj_ledger_header *ledger, uint16_t device, CUgraph graph
         if (type == CU_GRAPH_NODE_TYPE_GRAPH && kj_driver.cuGraphChildGraphNodeGetGraph &&
             !kj_driver.cuGraphChildGraphNodeGetGraph(nodes[i], &child))
             walk(ledger, device, child, first, graph_row, depth + 1);
-        if (type != CU_GRAPH_NODE_TYPE_KERNEL || !node_shape(nodes[i], &shape))
+        uint8_t kind = node_kind(nodes[i], type, &shape);
+        if (!kind)
             continue;
         bool unused;
-        uint32_t row = kj_activity_find(ledger, KJ_ACTIVITY_KERNEL, device, &shape, &unused);
+        uint32_t row = kj_activity_find(ledger, kind, device, &shape, &unused);
         kj_lock_cold();
         node_add(ledger, first, graph_row, row);
         kj_unlock_cold();

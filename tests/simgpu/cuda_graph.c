@@ -302,6 +302,29 @@ API CUresult cuGraphKernelNodeGetParams(CUgraphNode node, CUDA_KERNEL_NODE_PARAM
     return node->type == NODE_KERNEL ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
+API CUresult cuGraphMemcpyNodeGetParams(CUgraphNode node, CUDA_MEMCPY3D *ret)
+{
+    NEED(node, SIM_NODE);
+    if (node->type != NODE_MEMCPY)
+        return CUDA_ERROR_INVALID_VALUE;
+    const char *what = node->activity;
+    bool plain = !strcmp(what, "[memcpy]"); /* unified addresses */
+    *ret = (CUDA_MEMCPY3D){.WidthInBytes = node->bytes,
+                           .Height = 1,
+                           .Depth = 1,
+                           .srcMemoryType = plain                  ? 4
+                                            : strstr(what, " Hto") ? 1
+                                                                   : 2,
+                           .dstMemoryType = plain                 ? 4
+                                            : strstr(what, "toH") ? 1
+                                                                  : 2,
+                           .srcHost = node->copy[1],
+                           .srcDevice = (uintptr_t)node->copy[1],
+                           .dstHost = node->copy[0],
+                           .dstDevice = (uintptr_t)node->copy[0]};
+    return CUDA_SUCCESS;
+}
+
 static CUresult set_kernel(CUgraphNode node, CUDA_KERNEL_NODE_PARAMS_v2 params)
 {
     NEED(node, SIM_NODE);

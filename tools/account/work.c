@@ -62,6 +62,31 @@ static int add_process(struct kj_report *report, const struct kj_ledger_view *vi
     return 0;
 }
 
+/* The rows are those of hooks.def, in the same order in each ledger of this version. */
+static int add_calls(struct kj_report *report, const struct kj_ledger_view *view)
+{
+    struct kj_ledger_call call;
+    for (uint32_t i = 0; kj_ledger_view_row(view, KJ_SECTION_CALLS, i, &call); i++) {
+        uint64_t count = kj_ledger_view_calls(view, i);
+        const char *name = kj_ledger_view_name(view, call.name);
+        struct kj_report_call *row = NULL;
+        if (!count && !call.failed)
+            continue;
+        for (size_t k = 0; k < report->calls_count && !row; k++)
+            if (!strcmp(report->calls[k].name, name))
+                row = &report->calls[k];
+        if (!row) {
+            row = kj_report_add_call(report);
+            if (!row || !(row->name = strdup(name)))
+                return -1;
+        }
+        row->count += count;
+        row->failed += call.failed;
+        row->host_ns += call.host_ns;
+    }
+    return 0;
+}
+
 static void device_key(const struct kj_ledger_device *device, char *ret_key, size_t size)
 {
     const uint8_t *u = device->uuid;
@@ -209,7 +234,7 @@ static int open_views(struct kj_account *account, struct kj_work *work)
             continue;
         }
         struct kj_ledger_view *view = work->views[work->view_count++];
-        status = add_process(account->report, view);
+        status = add_process(account->report, view) || add_calls(account->report, view) ? -1 : 0;
         initialised = initialised || kj_ledger_view_header(view)->flags & KJ_LEDGER_CUDA_INIT;
         launches += kernel_launches(view);
     }

@@ -114,7 +114,7 @@ static void add_graphs(struct kj_work *work, size_t v)
                 row.activity >= activities)
                 continue;
             uint32_t class = work->class_of[v][row.activity];
-            if (class != KJ_NO_CLASS && work->classes[class].kind == KJ_ACTIVITY_KERNEL)
+            if (class != KJ_NO_CLASS && work->classes[class].kind != KJ_ACTIVITY_GRAPH)
                 nodes[count++] = (struct node){class, row.nodes, eager_mean_ns(work, v, row.activity, class)};
         }
         if (!count)

@@ -194,6 +194,17 @@ static json_t *processes_json(const struct kj_report *r)
     return list;
 }
 
+static json_t *calls_json(const struct kj_report *r)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < r->calls_count; i++)
+        json_array_append_new(list, json_pack("{s:o,s:I,s:I,s:I}", "name", text(r->calls[i].name), "count",
+                                              (json_int_t)r->calls[i].count, "failed",
+                                              (json_int_t)r->calls[i].failed, "host_ns",
+                                              (json_int_t)r->calls[i].host_ns));
+    return list;
+}
+
 static json_t *factor_json(const struct kj_report_factor *f)
 {
     if (!f->zone)
@@ -278,6 +289,7 @@ int kj_write_json(const struct kj_report *r, FILE *out)
     set(root, "kernels", kernels_json(r));
     set(root, "copies", copies_json(r));
     set(root, "processes", processes_json(r));
+    set(root, "calls", calls_json(r));
     set(root, "carbon", carbon_json(r));
     set(root, "per", per_json(r));
     set(root, "overhead",

@@ -91,6 +91,10 @@ static void free_unhooked(struct kj_report_unhooked *row)
 {
     free(row->name);
 }
+static void free_call(struct kj_report_call *row)
+{
+    free(row->name);
+}
 static void free_per(struct kj_report_per *row)
 {
     free(row->name);

@@ -96,6 +96,13 @@ struct kj_report_unhooked {
     uint64_t requests;
 };
 
+/* A hooked driver function and how often it was called, in all processes. */
+struct kj_report_call {
+    char *name;
+    uint64_t count, failed;
+    uint64_t host_ns; /* time inside it; of synchronising calls alone, else 0 */
+};
+
 struct kj_report_per {
     char *name;
     double count;
@@ -118,6 +125,7 @@ struct kj_report {
     X(process, processes)                                                                                    \
     X(source, sources)                                                                                       \
     X(unhooked, unhooked)                                                                                    \
+    X(call, calls)                                                                                           \
     X(per, per)
 #define X(one, many)                                                                                         \
     struct kj_report_##one *many;                                                                            \
