@@ -14,7 +14,7 @@ VERSION  := $(shell cat VERSION)
 WARN     := -Wall -Wextra -Werror -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wno-missing-field-initializers
 SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)
 CFLAGS   ?= -O2 -g
-CPPFLAGS += -D_GNU_SOURCE -DKJ_VERSION='"$(VERSION)"' -Itools -Ishim -I$(BUILD)/gen
+CPPFLAGS += -D_GNU_SOURCE -DKJ_VERSION='"$(VERSION)"' -Itools -Ishim -Iprobes -I$(BUILD)/gen
 ALL_CFLAGS  = -std=gnu11 $(WARN) $(CFLAGS) -MMD -MP
 TOOL_CFLAGS = $(ALL_CFLAGS) $(SANFLAGS)
 TOOL_LIBS   = -ljansson -lm -ldl -lpthread
@@ -79,6 +79,7 @@ $(BUILD)/gen/carbon_tables.def: tools/carbon/data/tables.awk $(CARBON_CSV)
 	$(Q)awk -v hash="$$(cat $(CARBON_CSV) | sha256sum | cut -c1-64)" -f $^ > $@
 $(BUILD)/tools/carbon/factors.o: $(BUILD)/gen/carbon_tables.def
 
+include probes/probes.mk
 include tests/tests.mk
 
 demo: ## wrap a small training program and show its report

@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * switches.c - the scheduler programs' life: choose the set that this kernel takes, attach, make every CPU
+ * switch once so that its slot has a beginning, then read.
+ */
+#include "switches.h"
+
+#include "sched.skel.h"
+
+#include <bpf/bpf.h>
+
+#include <errno.h>
+#include <linux/perf_event.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { CPUS_MAX = 8192, BATCH = 1024, TRIES = 100 };
+
+struct running {
+    uint32_t tid;
+    uint64_t ns;
+};
+
+struct kj_sched_reader {
+    struct kj_sched *skeleton;
+    int cpus, possible;
+    struct kj_cpu_slot *slots;
+    size_t slots_bytes;
+    int *cycle_fds, *instruction_fds; /* by CPU; -1 none */
+    bool cycles, raw;
+    struct running *running;
+    size_t running_count;
+    uint32_t keys[BATCH], dead[BATCH];
+    struct kj_tree_thread rows[BATCH];
+};
+
+static char complaint[160]; /* libbpf's first */
+
+static int note_complaint(enum libbpf_print_level level, const char *format, va_list args)
+{
+    if (level == LIBBPF_WARN && !complaint[0]) {
+        vsnprintf(complaint, sizeof(complaint), format, args);
+        complaint[strcspn(complaint, "\n")] = 0;
+    }
+    return 0;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* A switch on each CPU that we may run on: before its first one, a slot does not know who runs. */
+static void touch_cpus(int cpus)
+{
+    size_t bytes = CPU_ALLOC_SIZE(cpus);
+    cpu_set_t *before = CPU_ALLOC(cpus), *one = CPU_ALLOC(cpus);
+    if (before && one && !sched_getaffinity(0, bytes, before)) {
+        for (int cpu = 0; cpu < cpus; cpu++) {
+            if (!CPU_ISSET_S(cpu, bytes, before))
+                continue;
+            CPU_ZERO_S(bytes, one);
+            CPU_SET_S(cpu, bytes, one);
+            if (!sched_setaffinity(0, bytes, one)) {
+                const struct timespec moment = {.tv_nsec = 1000};
+                nanosleep(&moment, NULL);
+            }
+        }
+        sched_setaffinity(0, bytes, before);
+    }
+    CPU_FREE(before);
+    CPU_FREE(one);
+}
+
+static int open_counter(uint64_t config, int cpu)
+{
+    struct perf_event_attr attr = {.type = PERF_TYPE_HARDWARE, .size = sizeof(attr), .config = config};
+    return (int)syscall(SYS_perf_event_open, &attr, -1, cpu, -1, PERF_FLAG_FD_CLOEXEC);
+}
+
+/* Cycles and instructions on every CPU, or not at all. */
+static void open_counters(struct kj_sched_reader *reader)
+{
+    reader->cycles = true;
+    for (int cpu = 0; cpu < reader->possible; cpu++) {
+        reader->cycle_fds[cpu] = open_counter(PERF_COUNT_HW_CPU_CYCLES, cpu);
+        reader->instruction_fds[cpu] = open_counter(PERF_COUNT_HW_INSTRUCTIONS, cpu);
+        if (reader->cycle_fds[cpu] < 0 && errno != ENODEV) /* ENODEV: offline */
+            reader->cycles = false;
+        if (cpu == 0 && !reader->cycles)
+            break;
+    }
+}
+
+static void choose_programs(struct kj_sched *skeleton, bool raw, bool example)
+{
+    bpf_program__set_autoload(skeleton->progs.on_switch, !raw && !example);
+    bpf_program__set_autoload(skeleton->progs.on_fork, !raw && !example);
+    bpf_program__set_autoload(skeleton->progs.on_exec, !raw && !example);
+    bpf_program__set_autoload(skeleton->progs.on_rename, !raw && !example);
+    bpf_program__set_autoload(skeleton->progs.raw_on_switch, raw && !example);
+    bpf_program__set_autoload(skeleton->progs.raw_on_fork, raw && !example);
+    bpf_program__set_autoload(skeleton->progs.raw_on_exit, raw && !example);
+    bpf_program__set_autoload(skeleton->progs.raw_on_exec, raw && !example);
+    bpf_program__set_autoload(skeleton->progs.raw_on_rename, raw && !example);
+    bpf_program__set_autoload(skeleton->progs.copy_example, example);
+}
+
+/* Where pid+tgid and comm stand in this kernel's task structure: copies our own, twice under different names,
+ * and looks for what must be there. */
+static int find_offsets(uint32_t *ret_pid, uint32_t *ret_comm)
+{
+    static const char *const names[] = {"kj-example-one", "kj-example-two"};
+    static char copies[2][KJ_TASK_COPY_BYTES];
+    char own[KJ_COMM_BYTES] = "";
+    struct kj_sched *skeleton = kj_sched__open();
+    if (!skeleton)
+        return -errno;
+    choose_programs(skeleton, false, true);
+    skeleton->rodata->example_tid = (uint32_t)syscall(SYS_gettid);
+    int status = kj_sched__load(skeleton);
+    if (!status)
+        status = kj_sched__attach(skeleton);
+    prctl(PR_GET_NAME, own);
+    for (int i = 0; !status && i < 2; i++) {
+        const struct timespec moment = {.tv_nsec = 2000000};
+        uint32_t zero = 0;
+        prctl(PR_SET_NAME, names[i]);
+        nanosleep(&moment, NULL); /* switches out, and so is copied */
+        status = bpf_map__lookup_elem(skeleton->maps.example, &zero, sizeof(zero), copies[i],
+                                      sizeof(copies[i]), 0);
+    }
+    prctl(PR_SET_NAME, own);
+    kj_sched__destroy(skeleton);
+    const int32_t ids[2] = {(int32_t)syscall(SYS_gettid), getpid()};
+    *ret_pid = *ret_comm = 0;
+    for (uint32_t at = 8; !status && at + KJ_COMM_BYTES <= KJ_TASK_COPY_BYTES; at += 4) {
+        bool both_ids =
+            !memcmp(copies[0] + at, ids, sizeof(ids)) && !memcmp(copies[1] + at, ids, sizeof(ids));
+        if (both_ids && !*ret_pid)
+            *ret_pid = at;
+        if (!strncmp(copies[0] + at, names[0], KJ_COMM_BYTES) &&
+            !strncmp(copies[1] + at, names[1], KJ_COMM_BYTES))
+            *ret_comm = at;
+    }
+    return status ? status : *ret_pid && *ret_comm ? 0 : -ENOENT;
+}
+
+static int map_slots(struct kj_sched_reader *reader)
+{
+    long page = sysconf(_SC_PAGESIZE);
+    size_t bytes = sizeof(struct kj_cpu_slot) * (size_t)reader->possible;
+    reader->slots_bytes = (bytes + (size_t)page - 1) / (size_t)page * (size_t)page;
+    void *memory =
+        mmap(NULL, reader->slots_bytes, PROT_READ, MAP_SHARED, bpf_map__fd(reader->skeleton->maps.cpus), 0);
+    if (memory == MAP_FAILED)
+        return -errno;
+    reader->slots = memory;
+    return 0;
+}
+
+static int load(struct kj_sched_reader *reader, bool raw)
+{
+    struct kj_sched *skeleton = kj_sched__open();
+    if (!skeleton)
+        return -errno;
+    reader->skeleton = skeleton;
+    reader->raw = raw;
+    choose_programs(skeleton, raw, false);
+    uint32_t offset_pid = 0, offset_comm = 0;
+    int status = raw ? find_offsets(&offset_pid, &offset_comm) : 0;
+    skeleton->rodata->offset_pid = offset_pid;
+    skeleton->rodata->offset_comm = offset_comm;
+    skeleton->rodata->count_cycles = reader->cycles;
+    if (!status)
+        status = bpf_map__set_max_entries(skeleton->maps.cpus, (uint32_t)reader->possible);
+    if (!status)
+        status = bpf_map__set_max_entries(skeleton->maps.cycles, (uint32_t)reader->possible);
+    if (!status)
+        status = bpf_map__set_max_entries(skeleton->maps.instructions, (uint32_t)reader->possible);
+    if (!status)
+        status = kj_sched__load(skeleton);
+    for (int cpu = 0; !status && reader->cycles && cpu < reader->possible; cpu++) {
+        if (reader->cycle_fds[cpu] >= 0)
+            status = bpf_map__update_elem(skeleton->maps.cycles, &cpu, sizeof(cpu), &reader->cycle_fds[cpu],
+                                          sizeof(int), BPF_ANY);
+        if (!status && reader->instruction_fds[cpu] >= 0)
+            status = bpf_map__update_elem(skeleton->maps.instructions, &cpu, sizeof(cpu),
+                                          &reader->instruction_fds[cpu], sizeof(int), BPF_ANY);
+    }
+    if (!status)
+        status = map_slots(reader);
+    if (!status)
+        skeleton->bss->begin_ns = now_ns();
+    if (!status)
+        status = kj_sched__attach(skeleton);
+    if (status) {
+        if (reader->slots)
+            munmap(reader->slots, reader->slots_bytes);
+        reader->slots = NULL;
+        kj_sched__destroy(skeleton);
+        reader->skeleton = NULL;
+    }
+    return status;
+}
+
+static void explain(int status, char *ret_text, size_t size)
+{
+    if (status == -EPERM || status == -EACCES)
+        snprintf(ret_text, size, "the kernel does not let it load BPF programs (%s)", strerror(-status));
+    else
+        snprintf(ret_text, size, "the kernel did not take the BPF programs: %s%s%.90s", strerror(-status),
+                 complaint[0] ? "; " : "", complaint);
+}
+
+int kj_sched_open(bool force_raw, struct kj_sched_reader **ret_reader, char *ret_text, size_t size)
+{
+    struct kj_sched_reader *reader = calloc(1, sizeof(*reader));
+    if (!reader)
+        return -ENOMEM;
+    libbpf_set_print(note_complaint);
+    reader->possible = libbpf_num_possible_cpus();
+    if (reader->possible < 1 || reader->possible > CPUS_MAX)
+        reader->possible = 1;
+    size_t count = (size_t)reader->possible;
+    reader->cycle_fds = malloc(count * sizeof(int));
+    reader->instruction_fds = malloc(count * sizeof(int));
+    reader->running = calloc(count, sizeof(*reader->running));
+    int status = reader->cycle_fds && reader->instruction_fds && reader->running ? 0 : -ENOMEM;
+    if (!status) {
+        memset(reader->cycle_fds, -1, count * sizeof(int));
+        memset(reader->instruction_fds, -1, count * sizeof(int));
+        open_counters(reader);
+        status = force_raw ? -ENOTSUP : load(reader, false);
+        if (status && status != -EPERM && status != -EACCES)
+            status = load(reader, true);
+    }
+    if (status) {
+        explain(status, ret_text, size);
+        kj_sched_close(reader);
+        return status;
+    }
+    touch_cpus(reader->possible);
+    snprintf(ret_text, size, "scheduler switches by %s%s", reader->raw ? "raw tracepoint" : "BTF tracepoint",
+             reader->cycles ? ", cycles and instructions" : "; no hardware counters here");
+    *ret_reader = reader;
+    return 0;
+}
+
+struct kj_sched_reader *kj_sched_close(struct kj_sched_reader *reader)
+{
+    if (!reader)
+        return NULL;
+    if (reader->slots)
+        munmap(reader->slots, reader->slots_bytes);
+    kj_sched__destroy(reader->skeleton);
+    for (int cpu = 0; cpu < reader->possible; cpu++) {
+        if (reader->cycle_fds && reader->cycle_fds[cpu] >= 0)
+            close(reader->cycle_fds[cpu]);
+        if (reader->instruction_fds && reader->instruction_fds[cpu] >= 0)
+            close(reader->instruction_fds[cpu]);
+    }
+    free(reader->cycle_fds);
+    free(reader->instruction_fds);
+    free(reader->running);
+    free(reader);
+    return NULL;
+}
+
+bool kj_sched_readable(const struct kj_sched_reader *reader)
+{
+    uint32_t key = 0;
+    struct kj_tree_process process;
+    return bpf_map_lookup_elem(bpf_map__fd(reader->skeleton->maps.processes), &key, &process) == 0 ||
+           errno == ENOENT;
+}
+
+bool kj_sched_counts_cycles(const struct kj_sched_reader *reader)
+{
+    return reader->cycles;
+}
+
+int kj_sched_watch(struct kj_sched_reader *reader, int32_t pid, const char *name)
+{
+    uint32_t key = (uint32_t)pid;
+    struct kj_tree_process process = {.seeded = 1};
+    snprintf(process.name, sizeof(process.name), "%s", name);
+    int status = bpf_map__update_elem(reader->skeleton->maps.processes, &key, sizeof(key), &process,
+                                      sizeof(process), BPF_NOEXIST);
+    return status == -EEXIST ? 0 : status;
+}
+
+/* A copy that no switch fell into. */
+static struct kj_cpu_slot read_slot(const struct kj_cpu_slot *shared)
+{
+    struct kj_cpu_slot copy;
+    for (int i = 0; i < TRIES; i++) {
+        uint64_t before = __atomic_load_n(&shared->sequence, __ATOMIC_ACQUIRE);
+        copy = *(const volatile struct kj_cpu_slot *)shared;
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        if (!(before & 1) && __atomic_load_n(&shared->sequence, __ATOMIC_ACQUIRE) == before)
+            return copy;
+    }
+    copy.since_ns = 0; /* sums that are a switch apart, and no running slice */
+    return copy;
+}
+
+static uint64_t read_counter(int fd)
+{
+    uint64_t value = 0;
+    return fd >= 0 && read(fd, &value, sizeof(value)) == sizeof(value) ? value : 0;
+}
+
+static void sum_cpus(struct kj_sched_reader *reader, struct kj_sched_sums *sums)
+{
+    reader->running_count = 0;
+    for (int cpu = 0; cpu < reader->possible; cpu++) {
+        struct kj_cpu_slot slot = read_slot(&reader->slots[cpu]);
+        struct kj_tree_process process;
+        uint64_t t_ns = now_ns(), slice_ns = slot.since_ns && t_ns > slot.since_ns ? t_ns - slot.since_ns : 0;
+        sums->tree_ns += slot.tree_ns;
+        sums->others_ns += slot.others_ns;
+        sums->idle_ns += slot.idle_ns;
+        sums->tree_cycles += slot.tree_cycles;
+        sums->tree_instructions += slot.tree_instructions;
+        sums->switches += slot.switches;
+        sums->unlisted += slot.unlisted;
+        if (reader->cycles)
+            sums->all_cycles += read_counter(reader->cycle_fds[cpu]);
+        if (!slice_ns)
+            continue;
+        if (!slot.tid) {
+            sums->idle_ns += slice_ns;
+        } else if (bpf_map_lookup_elem(bpf_map__fd(reader->skeleton->maps.processes), &slot.tgid, &process)) {
+            sums->others_ns += slice_ns;
+        } else {
+            sums->tree_ns += slice_ns;
+            reader->running[reader->running_count++] = (struct running){slot.tid, slice_ns};
+        }
+    }
+}
+
+static bool is_gone(uint32_t tgid, uint32_t tid)
+{
+    return syscall(SYS_tgkill, tgid, tid, 0) && errno == ESRCH;
+}
+
+/* One batch of rows. Returns how many are to be forgotten. */
+static size_t visit_rows(struct kj_sched_reader *reader, size_t count,
+                         bool (*visit)(void *, uint32_t, const struct kj_tree_thread *), void *context)
+{
+    size_t dead = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct kj_tree_thread *row = &reader->rows[i];
+        row->comm[KJ_COMM_BYTES - 1] = row->process[KJ_COMM_BYTES - 1] = 0;
+        if (row->state == KJ_THREAD_EXITING && is_gone(row->tgid, reader->keys[i]))
+            row->state = KJ_THREAD_DEAD;
+        for (size_t r = 0; r < reader->running_count && row->state != KJ_THREAD_DEAD; r++)
+            if (reader->running[r].tid == reader->keys[i])
+                row->ns += reader->running[r].ns;
+        if (visit(context, reader->keys[i], row) && row->state == KJ_THREAD_DEAD)
+            reader->dead[dead++] = reader->keys[i];
+    }
+    return dead;
+}
+
+int kj_sched_read(struct kj_sched_reader *reader, struct kj_sched_sums *ret_sums,
+                  bool (*visit)(void *context, uint32_t tid, const struct kj_tree_thread *thread),
+                  void *context)
+{
+    int fd = bpf_map__fd(reader->skeleton->maps.threads), status = 0;
+    uint32_t place = 0;
+    memset(ret_sums, 0, sizeof(*ret_sums));
+    sum_cpus(reader, ret_sums);
+    ret_sums->t_ns = now_ns();
+    LIBBPF_OPTS(bpf_map_batch_opts, options);
+    for (bool first = true; !status; first = false) {
+        uint32_t count = BATCH;
+        status = bpf_map_lookup_batch(fd, first ? NULL : &place, &place, reader->keys, reader->rows, &count,
+                                      &options);
+        if (status && errno != ENOENT) /* ENOENT: these were the last */
+            return -errno;
+        ret_sums->threads += count;
+        size_t dead = visit_rows(reader, count, visit, context);
+        for (size_t i = 0; i < dead; i++)
+            bpf_map_delete_elem(fd, &reader->dead[i]);
+    }
+    return 0;
+}
