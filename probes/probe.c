@@ -303,6 +303,7 @@ int main(int argc, char **argv)
     int status = open_all(&probe, force_raw);
     if (!status)
         watch(&probe);
+    shutdown(SOCKET, SHUT_RDWR); /* detaching takes a while, and nobody need wait for it */
     kj_phases_close(probe.phases);
     kj_sched_close(probe.sched);
     kj_power_close(probe.power);

@@ -229,12 +229,16 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_tid)
         return 0;
     bpf_probe_read_kernel(thread->comm, KJ_COMM_BYTES, task->comm);
     __builtin_memcpy(thread->process, process->name, KJ_COMM_BYTES);
-    if (before != tid) {
-        struct kj_tree_thread moved = *thread;
-        moved.state = KJ_THREAD_LIVE;
-        bpf_map_update_elem(&threads, &tid, &moved, BPF_ANY);
-        bpf_map_delete_elem(&threads, &before);
-    }
+    if (before == tid)
+        return 0;
+    /* Its row ends under the old number, and the first thread's goes on from here with its clock. */
+    struct kj_tree_thread *first = bpf_map_lookup_elem(&threads, &tid), moved = *thread;
+    thread->state = KJ_THREAD_DEAD;
+    moved.state = KJ_THREAD_LIVE;
+    moved.ns = first ? first->ns : 0;
+    moved.cycles = first ? first->cycles : 0;
+    moved.instructions = first ? first->instructions : 0;
+    bpf_map_update_elem(&threads, &tid, &moved, BPF_ANY);
     return 0;
 }
 

@@ -127,7 +127,7 @@ static int add_component(struct kj_account *a, const char *kind, uint32_t id, do
     struct kj_span_energy span = kj_channel_energy(&a->series->channels[id], power, a->start_ns, a->end_ns);
     for (size_t i = 0; !span.known && i < a->series->count; i++) {
         const struct kj_channel *other = &a->series->channels[i].channel;
-        if (strcmp(other->device, a->series->channels[id].channel.device) || other->kind == KJ_CPU_BUSY_NS)
+        if (strcmp(other->device, a->series->channels[id].channel.device) || other->kind >= KJ_CPU_BUSY_NS)
             continue;
         span = kj_channel_energy(&a->series->channels[i], power, a->start_ns, a->end_ns);
         used = (uint32_t)i;
@@ -206,7 +206,7 @@ int kj_account_components(struct kj_account *a, char *const *gpus, size_t gpu_co
     for (size_t i = 0; i < a->series->count; i++)
         channels[i] = a->series->channels[i].channel;
     size_t power_channels = a->series->count;
-    while (power_channels && channels[power_channels - 1].kind == KJ_CPU_BUSY_NS)
+    while (power_channels && channels[power_channels - 1].kind >= KJ_CPU_BUSY_NS)
         power_channels--; /* the recorder's own stand last */
     struct shares shares = find_shares(a);
     int status = 0;

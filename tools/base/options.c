@@ -37,6 +37,8 @@ static const char *check_text(int id, const char *value)
 {
     if (id == KJ_OPT_TIMING && strcmp(value, "events") && strcmp(value, "count"))
         return "events or count";
+    if (id == KJ_OPT_PROBE && strcmp(value, "auto") && strcmp(value, "off"))
+        return "auto or off";
     if (id == KJ_OPT_PER) {
         const char *equals = strchr(value, '=');
         char *end = NULL;

@@ -6,6 +6,7 @@
 #include "folder/series.h"
 
 #include "base/file.h"
+#include "folder/csv.h"
 #include "folder/series_text.h"
 
 #include <errno.h>
@@ -183,7 +184,7 @@ int kj_series_append(struct kj_series_writer *writer, const struct kj_sample *sa
 int kj_series_lost(struct kj_series_writer *writer, uint32_t channel, uint64_t t_ns, const char *reason)
 {
     char text[700], line[LINE_CAP];
-    kj_series_escape(reason, text, sizeof(text));
+    kj_csv_escape(reason, text, sizeof(text));
     snprintf(line, sizeof(line), "lost,%u,%llu,%s\n", channel, (unsigned long long)t_ns, text);
     put_line(writer, line);
     return 0;

@@ -4,9 +4,9 @@
  * skipped.
  */
 #include "base/file.h"
+#include "folder/csv.h"
 #include "folder/series_text.h"
 
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,47 +16,19 @@
 
 #define FILE_MAX     (64u << 20)
 #define CHANNELS_CAP 4096
-#define FIELDS_CAP   16
 
 static const char *const component_names[] = {"", "gpu", "cpu", "dram", "node", NULL};
-static const char *const kind_names[] = {"", "energy_uj", "power_mw", "cpu_busy_ns", NULL};
+static const char *const kind_names[] = {"", "energy_uj", "power_mw", "cpu_busy_ns", "cpu_cycles", NULL};
 static const char *const method_names[] = {"", "measured", "estimated", "modelled", NULL};
-
-void kj_series_escape(const char *text, char *ret_text, size_t size)
-{
-    size_t used = 0;
-    for (const unsigned char *p = (const unsigned char *)text; *p && used + 5 < size; p++) {
-        if (*p < 0x20 || *p == 0x7f || *p == ',' || *p == '\\')
-            used += (size_t)snprintf(ret_text + used, size - used, "\\x%02x", *p);
-        else
-            ret_text[used++] = (char)*p;
-    }
-    ret_text[used] = 0;
-}
-
-static void unescape(const char *text, char *ret_text, size_t size)
-{
-    size_t used = 0;
-    for (const char *p = text; *p && used + 1 < size; p++) {
-        if (p[0] == '\\' && p[1] == 'x' && isxdigit((unsigned char)p[2]) && isxdigit((unsigned char)p[3])) {
-            const char digits[3] = {p[2], p[3], 0};
-            ret_text[used++] = (char)strtoul(digits, NULL, 16);
-            p += 3;
-        } else {
-            ret_text[used++] = *p;
-        }
-    }
-    ret_text[used] = 0;
-}
 
 void kj_series_format_channel(const struct kj_channel *c, char *ret_line, size_t size)
 {
     char source[120], name[240], device[320], model[480], basis[800];
-    kj_series_escape(c->source, source, sizeof(source));
-    kj_series_escape(c->name, name, sizeof(name));
-    kj_series_escape(c->device, device, sizeof(device));
-    kj_series_escape(c->model, model, sizeof(model));
-    kj_series_escape(c->basis, basis, sizeof(basis));
+    kj_csv_escape(c->source, source, sizeof(source));
+    kj_csv_escape(c->name, name, sizeof(name));
+    kj_csv_escape(c->device, device, sizeof(device));
+    kj_csv_escape(c->model, model, sizeof(model));
+    kj_csv_escape(c->basis, basis, sizeof(basis));
     snprintf(ret_line, size, "channel,%u,%s,%s,%s,%s,%s,%s,%s,%.6g,%.6g,%.6g,%llu,%llu,%s\n", c->id, source,
              name, device, model, component_names[c->component], kind_names[c->kind], method_names[c->method],
              c->gain_sd, c->low_factor, c->high_factor, (unsigned long long)c->window_ns,
@@ -87,25 +59,9 @@ void kj_series_print_thinned(const struct kj_series_channel *channel, uint64_t w
     }
     if (channel->lost_ns) {
         char text[700];
-        kj_series_escape(channel->lost_reason, text, sizeof(text));
+        kj_csv_escape(channel->lost_reason, text, sizeof(text));
         fprintf(out, "lost,%u,%llu,%s\n", channel->channel.id, (unsigned long long)channel->lost_ns, text);
     }
-}
-
-static size_t split(char *line, char **ret_fields)
-{
-    size_t count = 0;
-    for (char *rest = line; rest && count < FIELDS_CAP;)
-        ret_fields[count++] = strsep(&rest, ",");
-    return count;
-}
-
-static bool to_u64(const char *text, uint64_t *ret_value)
-{
-    char *end;
-    errno = 0;
-    *ret_value = strtoull(text, &end, 10);
-    return isdigit((unsigned char)*text) && !*end && !errno;
 }
 
 static int find_word(const char *const *names, const char *word)
@@ -119,7 +75,7 @@ static int find_word(const char *const *names, const char *word)
 static struct kj_series_channel *channel_at(struct kj_series *series, const char *text)
 {
     uint64_t id;
-    return to_u64(text, &id) && id < series->count ? &series->channels[id] : NULL;
+    return kj_csv_u64(text, &id) && id < series->count ? &series->channels[id] : NULL;
 }
 
 static bool add_point(struct kj_series_channel *c, struct kj_series_point point)
@@ -146,17 +102,17 @@ static bool parse_channel(struct kj_series *series, char **f, size_t count)
     int component = count == 15 ? find_word(component_names, f[6]) : 0;
     int kind = component ? find_word(kind_names, f[7]) : 0;
     int method = kind ? find_word(method_names, f[8]) : 0;
-    if (!method || !to_u64(f[1], &id) || !to_u64(f[12], &window_ns) || !to_u64(f[13], &period_ns))
+    if (!method || !kj_csv_u64(f[1], &id) || !kj_csv_u64(f[12], &window_ns) || !kj_csv_u64(f[13], &period_ns))
         return false;
     if (id < series->count)
         return true; /* each file repeats the channels */
     if (id != series->count || id >= CHANNELS_CAP)
         return false;
     c.id = (uint32_t)id;
-    unescape(f[2], c.source, sizeof(c.source));
-    unescape(f[3], c.name, sizeof(c.name));
-    unescape(f[4], c.device, sizeof(c.device));
-    unescape(f[5], c.model, sizeof(c.model));
+    kj_csv_unescape(f[2], c.source, sizeof(c.source));
+    kj_csv_unescape(f[3], c.name, sizeof(c.name));
+    kj_csv_unescape(f[4], c.device, sizeof(c.device));
+    kj_csv_unescape(f[5], c.model, sizeof(c.model));
     c.component = (enum kj_component)component;
     c.kind = (enum kj_quantity_kind)kind;
     c.method = (enum kj_method)method;
@@ -165,7 +121,7 @@ static bool parse_channel(struct kj_series *series, char **f, size_t count)
     c.high_factor = strtod(f[11], NULL);
     c.window_ns = window_ns;
     c.period_ns = period_ns;
-    unescape(f[14], c.basis, sizeof(c.basis));
+    kj_csv_unescape(f[14], c.basis, sizeof(c.basis));
     if (!(c.gain_sd >= 0 && c.gain_sd < 10 && c.low_factor >= 0 && c.low_factor <= c.high_factor &&
           c.high_factor < 1000))
         return false;
@@ -179,25 +135,25 @@ static bool parse_channel(struct kj_series *series, char **f, size_t count)
 
 static bool parse_line(struct kj_series *series, char *line)
 {
-    char *f[FIELDS_CAP] = {NULL};
+    char *f[KJ_CSV_FIELDS] = {NULL};
     uint64_t v[10];
-    size_t count = split(line, f);
+    size_t count = kj_csv_split(line, f);
     if (!strcmp(f[0], "channel"))
         return parse_channel(series, f, count);
     struct kj_series_channel *c = count >= 4 ? channel_at(series, f[1]) : NULL;
     if (!c)
         return false;
-    if (!strcmp(f[0], "s") && count == 4 && to_u64(f[2], &v[0]) && to_u64(f[3], &v[1]))
+    if (!strcmp(f[0], "s") && count == 4 && kj_csv_u64(f[2], &v[0]) && kj_csv_u64(f[3], &v[1]))
         return add_point(c, (struct kj_series_point){v[0], v[1], v[1], v[1], 1});
-    if (!strcmp(f[0], "lost") && to_u64(f[2], &v[0])) {
+    if (!strcmp(f[0], "lost") && kj_csv_u64(f[2], &v[0])) {
         c->lost_ns = v[0];
-        unescape(f[3], c->lost_reason, sizeof(c->lost_reason));
+        kj_csv_unescape(f[3], c->lost_reason, sizeof(c->lost_reason));
         return true;
     }
     if (strcmp(f[0], "m") || count != 10)
         return false;
     for (int i = 2; i < 10; i++)
-        if (!to_u64(f[i], &v[i]))
+        if (!kj_csv_u64(f[i], &v[i]))
             return false;
     uint32_t n = v[4] < UINT32_MAX ? (uint32_t)v[4] : UINT32_MAX;
     if (c->channel.kind == KJ_POWER_MW)

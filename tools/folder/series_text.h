@@ -13,8 +13,6 @@
 #define KJ_SERIES_PREFIX "series."
 #define KJ_SERIES_SUFFIX ".csv"
 
-/* Comma, newline, backslash and control bytes as \xHH. */
-void kj_series_escape(const char *text, char *ret_text, size_t size);
 /* The whole line, with its newline. */
 void kj_series_format_channel(const struct kj_channel *channel, char *ret_line, size_t size);
 /* The channel's points folded into buckets, as "m" lines; its "lost" line, if any. */

@@ -192,12 +192,12 @@ size_t kj_channels_choose(const struct kj_channel *channels, size_t count, enum 
 {
     bool measured = false;
     for (size_t i = 0; i < count; i++)
-        measured |= channels[i].component == component && channels[i].kind != KJ_CPU_BUSY_NS &&
+        measured |= channels[i].component == component && channels[i].kind < KJ_CPU_BUSY_NS &&
                     channels[i].method == KJ_MEASURED;
     size_t chosen = 0;
     for (size_t i = 0; i < count; i++) {
         const struct kj_channel *channel = &channels[i];
-        if (channel->component != component || channel->kind == KJ_CPU_BUSY_NS ||
+        if (channel->component != component || channel->kind >= KJ_CPU_BUSY_NS ||
             (measured && channel->method == KJ_MODELLED))
             continue;
         size_t place = 0;
@@ -267,7 +267,7 @@ size_t kj_power_read(struct kj_power *power, struct kj_sample *ret_samples, size
     for (uint32_t s = 0; s < power->sources; s++)
         if (power->states[s] && power->ops[s]->drain)
             done += drain_source(power, s, ret_samples + done, cap - done);
-    for (int kind = KJ_ENERGY_UJ; kind <= KJ_CPU_BUSY_NS; kind++)
+    for (int kind = KJ_ENERGY_UJ; kind < KJ_CPU_BUSY_NS; kind++)
         for (uint32_t id = 0; id < power->count && done < cap; id++)
             if ((int)power->channels[id].kind == kind && !power->entries[id].dropped &&
                 !power->ops[power->entries[id].source]->drain)

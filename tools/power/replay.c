@@ -101,7 +101,7 @@ static struct track *find_track(struct replay *replay, const char *text)
 static complaint take_channel(struct replay *replay, struct kj_power *power, char **field, size_t fields)
 {
     static const char *const components[] = {"gpu", "cpu", "dram", "node"};
-    static const char *const kinds[] = {"energy_uj", "power_mw", "cpu_busy_ns"};
+    static const char *const kinds[] = {"energy_uj", "power_mw", "cpu_busy_ns", "cpu_cycles"};
     static const char *const methods[] = {"measured", "estimated", "modelled"};
     uint64_t id, component = 0, kind, method;
     struct kj_channel channel = {0};
@@ -112,8 +112,8 @@ static complaint take_channel(struct replay *replay, struct kj_power *power, cha
     if (replay->count == CHANNELS_MAX || find_track(replay, field[1]))
         return find_track(replay, field[1]) ? "this channel's id was used before" : "too many channels";
     /* The recorder's own channels belong to no component. */
-    if (!word(field[7], kinds, 3, &kind) || !word(field[8], methods, 3, &method) ||
-        (kind != KJ_CPU_BUSY_NS && !word(field[6], components, 4, &component)))
+    if (!word(field[7], kinds, 4, &kind) || !word(field[8], methods, 3, &method) ||
+        (kind < KJ_CPU_BUSY_NS && !word(field[6], components, 4, &component)))
         return "unknown component, kind or method";
     if (!real(field[9], 0, 10, &channel.gain_sd) || !real(field[10], 0, 1e6, &channel.low_factor) ||
         !real(field[11], channel.low_factor, 1e6, &channel.high_factor) ||
@@ -122,7 +122,7 @@ static complaint take_channel(struct replay *replay, struct kj_power *power, cha
     struct track *track = &replay->tracks[replay->count++];
     track->recorded_id = (uint32_t)id;
     track->kind = (enum kj_quantity_kind)kind;
-    track->ours = kind != KJ_CPU_BUSY_NS;
+    track->ours = kind < KJ_CPU_BUSY_NS;
     if (!track->ours)
         return NULL;
     unescape(channel.source, sizeof(channel.source), field[2]);

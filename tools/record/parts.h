@@ -6,6 +6,7 @@
 #define KJ_RECORD_PARTS_H
 
 #include "folder/folder.h"
+#include "folder/threads.h"
 #include "power/power.h"
 
 #include <signal.h>
@@ -33,12 +34,35 @@ struct kj_child {
 /* Returns the pid or negative errno of the exec. */
 int kj_child_spawn(const struct kj_child *child);
 
-/* tree.c: CPU time of a process tree, cumulative and never falling. */
+/* threads.c: CPU time by process and thread name. */
+struct kj_threads;
+struct kj_thread_seen {
+    int32_t pid, tid;
+    bool dead; /* these are its last numbers */
+    uint64_t cpu_ns, cycles, instructions;
+    const char *comm, *process; /* 16 characters at most */
+};
+/* source: as in folder/threads.h */
+struct kj_threads *kj_threads_new(const char *source);
+void kj_threads_set_source(struct kj_threads *threads, const char *source);
+struct kj_threads *kj_threads_close(struct kj_threads *threads);
+void kj_threads_note(struct kj_threads *threads, const struct kj_thread_seen *seen);
+int kj_threads_save(const struct kj_threads *threads, int dir_fd);
+
+/* tree.c: CPU time of a process tree by /proc, cumulative and never falling. */
 struct kj_tree;
 struct kj_tree *kj_tree_new(int32_t root_pid, bool is_child);
 struct kj_tree *kj_tree_free(struct kj_tree *tree);
+/* A child of ours that is none of the tree's. */
+void kj_tree_leave_out(struct kj_tree *tree, int32_t pid);
+/* What such children that were reaped had used in all. */
+void kj_tree_reaped_helper(struct kj_tree *tree, uint64_t cpu_ns);
 uint64_t kj_tree_cpu_ns(struct kj_tree *tree);
+/* The processes that were there at the last look. Valid until the next. */
+size_t kj_tree_processes(const struct kj_tree *tree, const int32_t **ret_pids);
 uint32_t kj_tree_processes_seen(const struct kj_tree *tree);
+/* Notes each thread that lives now. */
+void kj_tree_threads(struct kj_tree *tree, struct kj_threads *threads);
 /* Busy CPU time of the whole machine since boot; 0 unknown. */
 uint64_t kj_node_busy_ns(void);
 
@@ -55,7 +79,8 @@ struct kj_sampler_config {
     int dir_fd;
     struct kj_power *power;
     struct kj_tree *tree;
-    double cores; /* that the run may use */
+    struct kj_probe *probe; /* NULL: none */
+    double cores;           /* that the run may use */
     uint64_t start_ns;
     uint64_t interval_ns;
 };

@@ -9,6 +9,7 @@
 #include "folder/ledgers.h"
 #include "record/events.h"
 #include "record/parts.h"
+#include "record/probe.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,7 +19,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define DRAIN_NS (KJ_NS_PER_S / 2)
+#define DRAIN_NS   (KJ_NS_PER_S / 2)
+#define THREADS_NS (5 * KJ_NS_PER_S) /* how often threads.csv is renewed */
+#define PROBE_MS   500               /* the probe's time to begin */
 #define BRIEF_NS                                                                                             \
     KJ_NS_PER_S /* without wrapper and CUDA, a shorter run leaves nothing; start.c of the shim has the same  \
                  */
@@ -30,9 +33,12 @@ struct kj_recorder {
     struct kj_power *power;
     struct kj_owners *owners;
     struct kj_tree *tree;
+    struct kj_probe *probe;
+    struct kj_threads *threads;
+    struct kj_cpu_phases_writer *phases;
     struct kj_sampler *sampler;
     struct kj_events *events;
-    uint64_t drain_next_ns;
+    uint64_t drain_next_ns, threads_next_ns;
     bool ended;
 };
 
@@ -138,39 +144,92 @@ static int describe(struct kj_recorder *r, const struct kj_recorder_config *conf
     return status;
 }
 
+/* False: another recorder of this job counts it. */
+static bool claim(struct kj_recorder *r, const char *device)
+{
+    struct kj_run_info *info = &r->info;
+    char owner[160];
+    for (size_t i = 0; i < info->devices_count; i++)
+        if (!strcmp(info->devices[i].device, device))
+            return info->devices[i].owned;
+    bool owned = kj_owners_claim(r->owners, device, owner, sizeof(owner));
+    info->devices[info->devices_count++] =
+        (struct kj_run_device){strdup(device), owned, owned ? NULL : strdup(owner)};
+    return owned;
+}
+
+/* The same counter, read by ourselves: then the probe's reading of it is not wanted. */
+static bool is_ours(const struct kj_channel *channels, size_t count, const struct kj_channel *probed)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!strcmp(channels[i].source, probed->source) && !strcmp(channels[i].device, probed->device) &&
+            !strcmp(channels[i].name, probed->name))
+            return true;
+    return false;
+}
+
 static void claim_devices(struct kj_recorder *r)
 {
     struct kj_run_info *info = &r->info;
-    const struct kj_channel *channels;
-    size_t count = kj_power_channels(r->power, &channels);
-    info->devices = calloc(count + 1, sizeof(*info->devices));
+    const struct kj_channel *channels = NULL, *probed = NULL;
+    size_t count = r->power ? kj_power_channels(r->power, &channels) : 0;
+    size_t probed_count = r->probe ? kj_probe_channels(r->probe, &probed) : 0;
+    info->devices = calloc(count + probed_count + 1, sizeof(*info->devices));
     r->owners = kj_owners_open(info->job_kind ? info->job_kind : "kjoule",
                                info->job_id ? info->job_id : r->folder, info->run_id);
     if (!info->devices)
         return;
-    for (size_t i = 0; i < count; i++) {
-        char owner[160];
-        bool known = false;
-        for (size_t j = 0; j < info->devices_count; j++)
-            known = known || !strcmp(info->devices[j].device, channels[i].device);
-        if (known)
-            continue;
-        bool owned = kj_owners_claim(r->owners, channels[i].device, owner, sizeof(owner));
-        info->devices[info->devices_count++] =
-            (struct kj_run_device){strdup(channels[i].device), owned, owned ? NULL : strdup(owner)};
-        if (!owned)
+    for (size_t i = 0; i < count; i++)
+        if (!claim(r, channels[i].device))
             kj_power_exclude_device(r->power, channels[i].device);
-    }
+    for (size_t i = 0; i < probed_count; i++)
+        if (probed[i].kind < KJ_CPU_BUSY_NS &&
+            (is_ours(channels, count, &probed[i]) || !claim(r, probed[i].device)))
+            kj_probe_drop_channel(r->probe, (uint32_t)i);
 }
 
 static void note_sources(struct kj_recorder *r)
 {
-    const struct kj_source_status *statuses;
-    size_t count = kj_power_statuses(r->power, &statuses);
+    const struct kj_source_status *statuses = NULL;
+    size_t count = r->power ? kj_power_statuses(r->power, &statuses) : 0;
     r->info.sources = calloc(count + 1, sizeof(*r->info.sources));
     for (size_t i = 0; r->info.sources && i < count; i++, r->info.sources_count++)
         r->info.sources[i] = (struct kj_run_source){strdup(statuses[i].name), statuses[i].accepted,
                                                     strdup(statuses[i].reason), strdup(statuses[i].remedy)};
+    if (!r->info.sources || !r->probe)
+        return;
+    struct kj_probe_status probe;
+    kj_probe_get_status(r->probe, &probe);
+    r->info.sources[r->info.sources_count++] =
+        (struct kj_run_source){strdup("probe"), probe.running, strdup(probe.reason), strdup(probe.remedy)};
+}
+
+/* Everybody who is there already; who comes later is followed by the probe itself. Twice: a child that was
+ * born between our look and the probe's knowing its parent is seen the second time. */
+static void watch_tree(struct kj_recorder *r)
+{
+    for (int i = 0; i < 2; i++) {
+        const int32_t *pids;
+        kj_tree_cpu_ns(r->tree);
+        size_t count = kj_tree_processes(r->tree, &pids);
+        for (size_t p = 0; p < count; p++)
+            kj_probe_watch(r->probe, pids[p]);
+    }
+}
+
+static void open_probe(struct kj_recorder *r)
+{
+    struct kj_probe_status status = {0};
+    if (r->probe) {
+        kj_tree_leave_out(r->tree, kj_probe_pid(r->probe));
+        kj_probe_await(r->probe, r->info.wrapped ? r->info.root_pid : 0, PROBE_MS);
+        kj_probe_get_status(r->probe, &status);
+    }
+    r->threads = kj_threads_new(status.running ? "probe" : "proc");
+    if (!status.running)
+        return;
+    watch_tree(r);
+    kj_probe_connect(r->probe, r->threads, r->phases);
 }
 
 /* After the command has started: a slow sensor delays nobody. What fails here is a warning of the report. */
@@ -180,10 +239,9 @@ static void open_sensors(struct kj_recorder *r, const struct kj_options *options
     const struct kj_power_config power = {.sysfs_root = ""};
     if (!r->power && kj_power_open(&power, &r->power, &error))
         kj_host_warn(&r->info, "no sensor could be opened: %s; `kjoule doctor` tells more", error.text);
-    if (r->power) {
-        claim_devices(r);
-        note_sources(r);
-    }
+    open_probe(r);
+    claim_devices(r);
+    note_sources(r);
     double cores = r->info.cores_allowed;
     if (r->info.cgroup_cpu_quota > 0 && r->info.cgroup_cpu_quota < cores)
         cores = r->info.cgroup_cpu_quota;
@@ -191,6 +249,7 @@ static void open_sensors(struct kj_recorder *r, const struct kj_options *options
         .dir_fd = r->dir_fd,
         .power = r->power,
         .tree = r->tree,
+        .probe = r->probe,
         .cores = cores,
         .start_ns = r->info.start_mono_ns,
         .interval_ns = (uint64_t)(options->number[KJ_OPT_INTERVAL] * KJ_NS_PER_MS)};
@@ -221,6 +280,19 @@ static int start_command(struct kj_recorder *r, const struct kj_recorder_config 
     return 0;
 }
 
+/* Before the command, so that it can begin meanwhile; nobody waits for it yet. */
+static void start_probe(struct kj_recorder *r, const struct kj_options *options)
+{
+    if (!strcmp(options->text[KJ_OPT_PROBE], "off"))
+        return;
+    bool phases = *options->text[KJ_OPT_PROBE_PHASES];
+    r->probe = kj_probe_start(phases, r->info.wrapped ? kj_events_outer_mask(r->events) : NULL);
+    if (r->probe)
+        kj_events_set_helper(r->events, kj_probe_pid(r->probe));
+    if (phases)
+        r->phases = kj_cpu_phases_create(r->dir_fd);
+}
+
 static void tell_ready(struct kj_recorder *r, int fd)
 {
     char line[4200];
@@ -248,6 +320,8 @@ int kj_recorder_start(const struct kj_recorder_config *config, struct kj_recorde
     }
     if (!status)
         status = kj_events_open(config->argv ? 0 : config->root_pid, r->dir_fd, &r->events, error);
+    if (!status)
+        start_probe(r, config->options);
     if (!status && config->argv)
         status = start_command(r, config, ret_exit_status, error);
     if (!status) {
@@ -286,15 +360,34 @@ static void drain_ledgers(struct kj_recorder *r)
     kj_strings_free(names);
 }
 
+static void look_at_threads(struct kj_recorder *r, bool last)
+{
+    uint64_t now_ns = kj_mono_ns();
+    if (!r->threads || !r->tree)
+        return;
+    if (!r->probe || !kj_probe_tree_ns(r->probe))
+        kj_tree_threads(r->tree, r->threads);
+    if (!last && now_ns < r->threads_next_ns)
+        return;
+    r->threads_next_ns = now_ns + THREADS_NS;
+    kj_threads_save(r->threads, r->dir_fd);
+}
+
 static void tick(struct kj_recorder *r)
 {
     uint64_t now_ns = kj_mono_ns();
+    if (r->probe)
+        kj_probe_read(r->probe);
+    if (r->tree)
+        kj_tree_reaped_helper(r->tree, kj_events_helper_ns(r->events));
     if (r->sampler)
         kj_sampler_tick(r->sampler);
     if (now_ns < r->drain_next_ns)
         return;
     r->drain_next_ns = now_ns + DRAIN_NS;
     drain_ledgers(r);
+    look_at_threads(r, false);
+    kj_cpu_phases_flush(r->phases);
     if (r->sampler)
         kj_sampler_flush(r->sampler);
 }
@@ -309,10 +402,17 @@ int kj_recorder_watch(struct kj_recorder *r)
     r->info.exited = ending.status_known;
     r->info.exit_status = ending.exit_status;
     r->info.exit_signal = ending.exit_signal;
+    if (r->probe)
+        kj_probe_finish(r->probe);
     if (r->tree) {
+        kj_tree_reaped_helper(r->tree, kj_events_helper_ns(r->events));
         r->info.tree_cpu_ns = kj_tree_cpu_ns(r->tree);
+        if (r->probe && kj_probe_tree_ns(r->probe) > r->info.tree_cpu_ns)
+            r->info.tree_cpu_ns = kj_probe_tree_ns(r->probe);
         r->info.processes_seen = kj_tree_processes_seen(r->tree);
     }
+    look_at_threads(r, true);
+    r->phases = kj_cpu_phases_close(r->phases);
     r->sampler = kj_sampler_close(r->sampler);
     drain_ledgers(r);
     kj_folder_write_run(r->dir_fd, &r->info);
@@ -342,6 +442,7 @@ void kj_recorder_discard(struct kj_recorder *r)
     r->events = kj_events_close(r->events);
     unlinkat(r->dir_fd, KJ_RUN_FILE, 0);
     unlinkat(r->dir_fd, "series.000.csv", 0);
+    unlinkat(r->dir_fd, KJ_THREADS_FILE, 0);
     rmdir(r->folder); /* keeps what is not empty */
 }
 
@@ -350,6 +451,9 @@ struct kj_recorder *kj_recorder_close(struct kj_recorder *r)
     if (!r)
         return NULL;
     kj_sampler_close(r->sampler);
+    kj_probe_close(r->probe);
+    kj_threads_close(r->threads);
+    kj_cpu_phases_close(r->phases);
     kj_power_close(r->power);
     kj_owners_close(r->owners);
     kj_events_close(r->events);

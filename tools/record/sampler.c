@@ -6,6 +6,7 @@
  */
 #include "folder/series.h"
 #include "record/parts.h"
+#include "record/probe.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,7 +29,7 @@ struct kj_sampler {
     struct kj_sampler_config config;
     struct kj_series_writer *writer;
     struct kj_channel *channels;
-    size_t power_channels, count;
+    size_t power_channels, probe_channels, count; /* the sensors', the probe's, all with our own */
     struct state *states;
     bool has_gpu;
     uint64_t others_next_ns;
@@ -57,9 +58,12 @@ int kj_sampler_new(const struct kj_sampler_config *config, struct kj_sampler **r
     struct kj_sampler *sampler = calloc(1, sizeof(*sampler));
     if (!sampler)
         return -1;
+    const struct kj_channel *probe = NULL;
+    size_t probed = config->probe ? kj_probe_channels(config->probe, &probe) : 0;
     sampler->config = *config;
     sampler->power_channels = count;
-    sampler->count = count + OWN_CHANNELS;
+    sampler->probe_channels = probed;
+    sampler->count = count + probed + OWN_CHANNELS;
     sampler->channels = calloc(sampler->count, sizeof(*sampler->channels));
     sampler->states = calloc(sampler->count, sizeof(*sampler->states));
     int status = sampler->channels && sampler->states ? 0 : -1;
@@ -67,9 +71,14 @@ int kj_sampler_new(const struct kj_sampler_config *config, struct kj_sampler **r
         sampler->channels[i] = power[i];
         sampler->has_gpu = sampler->has_gpu || power[i].component == KJ_COMPONENT_GPU;
     }
+    for (size_t i = 0; !status && i < probed; i++) {
+        sampler->channels[count + i] = probe[i];
+        sampler->channels[count + i].id = (uint32_t)(count + i);
+    }
+    count += probed;
     if (!status) {
         own_channel(&sampler->channels[count + TREE], count + TREE, "tree", "tree",
-                    "/proc/PID/stat and getrusage");
+                    "clocks of the processes, and getrusage of those that ended");
         own_channel(&sampler->channels[count + NODE], count + NODE, "node", "node", "/proc/stat");
         own_channel(&sampler->channels[count + CORES], count + CORES, "cores", "node",
                     "elapsed time x cores allowed");
@@ -110,7 +119,7 @@ static void sample_cpu_time(struct kj_sampler *sampler)
 {
     uint64_t t_ns = kj_mono_ns();
     uint64_t elapsed_ns = t_ns > sampler->config.start_ns ? t_ns - sampler->config.start_ns : 0;
-    uint32_t first = (uint32_t)sampler->power_channels;
+    uint32_t first = (uint32_t)(sampler->power_channels + sampler->probe_channels);
     const struct kj_sample own[OWN_CHANNELS] = {
         [TREE] = {first + TREE, t_ns, kj_tree_cpu_ns(sampler->config.tree)},
         [NODE] = {first + NODE, t_ns, kj_node_busy_ns()},
@@ -136,6 +145,22 @@ static void read_power(struct kj_sampler *sampler, bool others_due)
         kj_series_lost(sampler->writer, channel, kj_mono_ns(), reason);
 }
 
+static void read_probe(struct kj_sampler *sampler)
+{
+    uint32_t first = (uint32_t)sampler->power_channels, channel;
+    char reason[160];
+    size_t n;
+    if (!sampler->config.probe)
+        return;
+    while ((n = kj_probe_samples(sampler->config.probe, sampler->samples, SAMPLES_CAP))) {
+        for (size_t i = 0; i < n; i++)
+            sampler->samples[i].channel += first;
+        kj_series_append(sampler->writer, sampler->samples, n);
+    }
+    while (kj_probe_lost(sampler->config.probe, &channel, reason, sizeof(reason)))
+        kj_series_lost(sampler->writer, first + channel, kj_mono_ns(), reason);
+}
+
 void kj_sampler_tick(struct kj_sampler *sampler)
 {
     uint64_t now_ns = kj_mono_ns();
@@ -144,6 +169,7 @@ void kj_sampler_tick(struct kj_sampler *sampler)
     if (due)
         sampler->others_next_ns = now_ns + sampler->config.interval_ns;
     read_power(sampler, due);
+    read_probe(sampler);
     if (due)
         sample_cpu_time(sampler);
 }
@@ -159,6 +185,7 @@ struct kj_sampler *kj_sampler_close(struct kj_sampler *sampler)
         return NULL;
     if (sampler->writer) {
         read_power(sampler, true);
+        read_probe(sampler);
         sample_cpu_time(sampler);
         for (size_t i = 0; i < sampler->power_channels; i++)
             if (sampler->states[i].has_pending)

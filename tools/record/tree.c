@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * tree.c - CPU time of a process tree: that of the living by /proc, that of the dead by what their parents
- * were told (cutime), at last by our own children's usage. Exact to a scheduler tick for a tree that we
- * started, since its orphans come to us; where bare LD_PRELOAD started us, orphans that end are lost.
+ * tree.c - CPU time of a process tree: that of the living by their clocks, that of the dead by what their
+ * parents were told (cutime), at last by our own children's usage. Exact to a scheduler tick a living process
+ * for a tree that we started, since its orphans come to us; where bare LD_PRELOAD started us, orphans that
+ * end are lost, and so are the children of who ignores SIGCHLD.
  */
 #include "base/file.h"
 #include "record/parts.h"
@@ -13,18 +14,24 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
-#define PIDS_CAP   65536
-#define COST_SHARE 20 /* a scan is repeated after 20 times what it cost: 5 % of one core at most */
+#define PIDS_CAP    65536
+#define COST_SHARE  20 /* a scan is repeated after 20 times what it cost: 5 % of one core at most */
+#define HELPERS_CAP 4
 
 struct kj_tree {
     int32_t root;
     bool is_child;
-    int32_t *alive, *before;
+    int32_t *alive; /* from the root down: parents before their children */
+    int32_t *before, *sorted;
     size_t alive_count, before_count;
+    int32_t helpers[HELPERS_CAP];
+    size_t helpers_count;
+    uint64_t helpers_ns;
     uint32_t seen;
-    uint64_t cpu_ns, next_ns;
+    uint64_t cpu_ns, next_ns, threads_next_ns;
 };
 
 struct kj_tree *kj_tree_new(int32_t root_pid, bool is_child)
@@ -36,7 +43,8 @@ struct kj_tree *kj_tree_new(int32_t root_pid, bool is_child)
     tree->is_child = is_child;
     tree->alive = malloc(PIDS_CAP * sizeof(int32_t)); /* untouched pages cost nothing */
     tree->before = malloc(PIDS_CAP * sizeof(int32_t));
-    return tree->alive && tree->before ? tree : kj_tree_free(tree);
+    tree->sorted = malloc(PIDS_CAP * sizeof(int32_t));
+    return tree->alive && tree->before && tree->sorted ? tree : kj_tree_free(tree);
 }
 
 struct kj_tree *kj_tree_free(struct kj_tree *tree)
@@ -45,23 +53,53 @@ struct kj_tree *kj_tree_free(struct kj_tree *tree)
         return NULL;
     free(tree->alive);
     free(tree->before);
+    free(tree->sorted);
     free(tree);
     return NULL;
 }
 
-/* user + system, of the process and of its children that it waited for */
+void kj_tree_leave_out(struct kj_tree *tree, int32_t pid)
+{
+    if (pid > 0 && tree->helpers_count < HELPERS_CAP)
+        tree->helpers[tree->helpers_count++] = pid;
+}
+
+void kj_tree_reaped_helper(struct kj_tree *tree, uint64_t cpu_ns)
+{
+    tree->helpers_ns = cpu_ns;
+}
+
+static bool is_helper(const struct kj_tree *tree, int32_t pid)
+{
+    for (size_t i = 0; i < tree->helpers_count; i++)
+        if (tree->helpers[i] == pid)
+            return true;
+    return false;
+}
+
+/* On-CPU time of the whole process, its dead threads too, to the nanosecond: the kernel tells it of any
+ * process through the clock of that name. 0 when it is gone. */
 static uint64_t process_ns(int32_t pid)
 {
+    struct timespec t;
+    clockid_t clock =
+        (clockid_t)(~(unsigned)pid << 3 | 2); /* CPUCLOCK_SCHED, as clock_getcpuclockid() makes it */
+    return clock_gettime(clock, &t) ? 0 : (uint64_t)t.tv_sec * KJ_NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
+/* Of its children that it waited for, to a tick. */
+static uint64_t waited_ns(int32_t pid)
+{
     char path[64], text[1024];
-    unsigned long long user, system, children_user, children_system;
+    unsigned long long user, system;
     snprintf(path, sizeof(path), "/proc/%d/stat", pid);
     if (kj_file_read_line(path, text, sizeof(text)))
         return 0;
     char *p = strrchr(text, ')');
-    if (!p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %llu %llu", &user,
-                     &system, &children_user, &children_system) != 4)
+    if (!p ||
+        sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %llu %llu", &user, &system) != 2)
         return 0;
-    return (user + system + children_user + children_system) * (uint64_t)(KJ_NS_PER_S / sysconf(_SC_CLK_TCK));
+    return (user + system) * (uint64_t)(KJ_NS_PER_S / sysconf(_SC_CLK_TCK));
 }
 
 static void add_children(struct kj_tree *tree, int32_t pid)
@@ -76,7 +114,7 @@ static void add_children(struct kj_tree *tree, int32_t pid)
         FILE *file = fopen(path, "re");
         int32_t child;
         while (file && fscanf(file, "%d", &child) == 1)
-            if (tree->alive_count < PIDS_CAP)
+            if (tree->alive_count < PIDS_CAP && !is_helper(tree, child))
                 tree->alive[tree->alive_count++] = child;
         if (file)
             fclose(file);
@@ -93,8 +131,8 @@ static int compare(const void *a, const void *b)
 static void find_processes(struct kj_tree *tree)
 {
     int32_t *swap = tree->before;
-    tree->before = tree->alive;
-    tree->alive = swap;
+    tree->before = tree->sorted;
+    tree->sorted = swap;
     tree->before_count = tree->alive_count;
     tree->alive_count = 0;
     if (tree->is_child)
@@ -103,21 +141,24 @@ static void find_processes(struct kj_tree *tree)
         tree->alive[tree->alive_count++] = tree->root;
     for (size_t i = 0; i < tree->alive_count; i++)
         add_children(tree, tree->alive[i]);
-    qsort(tree->alive, tree->alive_count, sizeof(int32_t), compare);
+    memcpy(tree->sorted, tree->alive, tree->alive_count * sizeof(int32_t));
+    qsort(tree->sorted, tree->alive_count, sizeof(int32_t), compare);
     for (size_t i = 0; i < tree->alive_count; i++)
-        if (!bsearch(&tree->alive[i], tree->before, tree->before_count, sizeof(int32_t), compare))
+        if (!bsearch(&tree->sorted[i], tree->before, tree->before_count, sizeof(int32_t), compare))
             tree->seen++;
 }
 
-static uint64_t reaped_ns(void)
+static uint64_t reaped_ns(const struct kj_tree *tree)
 {
     struct rusage usage;
     if (getrusage(RUSAGE_CHILDREN, &usage))
         return 0;
-    return (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * KJ_NS_PER_S +
-           (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
+    uint64_t ns = (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * KJ_NS_PER_S +
+                  (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
+    return ns > tree->helpers_ns ? ns - tree->helpers_ns : 0;
 }
 
+/* From the top down: a process that ends meanwhile is missing for a moment, and never counted twice. */
 uint64_t kj_tree_cpu_ns(struct kj_tree *tree)
 {
     uint64_t now_ns = kj_mono_ns();
@@ -125,12 +166,69 @@ uint64_t kj_tree_cpu_ns(struct kj_tree *tree)
         find_processes(tree);
         tree->next_ns = now_ns + COST_SHARE * (kj_mono_ns() - now_ns);
     }
-    uint64_t sum_ns = tree->is_child ? reaped_ns() : 0;
+    uint64_t sum_ns = tree->is_child ? reaped_ns(tree) : 0;
     for (size_t i = 0; i < tree->alive_count; i++)
-        sum_ns += process_ns(tree->alive[i]);
-    if (sum_ns > tree->cpu_ns) /* a process that ended between two looks is missing for a moment */
+        sum_ns += waited_ns(tree->alive[i]) + process_ns(tree->alive[i]);
+    if (sum_ns > tree->cpu_ns)
         tree->cpu_ns = sum_ns;
     return tree->cpu_ns;
+}
+
+size_t kj_tree_processes(const struct kj_tree *tree, const int32_t **ret_pids)
+{
+    *ret_pids = tree->alive;
+    return tree->alive_count;
+}
+
+/* The program's name as a thread's would be: 15 characters of its file's. */
+static void process_name(int32_t pid, char *ret_name, size_t size)
+{
+    char path[64], link[512] = "";
+    snprintf(path, sizeof(path), "/proc/%d/exe", pid);
+    ssize_t n = readlink(path, link, sizeof(link) - 1);
+    link[n > 0 ? n : 0] = 0;
+    const char *slash = strrchr(link, '/');
+    snprintf(ret_name, size, "%.15s", slash ? slash + 1 : "");
+}
+
+static void note_thread(struct kj_threads *threads, int32_t pid, const char *task, const char *process)
+{
+    char path[96], text[128], comm[32];
+    snprintf(path, sizeof(path), "/proc/%d/task/%.20s/schedstat", pid, task);
+    if (kj_file_read_line(path, text, sizeof(text)))
+        return;
+    struct kj_thread_seen seen = {.pid = pid,
+                                  .tid = (int32_t)strtol(task, NULL, 10),
+                                  .cpu_ns = strtoull(text, NULL, 10),
+                                  .comm = comm,
+                                  .process = process};
+    snprintf(path, sizeof(path), "/proc/%d/task/%.20s/comm", pid, task);
+    if (kj_file_read_line(path, comm, sizeof(comm)) || seen.tid <= 0)
+        return;
+    comm[15] = 0;
+    /* /usr/bin/python3.11, started by the link python3 */
+    if (seen.tid == pid && *process && !strncmp(process, comm, strlen(comm)))
+        seen.process = comm;
+    kj_threads_note(threads, &seen);
+}
+
+void kj_tree_threads(struct kj_tree *tree, struct kj_threads *threads)
+{
+    uint64_t now_ns = kj_mono_ns();
+    if (now_ns < tree->threads_next_ns)
+        return;
+    for (size_t i = 0; i < tree->alive_count; i++) {
+        char path[64], process[32];
+        snprintf(path, sizeof(path), "/proc/%d/task", tree->alive[i]);
+        process_name(tree->alive[i], process, sizeof(process));
+        DIR *tasks = opendir(path);
+        for (struct dirent *task; tasks && (task = readdir(tasks));)
+            if (task->d_name[0] != '.')
+                note_thread(threads, tree->alive[i], task->d_name, process);
+        if (tasks)
+            closedir(tasks);
+    }
+    tree->threads_next_ns = now_ns + 5 * COST_SHARE * (kj_mono_ns() - now_ns);
 }
 
 uint32_t kj_tree_processes_seen(const struct kj_tree *tree)

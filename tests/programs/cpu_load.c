@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * cpu_load.c - burns CPU in known ways, and says at its end what the kernel charged it: its own rusage and
+ * that of all its children, which it waited for. Work is done until the thread's own clock shows the time.
+ *
+ *     cpu_load spin MS [THREADS]     one thread, or several at once
+ *     cpu_load children COUNT US     short-lived children one after the other
+ *     cpu_load threads COUNT MS      threads that come and go, four at a time
+ *     cpu_load forks DEPTH MS        a chain: each forks the next, burns, waits for it
+ *     cpu_load orphans COUNT MS      children that outlive their parents; not in the rusage that it says
+ *     cpu_load exec MS               a second thread, which execs this program anew
+ *     cpu_load switches SECONDS      two threads that hand a byte to and fro
+ *     cpu_load sleep MS
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static uint64_t now_ns(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void burn(uint64_t ns)
+{
+    uint64_t until_ns = now_ns(CLOCK_THREAD_CPUTIME_ID) + ns;
+    while (now_ns(CLOCK_THREAD_CPUTIME_ID) < until_ns)
+        for (volatile int i = 0; i < 2000; i++)
+            ;
+}
+
+static void *burning_thread(void *ns)
+{
+    prctl(PR_SET_NAME, "load_worker_0");
+    burn(*(uint64_t *)ns);
+    return NULL;
+}
+
+static void burn_threads(int count, uint64_t ns)
+{
+    pthread_t threads[64];
+    count = count > 64 ? 64 : count;
+    for (int i = 0; i < count; i++)
+        pthread_create(&threads[i], NULL, burning_thread, &ns);
+    for (int i = 0; i < count; i++)
+        pthread_join(threads[i], NULL);
+}
+
+static void run_children(int count, uint64_t ns)
+{
+    for (int i = 0; i < count; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            burn(ns);
+            _exit(0);
+        }
+        waitpid(pid, NULL, 0);
+    }
+}
+
+static void run_chain(int depth, uint64_t ns)
+{
+    pid_t pid = depth > 1 ? fork() : -1;
+    if (pid == 0) {
+        run_chain(depth - 1, ns);
+        _exit(0);
+    }
+    burn(ns);
+    if (pid > 0)
+        waitpid(pid, NULL, 0);
+}
+
+/* Each child leaves a grandchild that goes on after it; a pipe tells when all are done. */
+static void run_orphans(int count, uint64_t ns)
+{
+    int done[2];
+    char byte;
+    if (pipe(done))
+        exit(3);
+    for (int i = 0; i < count; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            if (fork() == 0)
+                burn(ns);
+            _exit(0);
+        }
+        waitpid(pid, NULL, 0);
+    }
+    close(done[1]);
+    while (read(done[0], &byte, 1) > 0)
+        ;
+}
+
+static char **own_argv;
+
+static void *exec_anew(void *ms)
+{
+    burn(20000000);
+    execl("/proc/self/exe", own_argv[0], "spin", (char *)ms, NULL);
+    exit(3);
+}
+
+static int to[2], fro[2];
+
+static void *answering_thread(void *nothing)
+{
+    char byte;
+    while (read(to[0], &byte, 1) == 1 && write(fro[1], &byte, 1) == 1)
+        ;
+    return nothing;
+}
+
+/* Returns the number of hand-overs a second. */
+static double hand_over(double seconds)
+{
+    pthread_t thread;
+    char byte = 0;
+    uint64_t count = 0, start_ns = now_ns(CLOCK_MONOTONIC), end_ns;
+    if (pipe(to) || pipe(fro))
+        exit(3);
+    pthread_create(&thread, NULL, answering_thread, NULL);
+    do {
+        if (write(to[1], &byte, 1) != 1 || read(fro[0], &byte, 1) != 1)
+            exit(3);
+        count += 2;
+        end_ns = now_ns(CLOCK_MONOTONIC);
+    } while ((double)(end_ns - start_ns) < seconds * 1e9);
+    close(to[1]);
+    pthread_join(thread, NULL);
+    return (double)count / ((double)(end_ns - start_ns) / 1e9);
+}
+
+static double used_s(int who)
+{
+    struct rusage usage;
+    getrusage(who, &usage);
+    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
+}
+
+int main(int argc, char **argv)
+{
+    const char *mode = argc > 2 ? argv[1] : "";
+    int number = argc > 2 ? atoi(argv[2]) : 0, second = argc > 3 ? atoi(argv[3]) : 1;
+    double rate = 0;
+    own_argv = argv;
+    if (!strcmp(mode, "spin") && second == 1)
+        burn((uint64_t)number * 1000000u);
+    else if (!strcmp(mode, "spin"))
+        burn_threads(second, (uint64_t)number * 1000000u);
+    else if (!strcmp(mode, "children"))
+        run_children(number, (uint64_t)second * 1000u);
+    else if (!strcmp(mode, "threads"))
+        for (int i = 0; i < number; i += 4)
+            burn_threads(4, (uint64_t)second * 1000000u);
+    else if (!strcmp(mode, "forks"))
+        run_chain(number, (uint64_t)second * 1000000u);
+    else if (!strcmp(mode, "orphans"))
+        run_orphans(number, (uint64_t)second * 1000000u);
+    else if (!strcmp(mode, "switches"))
+        rate = hand_over(number);
+    else if (!strcmp(mode, "sleep"))
+        usleep((useconds_t)number * 1000u);
+    else if (!strcmp(mode, "exec")) {
+        pthread_t thread;
+        pthread_create(&thread, NULL, exec_anew, argv[2]);
+        burn(50000000);
+        for (;;)
+            pause();
+    } else {
+        fprintf(stderr, "usage: cpu_load spin|children|threads|forks|orphans|exec|switches|sleep N [M]\n");
+        return 2;
+    }
+    printf("{\"cpu_s\": %.6f, \"switches_per_s\": %.0f}\n", used_s(RUSAGE_SELF) + used_s(RUSAGE_CHILDREN),
+           rate);
+    return 0;
+}
