@@ -2,11 +2,10 @@
  *
  * components.c - the parts of the total: each device's energy over the run, and this run's share of it.
  *
- * CPU: package energy x (CPU time of the run's processes / CPU time of all), after energy.md. What the idle
- * machine would have drawn anyway goes by the same rule, and the upper bound holds the other view: the idle
- * power of all cores that the run could use. DRAM: by the cores that the run may use. GPU: whole boards, of
- * those that the run opened.
+ * CPU, and memory that a sensor tells of: cpu_share.c. Memory by capacity: the cores that the run may use.
+ * GPU: whole boards, of those that the run opened.
  */
+#include "account/cpu_lines.h"
 #include "account/parts.h"
 
 #include <math.h>
@@ -16,73 +15,39 @@
 #define CHANNELS_CAP 1024
 #define UNCOVERED_SD 0.3 /* how far off the nearest power may be where no reading covers the time */
 
-struct shares {
-    double cpu, cores;
-    char cpu_basis[160];
+/* This run's part of a device. */
+struct share {
+    double part, low, high;
+    char basis[200];
 };
 
-static const struct kj_series_channel *own_channel(const struct kj_series *series, const char *name)
+static const char *owner_elsewhere(const struct kj_account *a, const char *device)
 {
-    for (size_t i = 0; i < series->count; i++)
-        if (!strcmp(series->channels[i].channel.source, "proc") &&
-            !strcmp(series->channels[i].channel.name, name))
-            return &series->channels[i];
+    for (size_t i = 0; i < a->run.devices_count; i++)
+        if (a->run.devices[i].device && !strcmp(a->run.devices[i].device, device) && !a->run.devices[i].owned)
+            return a->run.devices[i].owner ? a->run.devices[i].owner : "?";
     return NULL;
-}
-
-/* Growth of a cumulative channel over the run, scaled to its whole length. */
-static double growth(const struct kj_series_channel *c, double run_ns)
-{
-    if (!c || c->count < 2)
-        return 0;
-    double span_ns = (double)(c->points[c->count - 1].t_ns - c->points[0].t_ns);
-    double grown = (double)c->points[c->count - 1].value - (double)c->points[0].value;
-    return span_ns > 0 ? grown * fmax(1, run_ns / span_ns) : grown;
-}
-
-static struct shares find_shares(struct kj_account *a)
-{
-    struct shares shares = {.cpu = 1, .cores = 1};
-    double run_ns = (double)(a->end_ns - a->start_ns);
-    const struct kj_series_channel *tree = own_channel(a->series, "tree");
-    double tree_ns = (double)a->run.tree_cpu_ns;
-    if (tree && tree->count && (double)tree->points[tree->count - 1].value > tree_ns)
-        tree_ns = (double)tree->points[tree->count - 1].value;
-    double node_ns = growth(own_channel(a->series, "node"), run_ns);
-    a->report->tree_cpu_ns = (uint64_t)tree_ns;
-    if (a->run.cores_online)
-        shares.cores = fmin(1, (double)a->run.cores_allowed / a->run.cores_online);
-    if (node_ns < tree_ns)
-        node_ns = tree_ns; /* both count in ticks */
-    if (node_ns > 0 && tree_ns > 0)
-        shares.cpu = tree_ns / node_ns;
-    snprintf(shares.cpu_basis, sizeof(shares.cpu_basis),
-             "CPU time: %.2f s of this run's processes, %.2f s of all", tree_ns / 1e9, node_ns / 1e9);
-    return shares;
 }
 
 static bool is_owned(const struct kj_account *a, const char *device)
 {
-    for (size_t i = 0; i < a->run.devices_count; i++)
-        if (a->run.devices[i].device && !strcmp(a->run.devices[i].device, device) &&
-            !a->run.devices[i].owned) {
-            kj_report_warn(a->report,
-                           "%s is counted by run %s of the same job, not here; add up the job's reports",
-                           device, a->run.devices[i].owner ? a->run.devices[i].owner : "?");
-            return false;
-        }
-    return true;
+    const char *owner = owner_elsewhere(a, device);
+    if (owner)
+        kj_report_warn(a->report,
+                       "%s is counted by run %s of the same job, not here; add up the job's reports", device,
+                       owner);
+    return !owner;
 }
 
 /* The 90 % interval of what one device took: the sensor's gain or the model's factors, and the time it did
  * not see. */
 static struct kj_energy with_interval(const struct kj_channel *c, const struct kj_span_energy *span,
-                                      double share)
+                                      const struct share *share)
 {
-    double uj = span->uj * share;
+    double uj = span->uj * share->part;
     double sd = hypot(c->gain_sd, UNCOVERED_SD * (1 - fmin(1, span->coverage)));
-    double low = uj * fmin(c->low_factor, 1) * fmax(0, 1 - KJ_Z90 * sd);
-    double high = uj * fmax(c->high_factor, 1) * (1 + KJ_Z90 * sd);
+    double low = span->uj * share->low * fmin(c->low_factor, 1) * fmax(0, 1 - KJ_Z90 * sd);
+    double high = span->uj * share->high * fmax(c->high_factor, 1) * (1 + KJ_Z90 * sd);
     return (struct kj_energy){true, c->method, llround(uj), (int64_t)floor(low), (int64_t)ceil(high)};
 }
 
@@ -118,8 +83,52 @@ static const struct kj_series_channel *power_of(const struct kj_series *series, 
     return NULL;
 }
 
-static int add_component(struct kj_account *a, const char *kind, uint32_t id, double share,
-                         const char *share_basis)
+/* Finds the part once the energy is known. */
+struct sharing {
+    const struct kj_cpu_use *use;
+    struct kj_cpu_sums *sums; /* of the packages */
+};
+
+static struct share find_share(const struct kj_account *a, const struct kj_series_channel *channel, double uj,
+                               const struct sharing *sharing)
+{
+    const struct kj_channel *c = &channel->channel;
+    struct share share = {.part = 1, .low = 1, .high = 1};
+    if (c->component == KJ_COMPONENT_GPU) {
+        snprintf(share.basis, sizeof(share.basis), "the whole board: this run opened it");
+    } else if (c->component == KJ_COMPONENT_DRAM && c->method == KJ_MODELLED) {
+        share.part = share.low = share.high = sharing->use->reserved;
+        snprintf(share.basis, sizeof(share.basis), "cores that the run may use, of all");
+    } else {
+        struct kj_cpu_split split;
+        kj_cpu_split(a, sharing->use, channel, uj, !owner_elsewhere(a, c->device), &split);
+        share.part = uj > 0 ? (split.own_idle_uj + split.own_dynamic_uj) / uj : 0;
+        share.low = fmin(split.low, share.part);
+        share.high = fmax(split.high, share.part);
+        snprintf(share.basis, sizeof(share.basis), "%s", split.basis);
+        if (c->component == KJ_COMPONENT_CPU) {
+            sharing->sums->own_idle_uj += split.own_idle_uj;
+            sharing->sums->own_dynamic_uj += split.own_dynamic_uj;
+        }
+    }
+    return share;
+}
+
+static void add_to_sums(struct kj_cpu_sums *sums, const struct kj_energy *energy,
+                        const struct kj_series_channel *channel)
+{
+    sums->channel = sums->channel ? sums->channel : channel;
+    sums->method = !sums->known || energy->method > sums->method ? energy->method : sums->method;
+    if (energy->uj > 0) {
+        double low = (double)energy->low_uj / (double)energy->uj,
+               high = (double)energy->high_uj / (double)energy->uj;
+        sums->low = sums->known ? fmin(sums->low, low) : low;
+        sums->high = sums->known ? fmax(sums->high, high) : high;
+    }
+    sums->known = true;
+}
+
+static int add_component(struct kj_account *a, const char *kind, uint32_t id, const struct sharing *sharing)
 {
     /* The best channel may have fallen silent: then the next of the same device. */
     uint32_t used = id;
@@ -132,24 +141,28 @@ static int add_component(struct kj_account *a, const char *kind, uint32_t id, do
         span = kj_channel_energy(&a->series->channels[i], power, a->start_ns, a->end_ns);
         used = (uint32_t)i;
     }
-    const struct kj_channel *c = &a->series->channels[span.known ? used : id].channel;
+    const struct kj_series_channel *from = &a->series->channels[span.known ? used : id];
+    const struct kj_channel *c = &from->channel;
     struct kj_report_component *row = kj_report_add_component(a->report);
     if (!row)
         return -1;
+    struct share share = find_share(a, from, span.known ? span.uj : 0, sharing);
     row->kind = strdup(kind);
     row->device = strdup(c->device);
     row->model = strdup(c->model);
     row->source = strdup(c->source);
     row->channel = strdup(c->name);
     row->basis = strdup(c->basis);
-    row->share = share;
-    row->share_basis = strdup(share_basis);
+    row->share = share.part;
+    row->share_basis = strdup(share.basis);
     row->coverage = span.coverage;
     row->energy.method = c->method;
     if (span.known) {
-        row->energy = with_interval(c, &span, share);
+        row->energy = with_interval(c, &span, &share);
         row->device_uj = llround(span.uj);
         check_against(a, row, used);
+        if (c->component == KJ_COMPONENT_CPU)
+            add_to_sums(sharing->sums, &row->energy, from);
     } else {
         kj_report_warn(a->report, "%s: %s gave no usable reading in %.2f s; see `kjoule doctor`", c->device,
                        c->source, (double)(a->end_ns - a->start_ns) / 1e9);
@@ -158,6 +171,30 @@ static int add_component(struct kj_account *a, const char *kind, uint32_t id, do
         kj_report_warn(a->report, "%s %s of %s stopped answering: %s; see `kjoule doctor`",
                        a->series->channels[id].channel.source, a->series->channels[id].channel.name,
                        c->device, a->series->channels[id].lost_reason);
+    return 0;
+}
+
+/* Meters of the whole machine: beside the parts. */
+static int add_besides(struct kj_account *a)
+{
+    for (size_t i = 0; i < a->series->count; i++) {
+        const struct kj_channel *c = &a->series->channels[i].channel;
+        if (c->component != KJ_COMPONENT_NODE || c->kind >= KJ_CPU_BUSY_NS)
+            continue;
+        struct kj_span_energy span = kj_channel_energy(&a->series->channels[i], NULL, a->start_ns, a->end_ns);
+        const struct share whole = {.part = 1, .low = 1, .high = 1};
+        struct kj_report_beside *row = kj_report_add_beside(a->report);
+        if (!row)
+            return -1;
+        *row = (struct kj_report_beside){.device = strdup(c->device),
+                                         .source = strdup(c->source),
+                                         .channel = strdup(c->name),
+                                         .basis = strdup(c->basis),
+                                         .coverage = span.coverage};
+        row->energy.method = c->method;
+        if (span.known)
+            row->energy = with_interval(c, &span, &whole);
+    }
     return 0;
 }
 
@@ -208,32 +245,29 @@ int kj_account_components(struct kj_account *a, char *const *gpus, size_t gpu_co
     size_t power_channels = a->series->count;
     while (power_channels && channels[power_channels - 1].kind >= KJ_CPU_BUSY_NS)
         power_channels--; /* the recorder's own stand last */
-    struct shares shares = find_shares(a);
+    struct kj_cpu_use use;
+    struct kj_cpu_sums sums = {.low = 1, .high = 1};
+    kj_cpu_use_find(a, &use);
+    a->report->tree_cpu_ns = (uint64_t)use.tree_ns;
+    const struct sharing sharing = {.use = &use, .sums = &sums};
     int status = 0;
     for (size_t k = 0; k < sizeof(kinds) / sizeof(*kinds); k++) {
         size_t count = kj_channels_choose(channels, power_channels, kinds[k].component, ids, CHANNELS_CAP);
         for (size_t i = 0; i < count && !status; i++) {
-            const char *device = channels[ids[i]].device;
-            if (!is_owned(a, device) ||
-                (kinds[k].component == KJ_COMPONENT_GPU && !is_used(device, gpus, gpu_count)))
+            const struct kj_channel *c = &channels[ids[i]];
+            bool gpu = c->component == KJ_COMPONENT_GPU;
+            /* A package is everybody's, and each counts what is its own of it. */
+            bool by_share =
+                c->component == KJ_COMPONENT_CPU || c->method == KJ_MEASURED || use.reserved < 0.999;
+            if ((gpu || !by_share) && !is_owned(a, c->device))
                 continue;
-            double share = kinds[k].component == KJ_COMPONENT_GPU   ? 1
-                           : kinds[k].component == KJ_COMPONENT_CPU ? shares.cpu
-                                                                    : shares.cores;
-            const char *basis = kinds[k].component == KJ_COMPONENT_GPU ? "the whole board: this run opened it"
-                                : kinds[k].component == KJ_COMPONENT_CPU
-                                    ? shares.cpu_basis
-                                    : "cores that the run may use, of all";
-            status = add_component(a, kinds[k].kind, ids[i], share, basis);
-            struct kj_report_component *row = &a->report->components[a->report->components_count - 1];
-            if (!status && row->energy.known && kinds[k].component == KJ_COMPONENT_CPU) {
-                int64_t all = llround((double)row->device_uj * fmax(shares.cores, share) *
-                                      fmax(channels[ids[i]].high_factor, 1));
-                row->energy.high_uj = all > row->energy.high_uj ? all : row->energy.high_uj;
-            }
+            if (!gpu || is_used(c->device, gpus, gpu_count))
+                status = add_component(a, kinds[k].kind, ids[i], &sharing);
         }
     }
     free(channels);
     sum_up(a->report);
+    if (!status)
+        status = add_besides(a) || kj_cpu_lines(a, &use, &sums) ? -1 : 0;
     return status;
 }

@@ -39,6 +39,9 @@ static const char *check_text(int id, const char *value)
         return "events or count";
     if (id == KJ_OPT_PROBE && strcmp(value, "auto") && strcmp(value, "off"))
         return "auto or off";
+    if (id == KJ_OPT_IDLE_SHARE && strcmp(value, "auto") && strcmp(value, "cores") && strcmp(value, "cpu") &&
+        strcmp(value, "all") && strcmp(value, "none"))
+        return "cores, cpu, all, none or auto";
     if (id == KJ_OPT_PER) {
         const char *equals = strchr(value, '=');
         char *end = NULL;

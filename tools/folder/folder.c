@@ -61,6 +61,7 @@ static const struct field {
     F(zone, TEXT),
     F(carbon_intensity_g_per_kwh, REAL),
     F(pue, REAL),
+    F(idle_rule, I32),
     F(place_zone, TEXT),
     F(place_method, TEXT),
     F(place_evidence, TEXT),

@@ -25,6 +25,15 @@
 #define KJ_RUN_FILE    "run.json"
 #define KJ_REPORT_FILE "report.json"
 
+/* Whose the idle energy of a CPU package is (--idle-share). */
+enum kj_idle_rule {
+    KJ_IDLE_AUTO,  /* by cores where some are reserved for the run, by CPU time elsewhere */
+    KJ_IDLE_CORES, /* by the cores, or the quota, that it may use */
+    KJ_IDLE_CPU,   /* by CPU time */
+    KJ_IDLE_ALL,
+    KJ_IDLE_NONE,
+};
+
 /* What run.json holds. Strings are owned by the struct; NULL is unknown. */
 struct kj_run_info {
     char *run_id, *version, *command_line, *cwd, *host, *os;
@@ -67,6 +76,7 @@ struct kj_run_info {
     char *zone;
     double carbon_intensity_g_per_kwh; /* <0 not given */
     double pue;                        /* 0 not given */
+    int32_t idle_rule;                 /* enum kj_idle_rule */
     struct kj_run_per {
         char *name;
         double count;

@@ -108,14 +108,19 @@ void kj_cpu_model_of(const char *model_name, bool virtual_machine, uint32_t cpus
             families[family].name_part[0] ? families[family].name_part : "unknown parts", cpus);
 }
 
-double kj_cpu_model_power_mw(const struct kj_cpu_model *model, double utilisation)
+double kj_cpu_load_curve(double utilisation)
 {
     double u = utilisation > 0 ? utilisation < 1 ? utilisation : 1 : 0; /* a NaN counts as idle */
     size_t i = 1;
     while (u > curve[i][0])
         i++;
     double slope = (curve[i][1] - curve[i - 1][1]) / (curve[i][0] - curve[i - 1][0]);
-    return model->full_mw * (curve[i - 1][1] + slope * (u - curve[i - 1][0]));
+    return curve[i - 1][1] + slope * (u - curve[i - 1][0]);
+}
+
+double kj_cpu_model_power_mw(const struct kj_cpu_model *model, double utilisation)
+{
+    return model->full_mw * kj_cpu_load_curve(utilisation);
 }
 
 static struct package *find_package(struct cpu_model *model, uint32_t number)

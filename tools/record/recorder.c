@@ -134,6 +134,10 @@ static int describe(struct kj_recorder *r, const struct kj_recorder_config *conf
     info->carbon_intensity_g_per_kwh =
         options->given[KJ_OPT_CARBON_INTENSITY] ? options->number[KJ_OPT_CARBON_INTENSITY] : -1;
     info->pue = options->given[KJ_OPT_PUE] ? options->number[KJ_OPT_PUE] : 0;
+    static const char *const rules[] = {"auto", "cores", "cpu", "all", "none"};
+    for (int i = 0; i < 5; i++)
+        if (!strcmp(options->text[KJ_OPT_IDLE_SHARE], rules[i]))
+            info->idle_rule = i;
     const char *per = options->text[KJ_OPT_PER], *equals = strchr(per, '=');
     if (*per && equals && (info->per = calloc(1, sizeof(*info->per)))) {
         info->per[0] = (struct kj_run_per){strndup(per, (size_t)(equals - per)), strtod(equals + 1, NULL)};
@@ -179,13 +183,17 @@ static void claim_devices(struct kj_recorder *r)
                                info->job_id ? info->job_id : r->folder, info->run_id);
     if (!info->devices)
         return;
+    /* A GPU is counted whole, by one; of packages and memory each counts its own part. */
     for (size_t i = 0; i < count; i++)
-        if (!claim(r, channels[i].device))
+        if (!claim(r, channels[i].device) && channels[i].component == KJ_COMPONENT_GPU)
             kj_power_exclude_device(r->power, channels[i].device);
-    for (size_t i = 0; i < probed_count; i++)
-        if (probed[i].kind < KJ_CPU_BUSY_NS &&
-            (is_ours(channels, count, &probed[i]) || !claim(r, probed[i].device)))
+    for (size_t i = 0; i < probed_count; i++) {
+        if (probed[i].kind >= KJ_CPU_BUSY_NS)
+            continue;
+        claim(r, probed[i].device);
+        if (is_ours(channels, count, &probed[i]))
             kj_probe_drop_channel(r->probe, (uint32_t)i);
+    }
 }
 
 static void note_sources(struct kj_recorder *r)

@@ -87,6 +87,79 @@ static json_t *run_json(const struct kj_report *r)
     return run;
 }
 
+static json_t *cpu_lines_json(const struct kj_report *r, json_t *cpu)
+{
+    json_t *threads = json_array(), *processes = json_array(), *phases = json_array();
+    for (size_t i = 0; i < r->threads_count; i++) {
+        const struct kj_report_thread *t = &r->threads[i];
+        json_t *row =
+            json_pack("{s:o,s:o,s:b,s:I,s:I,s:o,s:o}", "process", text(t->process), "thread", text(t->name),
+                      "main", t->main, "threads", (json_int_t)t->threads, "cpu_ns", (json_int_t)t->cpu_ns,
+                      "cycles", t->cycles ? json_integer((json_int_t)t->cycles) : json_null(), "instructions",
+                      t->instructions ? json_integer((json_int_t)t->instructions) : json_null());
+        set_energy(row, "", &t->energy);
+        set(row, "method", method(&t->energy));
+        json_array_append_new(threads, row);
+    }
+    for (size_t i = 0; i < r->cpu_processes_count; i++) {
+        const struct kj_report_cpu_process *p = &r->cpu_processes[i];
+        json_t *row = json_pack("{s:o,s:o,s:I}", "pid", p->pid ? json_integer(p->pid) : json_null(),
+                                "process", text(p->process), "cpu_ns", (json_int_t)p->cpu_ns);
+        set_energy(row, "", &p->energy);
+        set(row, "method", method(&p->energy));
+        json_array_append_new(processes, row);
+    }
+    for (size_t i = 0; i < r->cpu_phases_count; i++) {
+        const struct kj_report_cpu_phase *p = &r->cpu_phases[i];
+        json_t *row = json_pack("{s:o,s:I,s:o,s:s}", "phase", text(p->name), "count", (json_int_t)p->count,
+                                "time_ns", whole_or_null(p->time_ns), "time_method", "measured");
+        set_energy(row, "", &p->energy);
+        set(row, "method", method(&p->energy));
+        json_array_append_new(phases, row);
+    }
+    set(cpu, "threads", threads);
+    set(cpu, "processes", processes);
+    set(cpu, "phases", phases);
+    return cpu;
+}
+
+/* This run's part of the packages, which the components hold in sum. */
+static json_t *cpu_json(const struct kj_report *r)
+{
+    const struct kj_report_cpu *c = &r->cpu;
+    json_t *wait = json_null();
+    if (!c->time_source)
+        return json_null();
+    if (c->wait_known) {
+        wait = json_pack("{s:I,s:I,s:I,s:I,s:s}", "inside_calls_ns", (json_int_t)c->wait_inside_ns, "cpu_ns",
+                         (json_int_t)c->wait_cpu_ns, "low_cpu_ns", (json_int_t)c->wait_low_ns, "high_cpu_ns",
+                         (json_int_t)c->wait_high_ns, "cpu_method", "estimated");
+        set_energy(wait, "", &c->wait);
+        set(wait, "method", method(&c->wait));
+    }
+    json_t *cpu = json_pack(
+        "{s:o,s:o,s:s,s:o,s:o,s:o,s:o,s:o,s:o}", "cpu_time_source", text(c->time_source), "threads_source",
+        text(c->threads_source), "method", c->known ? kj_method_name(c->method) : "unknown", "others_cpu_ns",
+        whole_or_null(c->others_ns), "dynamic_uj", c->known ? json_integer(c->dynamic_uj) : json_null(),
+        "idle_uj", c->known ? json_integer(c->idle_uj) : json_null(), "idle_rule", text(c->idle_rule),
+        "reserved_share", real(c->reserved), "gpu_wait", wait);
+    return cpu_lines_json(r, cpu);
+}
+
+static json_t *besides_json(const struct kj_report *r)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < r->besides_count; i++) {
+        const struct kj_report_beside *b = &r->besides[i];
+        json_t *row = json_pack("{s:o,s:o,s:o,s:o,s:o,s:s}", "device", text(b->device), "source",
+                                text(b->source), "channel", text(b->channel), "basis", text(b->basis),
+                                "coverage", real(b->coverage), "method", kj_method_name(b->energy.method));
+        set_energy(row, "", &b->energy);
+        json_array_append_new(list, row);
+    }
+    return list;
+}
+
 static json_t *energy_json(const struct kj_report *r)
 {
     json_t *energy = json_object(), *components = json_array();
@@ -118,6 +191,8 @@ static json_t *energy_json(const struct kj_report *r)
         json_array_append_new(components, row);
     }
     set(energy, "components", components);
+    set(energy, "cpu", cpu_json(r));
+    set(energy, "beside", besides_json(r));
     set(energy, "interval_coverage", json_real(KJ_INTERVAL_COVERAGE));
     return energy;
 }

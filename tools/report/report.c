@@ -95,6 +95,26 @@ static void free_call(struct kj_report_call *row)
 {
     free(row->name);
 }
+static void free_beside(struct kj_report_beside *row)
+{
+    free(row->device);
+    free(row->source);
+    free(row->channel);
+    free(row->basis);
+}
+static void free_thread(struct kj_report_thread *row)
+{
+    free(row->process);
+    free(row->name);
+}
+static void free_cpu_process(struct kj_report_cpu_process *row)
+{
+    free(row->process);
+}
+static void free_cpu_phase(struct kj_report_cpu_phase *row)
+{
+    free(row->name);
+}
 static void free_per(struct kj_report_per *row)
 {
     free(row->name);
@@ -130,6 +150,9 @@ struct kj_report *kj_report_free(struct kj_report *report)
                      report->os,
                      report->version,
                      report->cwd,
+                     report->cpu.time_source,
+                     report->cpu.threads_source,
+                     report->cpu.idle_rule,
                      report->location_method,
                      report->location_evidence,
                      report->location_confidence,

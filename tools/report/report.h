@@ -41,6 +41,13 @@ struct kj_report_component {
     int64_t check_uj;
 };
 
+/* A meter that holds the parts, or some of them: told beside them and in no sum. */
+struct kj_report_beside {
+    char *device, *source, *channel, *basis;
+    struct kj_energy energy; /* of the whole device */
+    double coverage;
+};
+
 struct kj_report_device {
     char *device, *model;
     struct kj_energy energy;
@@ -103,6 +110,30 @@ struct kj_report_call {
     uint64_t host_ns; /* time inside it; of synchronising calls alone, else 0 */
 };
 
+/* This run's energy of the CPU packages by thread name. */
+struct kj_report_thread {
+    char *process, *name;
+    bool main; /* a process's first thread */
+    uint32_t threads;
+    uint64_t cpu_ns, cycles, instructions; /* cycles 0: not counted */
+    struct kj_energy energy;               /* of cpu.dynamic_uj */
+};
+
+struct kj_report_cpu_process {
+    int32_t pid; /* 0: all the others */
+    char *process;
+    uint64_t cpu_ns;
+    struct kj_energy energy;
+};
+
+/* A phase of a training on the CPU, as kjoule-probe saw it. */
+struct kj_report_cpu_phase {
+    char *name; /* "backward" "optimizer" "data" "rest" */
+    uint64_t count;
+    double time_ns;
+    struct kj_energy energy; /* of cpu.dynamic_uj + cpu.idle_uj */
+};
+
 struct kj_report_per {
     char *name;
     double count;
@@ -126,12 +157,31 @@ struct kj_report {
     X(source, sources)                                                                                       \
     X(unhooked, unhooked)                                                                                    \
     X(call, calls)                                                                                           \
+    X(beside, besides)                                                                                       \
+    X(thread, threads)                                                                                       \
+    X(cpu_process, cpu_processes)                                                                            \
+    X(cpu_phase, cpu_phases)                                                                                 \
     X(per, per)
 #define X(one, many)                                                                                         \
     struct kj_report_##one *many;                                                                            \
     size_t many##_count;
     KJ_REPORT_LISTS(X)
 #undef X
+
+    /* This run's part of the CPU packages. */
+    struct kj_report_cpu {
+        bool known;
+        enum kj_method method;
+        char *time_source;    /* "probe" "proc": who counted CPU time */
+        char *threads_source; /* the same of the threads; NULL: none were seen */
+        double others_ns;     /* CPU time of everybody else; < 0 unknown */
+        int64_t dynamic_uj, idle_uj;
+        char *idle_rule; /* "cores" "cpu" "all" "none" */
+        double reserved; /* of the machine's cores */
+        bool wait_known; /* CPU time spent spinning inside synchronise calls */
+        uint64_t wait_inside_ns, wait_cpu_ns, wait_low_ns, wait_high_ns;
+        struct kj_energy wait; /* of dynamic_uj */
+    } cpu;
 
     /* carbon: C = E x T x R, of which E x T is total */
     bool carbon_known;

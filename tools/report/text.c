@@ -10,6 +10,7 @@
 
 #define KERNELS_SHOWN  6
 #define WARNINGS_SHOWN 6
+#define THREADS_SHOWN  4
 #define NAME_WIDTH     31
 
 /* Control bytes, which a name may hold, must not reach a terminal. At most `width` bytes, cut at a character.
@@ -81,6 +82,31 @@ static void write_components(const struct kj_report *r, FILE *out)
     }
 }
 
+/* What the CPU's energy went to, where there is more than one answer. */
+static void write_cpu(const struct kj_report *r, FILE *out)
+{
+    char energy[24], time[24], wait[24], name[40];
+    if (r->cpu.wait_known && r->cpu.wait_cpu_ns > r->tree_cpu_ns / 100)
+        fprintf(out, "  cpu   waiting for GPUs: %s of its CPU time, spinning in synchronise calls, %s (%s)\n",
+                kj_format_time(time, sizeof(time), (double)r->cpu.wait_cpu_ns),
+                r->cpu.wait.known ? kj_format_energy(wait, sizeof(wait), (double)r->cpu.wait.uj) : "unknown",
+                r->cpu.wait.known ? kj_method_name(r->cpu.wait.method) : "unknown");
+    for (size_t i = 0; i < r->cpu_phases_count; i++) {
+        const struct kj_report_cpu_phase *p = &r->cpu_phases[i];
+        fprintf(out, "  cpu   %-34s %10s  in %s\n", p->name,
+                p->energy.known ? kj_format_energy(energy, sizeof(energy), (double)p->energy.uj) : "unknown",
+                kj_format_time(time, sizeof(time), p->time_ns));
+    }
+    if (r->threads_count < 2)
+        return;
+    fprintf(out, "  cpu time by thread name:");
+    for (size_t i = 0; i < r->threads_count && i < THREADS_SHOWN; i++)
+        fprintf(out, "%s %s%s %s", i ? "," : "", clean(r->threads[i].name, name, sizeof(name) - 1),
+                r->threads[i].main ? " (main)" : "",
+                kj_format_time(time, sizeof(time), (double)r->threads[i].cpu_ns));
+    fputc('\n', out);
+}
+
 static void write_devices(const struct kj_report *r, FILE *out)
 {
     char kernels[24], idle[24], rest[24], device[48];
@@ -149,6 +175,7 @@ int kj_write_text(const struct kj_report *r, FILE *out)
     char warning[400], time[24], folder[400];
     write_head(r, out);
     write_components(r, out);
+    write_cpu(r, out);
     write_devices(r, out);
     write_kernels(r, out);
     write_per(r, out);
