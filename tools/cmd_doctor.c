@@ -9,6 +9,7 @@
 #include "base/units.h"
 #include "commands.h"
 #include "power/power.h"
+#include "record/probe.h"
 
 #include <dlfcn.h>
 #include <jansson.h>
@@ -20,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CHANNELS_MAX = 1024, WAIT_MS = 500, TEXT_COLUMN = 27, TEXT_WIDTH = 110 };
+enum { CHANNELS_MAX = 1024, WAIT_MS = 500, PROBE_MS = 2000, TEXT_COLUMN = 27, TEXT_WIDTH = 110 };
 
 static const struct component {
     enum kj_component component;
@@ -40,7 +41,9 @@ struct doctor {
     size_t channels_count, statuses_count;
     double now_mw[CHANNELS_MAX]; /* NAN: no reading */
     char lost[CHANNELS_MAX][160];
-    int cuda_version; /* -1: no library, 0: it does not tell */
+    struct kj_probe_status probe;
+    char probe_text[700]; /* what it measures, or why not and what it would add */
+    int cuda_version;     /* -1: no library, 0: it does not tell */
     bool nvml;
     char library[PATH_MAX]; /* libkjoule.so, "" not found */
 };
@@ -133,6 +136,32 @@ static void print_wrapped(const char *text, int column)
     printf("%s\n", text);
 }
 
+/* What kjoule-probe says when it is asked as a run would ask it. */
+static void ask_probe(struct doctor *doctor)
+{
+    static const char adds[] =
+        "CPU time at every scheduler switch instead of by looking, short-lived threads by "
+        "name, RAPL where it is for root alone, and phases of PyTorch on the CPU";
+    const struct kj_channel *channels;
+    char sensors[300] = "";
+    struct kj_probe *probe = kj_probe_start(false, NULL);
+    if (!probe)
+        return;
+    kj_probe_await(probe, 0, PROBE_MS);
+    kj_probe_get_status(probe, &doctor->probe);
+    size_t count = kj_probe_channels(probe, &channels), used = 0;
+    for (size_t i = 0; i < count && used + 80 < sizeof(sensors); i++)
+        if (channels[i].kind < KJ_CPU_BUSY_NS)
+            used += (size_t)snprintf(sensors + used, sizeof(sensors) - used, "%s %s",
+                                     used ? "," : "; it reads", channels[i].device);
+    if (doctor->probe.running)
+        snprintf(doctor->probe_text, sizeof(doctor->probe_text), "%s%s", doctor->probe.reason, sensors);
+    else
+        snprintf(doctor->probe_text, sizeof(doctor->probe_text), "%s; it would add %s", doctor->probe.reason,
+                 adds);
+    kj_probe_close(probe);
+}
+
 static void print_sources(const struct doctor *doctor)
 {
     printf("sources\n");
@@ -143,6 +172,10 @@ static void print_sources(const struct doctor *doctor)
         if (status->remedy[0]) /* unbroken, to be copied */
             printf("%*smend: %s\n", TEXT_COLUMN, "", status->remedy);
     }
+    printf("  %-13s  %-8s  ", "probe", doctor->probe.running ? "accepted" : "refused");
+    print_wrapped(doctor->probe_text, TEXT_COLUMN);
+    if (doctor->probe.remedy[0])
+        printf("%*smend: %s\n", TEXT_COLUMN, "", doctor->probe.remedy);
 }
 
 static void describe_bounds(const struct kj_channel *channel, char *ret_text, size_t size)
@@ -284,6 +317,9 @@ static int print_json(const struct doctor *doctor)
     }
     for (size_t i = 0; i < doctor->channels_count; i++)
         json_array_append_new(channels, channel_json(doctor, &doctor->channels[i]));
+    json_array_append_new(sources, json_pack("{s:s, s:b, s:s, s:s}", "name", "probe", "accepted",
+                                             doctor->probe.running, "reason", doctor->probe_text, "remedy",
+                                             doctor->probe.remedy));
     json_t *root =
         json_pack("{s:s, s:s, s:o, s:o, s:o, s:{s:b, s:o, s:b}, s:o}", "schema", "kjoule.doctor/1", "version",
                   KJ_VERSION, "sources", sources, "channels", channels, "used", used_json(doctor), "driver",
@@ -307,6 +343,7 @@ static int examine(struct doctor *doctor, const char *replay_file)
     doctor->channels_count = kj_power_channels(doctor->power, &doctor->channels);
     doctor->statuses_count = kj_power_statuses(doctor->power, &doctor->statuses);
     look_for_driver(doctor);
+    ask_probe(doctor);
     take_readings(doctor);
     return 0;
 }

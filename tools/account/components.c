@@ -174,12 +174,24 @@ static int add_component(struct kj_account *a, const char *kind, uint32_t id, co
     return 0;
 }
 
+/* Two readers of one counter: only one of them was asked. */
+static bool is_told_by_another(const struct kj_series *series, size_t index)
+{
+    const struct kj_channel *c = &series->channels[index].channel;
+    for (size_t i = 0; i < series->count && !series->channels[index].count; i++)
+        if (series->channels[i].count && series->channels[i].channel.component == c->component &&
+            !strcmp(series->channels[i].channel.device, c->device))
+            return true;
+    return false;
+}
+
 /* Meters of the whole machine: beside the parts. */
 static int add_besides(struct kj_account *a)
 {
     for (size_t i = 0; i < a->series->count; i++) {
         const struct kj_channel *c = &a->series->channels[i].channel;
-        if (c->component != KJ_COMPONENT_NODE || c->kind >= KJ_CPU_BUSY_NS)
+        if (c->component != KJ_COMPONENT_NODE || c->kind >= KJ_CPU_BUSY_NS ||
+            is_told_by_another(a->series, i))
             continue;
         struct kj_span_energy span = kj_channel_energy(&a->series->channels[i], NULL, a->start_ns, a->end_ns);
         const struct share whole = {.part = 1, .low = 1, .high = 1};

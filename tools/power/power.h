@@ -28,8 +28,8 @@ enum kj_component {
 };
 
 enum kj_quantity_kind {
-    KJ_ENERGY_UJ = 1,   /* cumulative since the channel was opened; the source unwraps */
-    KJ_POWER_MW = 2,    /* at, or averaged over a window before, the sample's time */
+    KJ_ENERGY_UJ = 1, /* cumulative since the channel was opened; the source unwraps */
+    KJ_POWER_MW = 2,  /* at, or averaged over a window before, the sample's time */
     /* Not power, but sampled beside it, by the recorder only: */
     KJ_CPU_BUSY_NS = 3, /* cumulative CPU time */
     KJ_CPU_CYCLES = 4,  /* cumulative cycles of CPUs */

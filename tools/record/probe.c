@@ -5,6 +5,7 @@
 #include "record/probe.h"
 
 #include "probe_stream.h"
+#include "record/parts.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * probe.h - the recorder's side of kjoule-probe: starts it, hears it, trusts nothing that it says. Inside the
- * room only. One thread; nothing here blocks but kj_probe_await and kj_probe_finish, which are bounded.
+ * probe.h - the recorder's side of kjoule-probe: starts it, hears it, trusts nothing that it says. One
+ * thread; nothing here blocks but kj_probe_await and kj_probe_finish, which are bounded.
  */
 #ifndef KJ_RECORD_PROBE_H
 #define KJ_RECORD_PROBE_H
 
 #include "folder/cpu_phases.h"
 #include "power/power.h"
-#include "record/parts.h"
 
 #include <signal.h>
 
 struct kj_probe;
+struct kj_threads;
 
 struct kj_probe_status {
     bool running;     /* it measures */
