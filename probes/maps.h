@@ -7,7 +7,7 @@
 
 #include <linux/types.h>
 
-enum { KJ_COMM_BYTES = 16, KJ_LABEL_BYTES = 48, KJ_TASK_COPY_BYTES = 16384 };
+enum { KJ_COMM_BYTES = 16, KJ_TASK_COPY_BYTES = 16384 };
 
 /* One a logical CPU, written by that CPU alone, read by the loader through a shared mapping. `sequence` is
  * odd while the slot is being written. */
@@ -45,7 +45,7 @@ struct kj_tree_thread {
     char process[KJ_COMM_BYTES];
 };
 
-enum kj_phase_mark { KJ_MARK_BACKWARD, KJ_MARK_OPTIMIZER, KJ_MARK_DATA, KJ_MARKS };
+enum kj_phase_mark { KJ_MARK_BACKWARD, KJ_MARK_OPTIMIZER, KJ_MARKS };
 
 /* One finished phase of one thread, through the ring buffer. */
 struct kj_phase_event {
@@ -53,7 +53,6 @@ struct kj_phase_event {
     __u32 mark; /* enum kj_phase_mark */
     __u32 reserved;
     __u64 start_ns, end_ns; /* CLOCK_MONOTONIC */
-    char label[KJ_LABEL_BYTES];
 };
 
 #endif

@@ -6,21 +6,34 @@
 
 #include "phases.skel.h"
 
+#include <bpf/bpf.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
-enum { LINKS_MAX = 512 };
+enum { LINKS_MAX = 4096, TRACE_UPROBE_MULTI = 48, UPROBE_MULTI_RETURN = 1 };
+
+/* BPF_LINK_CREATE for many uprobes at once, as Linux 6.6 and later take it. Older headers do not have it; and
+ * it wants no right beyond those to load, where uprobes by perf_event_open want CAP_SYS_ADMIN. */
+struct uprobe_multi {
+    uint32_t program_fd, target_fd, attach_type, link_flags;
+    uint64_t path, offsets, reference_offsets, cookies;
+    uint32_t count, flags, pid, padding;
+};
 
 struct kj_phases_reader {
     struct kj_phases *skeleton;
     struct ring_buffer *ring;
     void (*visit)(void *context, const struct kj_phase_event *event);
     void *context;
-    struct bpf_link *links[LINKS_MAX];
+    struct bpf_link *links[LINKS_MAX]; /* by perf_event_open */
+    int link_fds[LINKS_MAX];           /* by BPF_LINK_CREATE */
     size_t count;
+    bool multi;
 };
 
 static int take(void *context, void *data, size_t size)
@@ -31,22 +44,40 @@ static int take(void *context, void *data, size_t size)
     return 0;
 }
 
-int kj_phases_open(void (*visit)(void *context, const struct kj_phase_event *event), void *context,
-                   struct kj_phases_reader **ret_reader, char *ret_text, size_t size)
+static int load(struct kj_phases_reader *reader, bool multi)
+{
+    struct bpf_program *program;
+    reader->skeleton = kj_phases__open();
+    if (!reader->skeleton)
+        return -errno;
+    bpf_object__for_each_program(program, reader->skeleton->obj) if (multi)
+        bpf_program__set_expected_attach_type(program, (enum bpf_attach_type)TRACE_UPROBE_MULTI);
+    reader->multi = multi;
+    int status = kj_phases__load(reader->skeleton);
+    if (status) {
+        kj_phases__destroy(reader->skeleton);
+        reader->skeleton = NULL;
+    }
+    return status;
+}
+
+int kj_phases_open(bool admin, void (*visit)(void *context, const struct kj_phase_event *event),
+                   void *context, struct kj_phases_reader **ret_reader, char *ret_text, size_t size)
 {
     struct kj_phases_reader *reader = calloc(1, sizeof(*reader));
     if (!reader)
         return -ENOMEM;
     reader->visit = visit;
     reader->context = context;
-    reader->skeleton = kj_phases__open_and_load();
-    int status = reader->skeleton ? 0 : -errno;
+    int status = load(reader, true);
+    if (status && admin)
+        status = load(reader, false);
     if (!status) {
         reader->ring = ring_buffer__new(bpf_map__fd(reader->skeleton->maps.events), take, reader, NULL);
         status = reader->ring ? 0 : -errno;
     }
     if (status) {
-        snprintf(ret_text, size, "the kernel did not take the programs for phases: %s", strerror(-status));
+        snprintf(ret_text, size, "no phases: uprobes want Linux 6.6, or root (%s)", strerror(-status));
         kj_phases_close(reader);
         return status;
     }
@@ -54,12 +85,21 @@ int kj_phases_open(void (*visit)(void *context, const struct kj_phase_event *eve
     return 0;
 }
 
+bool kj_phases_want_admin(const struct kj_phases_reader *reader)
+{
+    return !reader->multi;
+}
+
 struct kj_phases_reader *kj_phases_close(struct kj_phases_reader *reader)
 {
     if (!reader)
         return NULL;
-    for (size_t i = 0; i < reader->count; i++)
-        bpf_link__destroy(reader->links[i]);
+    for (size_t i = 0; i < reader->count; i++) {
+        if (reader->multi)
+            close(reader->link_fds[i]);
+        else
+            bpf_link__destroy(reader->links[i]);
+    }
     ring_buffer__free(reader->ring);
     kj_phases__destroy(reader->skeleton);
     free(reader);
@@ -71,10 +111,21 @@ static int attach(struct kj_phases_reader *reader, struct bpf_program *program, 
 {
     if (reader->count == LINKS_MAX)
         return -E2BIG;
-    struct bpf_link *link = bpf_program__attach_uprobe(program, at_return, pid, path, offset);
-    if (!link)
+    if (!reader->multi) {
+        reader->links[reader->count] = bpf_program__attach_uprobe(program, at_return, pid, path, offset);
+        return reader->links[reader->count] ? (int)(reader->count++, 0) : -errno;
+    }
+    struct uprobe_multi link = {.program_fd = (uint32_t)bpf_program__fd(program),
+                                .attach_type = TRACE_UPROBE_MULTI,
+                                .path = (uintptr_t)path,
+                                .offsets = (uintptr_t)&offset,
+                                .count = 1,
+                                .flags = at_return ? UPROBE_MULTI_RETURN : 0,
+                                .pid = (uint32_t)pid};
+    int fd = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &link, sizeof(link));
+    if (fd < 0)
         return -errno;
-    reader->links[reader->count++] = link;
+    reader->link_fds[reader->count++] = fd;
     return 0;
 }
 
@@ -90,12 +141,12 @@ int kj_phases_attach(struct kj_phases_reader *reader, enum kj_probe_function fun
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     struct bpf_program *const on_enter[KJ_FUNCTIONS] = {
         [KJ_FUNCTION_ENGINE] = reader->skeleton->progs.engine_enter,
-        [KJ_FUNCTION_ANNOUNCE] = reader->skeleton->progs.announce_enter,
-        [KJ_FUNCTION_ANNOUNCE_END] = reader->skeleton->progs.announce_leave,
+        [KJ_FUNCTION_RECORD] = reader->skeleton->progs.record_enter,
+        [KJ_FUNCTION_RECORD_END] = reader->skeleton->progs.record_leave,
+        [KJ_FUNCTION_UPDATE] = reader->skeleton->progs.update,
     };
     struct bpf_program *const on_leave[KJ_FUNCTIONS] = {
         [KJ_FUNCTION_ENGINE] = reader->skeleton->progs.engine_leave,
-        [KJ_FUNCTION_ANNOUNCE] = reader->skeleton->progs.announce_entered,
     };
     if (function >= KJ_FUNCTIONS)
         return -EINVAL;

@@ -10,22 +10,19 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-enum { DEPTH = 8, NEAR_BYTES = 128 };
+enum { DEPTH = 8, USER_SCOPE = 7 }; /* at::RecordScope::USER_SCOPE, since PyTorch 1.8 */
 
 /* What one thread is inside of. Engines nest (checkpointing runs one within another): the outermost counts.
  */
 struct open_phases {
     __u64 backward_ns;
     __u32 backward_depth;
-    __u32 count;
-    __u32 entering; /* slot + 1 that waits for the function's return */
-    __u32 reserved;
+    __u32 open; /* records */
     struct {
         __u64 start_ns;
-        __u64 object; /* where PyTorch keeps this announcement */
-        __u32 mark, used;
-        char label[KJ_LABEL_BYTES];
-    } open[DEPTH];
+        __u64 object; /* the record's address; 0: free */
+        __u64 updates;
+    } records[DEPTH];
 };
 
 struct {
@@ -62,7 +59,7 @@ static __always_inline struct open_phases *phases_of(__u32 tid, bool make)
     return bpf_map_lookup_elem(&open_by_thread, &tid);
 }
 
-static __always_inline void emit(__u32 mark, __u64 start_ns, const char *label)
+static __always_inline void emit(__u32 mark, __u64 start_ns)
 {
     __u64 id = bpf_get_current_pid_tgid();
     struct kj_phase_event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
@@ -76,10 +73,6 @@ static __always_inline void emit(__u32 mark, __u64 start_ns, const char *label)
     event->reserved = 0;
     event->start_ns = start_ns;
     event->end_ns = bpf_ktime_get_ns();
-    if (label)
-        __builtin_memcpy(event->label, label, KJ_LABEL_BYTES);
-    else
-        __builtin_memset(event->label, 0, KJ_LABEL_BYTES);
     bpf_ringbuf_submit(event, 0);
 }
 
@@ -99,93 +92,59 @@ int engine_leave(struct pt_regs *context)
     if (!phases || !phases->backward_depth)
         return 0;
     if (--phases->backward_depth == 0)
-        emit(KJ_MARK_BACKWARD, phases->backward_ns, 0);
+        emit(KJ_MARK_BACKWARD, phases->backward_ns);
     return 0;
 }
 
-/* Eight characters as a little-endian word: both BPF machines that we know are. */
-#define WORD(a, b, c, d, e, f, g, h)                                                                         \
-    ((__u64)(a) | (__u64)(b) << 8 | (__u64)(c) << 16 | (__u64)(d) << 24 | (__u64)(e) << 32 |                 \
-     (__u64)(f) << 40 | (__u64)(g) << 48 | (__u64)(h) << 56)
-
-static __always_inline __u32 mark_of(const char *label)
-{
-    const __u64 *words = (const __u64 *)label;
-    if (words[0] == WORD('O', 'p', 't', 'i', 'm', 'i', 'z', 'e') && label[8] == 'r' && label[9] == '.')
-        return KJ_MARK_OPTIMIZER; /* Optimizer.step#Adam.step, Optimizer.zero_grad#Adam.zero_grad */
-    if (words[0] == WORD('e', 'n', 'u', 'm', 'e', 'r', 'a', 't') &&
-        words[1] == WORD('e', '(', 'D', 'a', 't', 'a', 'L', 'o'))
-        return KJ_MARK_DATA; /* enumerate(DataLoader)#... */
-    return KJ_MARKS;
-}
-
-/* record_function_enter_new(name, args) returns an object, so its caller hands it a place to put that. */
+/* RecordFunction::RecordFunction(RecordScope) */
 SEC("uprobe")
-int announce_enter(struct pt_regs *context)
+int record_enter(struct pt_regs *context)
 {
-#if defined(__TARGET_ARCH_x86)
-    const void *name = (const void *)PT_REGS_PARM2(context);
-#else
-    const void *name = (const void *)PT_REGS_PARM1(context);
-#endif
-    const void *characters = 0;
-    char label[KJ_LABEL_BYTES] __attribute__((aligned(8))) = {};
-    /* Both layouts of std::string begin with the pointer to its characters. */
-    if (bpf_probe_read_user(&characters, sizeof(characters), name) ||
-        bpf_probe_read_user_str(label, sizeof(label), characters) < 0)
-        return 0;
-    __u32 mark = mark_of(label);
-    if (mark == KJ_MARKS)
+    if ((__u8)PT_REGS_PARM2(context) != USER_SCOPE)
         return 0;
     struct open_phases *phases = phases_of((__u32)bpf_get_current_pid_tgid(), true);
     if (!phases)
         return 0;
     for (int i = 0; i < DEPTH; i++) {
-        if (phases->open[i].used)
+        if (phases->records[i].object)
             continue;
-        phases->open[i].used = 1;
-        phases->open[i].mark = mark;
-        phases->open[i].object = 0;
-        phases->open[i].start_ns = bpf_ktime_get_ns();
-        __builtin_memcpy(phases->open[i].label, label, KJ_LABEL_BYTES);
-        phases->entering = i + 1;
+        phases->records[i].object = PT_REGS_PARM1(context);
+        phases->records[i].start_ns = bpf_ktime_get_ns();
+        phases->records[i].updates = 0;
+        phases->open++;
         break;
     }
     return 0;
 }
 
-SEC("uretprobe")
-int announce_entered(struct pt_regs *context)
+/* An update in place: of parameters, or of gradients to zero. Counts for every record that it happens in. */
+SEC("uprobe")
+int update(struct pt_regs *context)
 {
     struct open_phases *phases = phases_of((__u32)bpf_get_current_pid_tgid(), false);
-    if (!phases || !phases->entering)
+    if (!phases || phases->backward_depth || !phases->open)
         return 0;
-    __u32 slot = phases->entering - 1;
-    phases->entering = 0;
-    __u64 object = 0;
-    bpf_probe_read_user(&object, sizeof(object), (const void *)PT_REGS_RC(context));
-    if (slot < DEPTH) {
-        phases->open[slot].object = object;
-        phases->open[slot].used = object != 0;
-    }
+    for (int i = 0; i < DEPTH; i++)
+        if (phases->records[i].object)
+            phases->records[i].updates++;
     return 0;
 }
 
-/* RecordFunction::end() of the announcement, which lies inside the object; called again when it is destroyed.
- */
+/* RecordFunction::end(), called again when the record is destroyed. */
 SEC("uprobe")
-int announce_leave(struct pt_regs *context)
+int record_leave(struct pt_regs *context)
 {
     struct open_phases *phases = phases_of((__u32)bpf_get_current_pid_tgid(), false);
     __u64 self = PT_REGS_PARM1(context);
-    if (!phases)
+    if (!phases || !phases->open || !self)
         return 0;
     for (int i = 0; i < DEPTH; i++) {
-        __u64 object = phases->open[i].object;
-        if (!phases->open[i].used || !object || self < object || self >= object + NEAR_BYTES)
+        if (phases->records[i].object != self)
             continue;
-        phases->open[i].used = 0;
-        emit(phases->open[i].mark, phases->open[i].start_ns, phases->open[i].label);
+        phases->records[i].object = 0;
+        phases->open--;
+        if (phases->records[i].updates)
+            emit(KJ_MARK_OPTIMIZER, phases->records[i].start_ns);
         break;
     }
     return 0;

@@ -106,7 +106,6 @@ static void send_phase(void *context, const struct kj_phase_event *event)
     record->phase.mark = event->mark;
     record->phase.start_ns = event->start_ns;
     record->phase.end_ns = event->end_ns;
-    memcpy(record->phase.label, event->label, sizeof(record->phase.label) - 1);
 }
 
 static void send_readings(struct probe *probe)
@@ -248,14 +247,17 @@ static int open_all(struct probe *probe, bool force_raw)
         return refuse(probe, text);
     char how[KJ_PROBE_TEXT_BYTES];
     snprintf(how, sizeof(how), "%s", text);
-    if (probe->want_phases && kj_phases_open(send_phase, probe, &probe->phases, text, sizeof(text)))
+    if (probe->want_phases && kj_phases_open(kj_privileges_have(CAP_SYS_ADMIN), send_phase, probe,
+                                             &probe->phases, text, sizeof(text)))
         snprintf(how + strlen(how), sizeof(how) - strlen(how), "; %.60s", text);
     /* Functions appear while the run goes on, and each wants the right to trace anew. */
-    const int nothing[] = {-1}, tables[] = {CAP_BPF, -1}, tracing[] = {CAP_BPF, CAP_PERFMON, -1};
+    const int nothing[] = {-1}, tables[] = {CAP_BPF, -1}, tracing[] = {CAP_BPF, CAP_PERFMON, -1},
+              administering[] = {CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, -1};
+    const int *kept = !probe->phases ? tables : kj_phases_want_admin(probe->phases) ? administering : tracing;
     kj_privileges_set_aside(CAP_BPF, true);
     bool readable = kj_sched_readable(probe->sched);
     kj_privileges_set_aside(CAP_BPF, false);
-    if (kj_privileges_keep(probe->phases ? tracing : readable ? nothing : tables))
+    if (kj_privileges_keep(!probe->phases && readable ? nothing : kept))
         return refuse(probe, "it could not give up its capabilities");
     send_channels(probe);
     struct kj_probe_record *record = add(probe, KJ_PROBE_READY);

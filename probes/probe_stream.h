@@ -25,7 +25,13 @@ enum kj_probe_request_kind {
 };
 
 /* The functions that phases are seen by. */
-enum kj_probe_function { KJ_FUNCTION_ENGINE, KJ_FUNCTION_ANNOUNCE, KJ_FUNCTION_ANNOUNCE_END, KJ_FUNCTIONS };
+enum kj_probe_function {
+    KJ_FUNCTION_ENGINE,     /* torch::autograd::Engine::execute */
+    KJ_FUNCTION_RECORD,     /* at::RecordFunction::RecordFunction(RecordScope) */
+    KJ_FUNCTION_RECORD_END, /* at::RecordFunction::end */
+    KJ_FUNCTION_UPDATE,     /* an operator that optimizers update parameters with */
+    KJ_FUNCTIONS
+};
 
 struct kj_probe_request {
     uint32_t magic, kind;
@@ -78,7 +84,6 @@ struct kj_probe_record {
             int32_t tid;
             uint32_t mark; /* enum kj_phase_mark of probes/maps.h */
             uint64_t start_ns, end_ns;
-            char label[48];
         } phase;
     };
 };

@@ -58,7 +58,7 @@ static double course(const struct kj_account *a, const struct kj_series_channel 
  */
 static int innermost(const int32_t *open)
 {
-    static const enum kj_cpu_phase order[] = {KJ_CPU_DATA, KJ_CPU_OPTIMIZER, KJ_CPU_BACKWARD};
+    static const enum kj_cpu_phase order[] = {KJ_CPU_OPTIMIZER, KJ_CPU_BACKWARD};
     for (size_t i = 0; i < KJ_CPU_PHASES; i++)
         if (open[order[i]] > 0)
             return (int)order[i];

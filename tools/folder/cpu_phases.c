@@ -17,7 +17,7 @@
 #define SCHEMA     "kjoule.cpu-phases/1"
 #define FILE_BYTES (64u << 20)
 
-static const char *const names[KJ_CPU_PHASES] = {"backward", "optimizer", "data"};
+static const char *const names[KJ_CPU_PHASES] = {"backward", "optimizer"};
 
 struct kj_cpu_phases_writer {
     int dir_fd, fd; /* fd -1: not made yet; -2: it could not be, or it is full */
@@ -93,10 +93,9 @@ void kj_cpu_phases_seen(struct kj_cpu_phases_writer *writer, int32_t pid, uint64
 
 void kj_cpu_phases_append(struct kj_cpu_phases_writer *writer, const struct kj_cpu_phase_row *row)
 {
-    char line[400], label[256];
-    kj_csv_escape(row->label, label, sizeof(label));
-    snprintf(line, sizeof(line), "p,%" PRId32 ",%" PRId32 ",%s,%" PRIu64 ",%" PRIu64 ",%s\n", row->pid,
-             row->tid, names[row->phase], row->start_ns, row->end_ns, label);
+    char line[128];
+    snprintf(line, sizeof(line), "p,%" PRId32 ",%" PRId32 ",%s,%" PRIu64 ",%" PRIu64 "\n", row->pid, row->tid,
+             names[row->phase], row->start_ns, row->end_ns);
     put(writer, line, row->end_ns);
 }
 
@@ -128,7 +127,6 @@ static bool parse_phase(struct kj_cpu_phases *phases, char **f)
         return false;
     row.pid = (int32_t)pid;
     row.tid = (int32_t)tid;
-    kj_csv_unescape(f[6], row.label, sizeof(row.label));
     void *larger = one_more(phases->rows, phases->count, sizeof(row));
     if (!larger)
         return false;
@@ -140,7 +138,7 @@ static bool parse_phase(struct kj_cpu_phases *phases, char **f)
 static bool parse(struct kj_cpu_phases *phases, char **f, size_t count)
 {
     uint64_t pid, t_ns, functions;
-    if (count == 7 && !strcmp(f[0], "p"))
+    if (count == 6 && !strcmp(f[0], "p"))
         return parse_phase(phases, f);
     if (count == 2 && !strcmp(f[0], "full"))
         return phases->full = true;

@@ -3,9 +3,9 @@
  * cpu_phases.h - phases of a training on the CPU, as kjoule-probe saw them by uprobes, in the file
  * "phases.cpu.csv" of the run folder, appended line by line: kjoule.cpu-phases/1
  *     seen,<pid>,<t_ns>,<functions>          from when on the process's phases are seen; which: a bit each,
- *                                            1 autograd engine (backward), 2 announcements (optimizer, data)
- *     p,<pid>,<tid>,<phase>,<start_ns>,<end_ns>,<label>
- * phase: backward, optimizer or data. Times are CLOCK_MONOTONIC. Phases of one thread may enclose each other.
+ *                                            1 autograd engine (backward), 2 optimizer
+ *     p,<pid>,<tid>,<phase>,<start_ns>,<end_ns>
+ * phase: backward or optimizer. Times are CLOCK_MONOTONIC. Phases of one thread may enclose each other.
  * Past 64 MiB nothing more is appended, and the last line says so: full,<t_ns>
  */
 #ifndef KJ_CPU_PHASES_H
@@ -17,7 +17,7 @@
 
 #define KJ_CPU_PHASES_FILE "phases.cpu.csv"
 
-enum kj_cpu_phase { KJ_CPU_BACKWARD, KJ_CPU_OPTIMIZER, KJ_CPU_DATA, KJ_CPU_PHASES };
+enum kj_cpu_phase { KJ_CPU_BACKWARD, KJ_CPU_OPTIMIZER, KJ_CPU_PHASES };
 /* "backward", ...; NULL for a number that is none. */
 const char *kj_cpu_phase_name(enum kj_cpu_phase phase);
 
@@ -25,7 +25,6 @@ struct kj_cpu_phase_row {
     int32_t pid, tid;
     enum kj_cpu_phase phase;
     uint64_t start_ns, end_ns;
-    char label[48]; /* "Optimizer.step#Adam.step"; "" none */
 };
 
 /* The recorder's side. The file is made with the first line. */

@@ -227,7 +227,6 @@ static void take_phase(struct kj_probe *probe, const struct kj_probe_record *rec
                                    .phase = (enum kj_cpu_phase)record->phase.mark,
                                    .start_ns = record->phase.start_ns,
                                    .end_ns = record->phase.end_ns};
-    memcpy(row.label, record->phase.label, sizeof(row.label) - 1);
     kj_cpu_phases_append(probe->phases, &row);
 }
 

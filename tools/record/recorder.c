@@ -8,6 +8,7 @@
 #include "carbon/carbon.h"
 #include "folder/ledgers.h"
 #include "record/events.h"
+#include "record/functions.h"
 #include "record/parts.h"
 #include "record/probe.h"
 
@@ -36,6 +37,7 @@ struct kj_recorder {
     struct kj_probe *probe;
     struct kj_threads *threads;
     struct kj_cpu_phases_writer *phases;
+    struct kj_functions *functions; /* NULL: no phases on the CPU are wanted, or none can be had */
     struct kj_sampler *sampler;
     struct kj_events *events;
     uint64_t drain_next_ns, threads_next_ns;
@@ -225,7 +227,7 @@ static void watch_tree(struct kj_recorder *r)
     }
 }
 
-static void open_probe(struct kj_recorder *r)
+static void open_probe(struct kj_recorder *r, bool wants_phases)
 {
     struct kj_probe_status status = {0};
     if (r->probe) {
@@ -234,10 +236,17 @@ static void open_probe(struct kj_recorder *r)
         kj_probe_get_status(r->probe, &status);
     }
     r->threads = kj_threads_new(status.running ? "probe" : "proc");
-    if (!status.running)
+    if (!status.running) {
+        if (wants_phases)
+            kj_host_warn(&r->info,
+                         "--probe-phases: no phases on the CPU: %s; `kjoule doctor` tells what mends it",
+                         r->probe ? status.reason : "--probe off");
         return;
+    }
     watch_tree(r);
     kj_probe_connect(r->probe, r->threads, r->phases);
+    if (r->phases)
+        r->functions = kj_functions_new();
 }
 
 /* After the command has started: a slow sensor delays nobody. What fails here is a warning of the report. */
@@ -247,7 +256,7 @@ static void open_sensors(struct kj_recorder *r, const struct kj_options *options
     const struct kj_power_config power = {.sysfs_root = ""};
     if (!r->power && kj_power_open(&power, &r->power, &error))
         kj_host_warn(&r->info, "no sensor could be opened: %s; `kjoule doctor` tells more", error.text);
-    open_probe(r);
+    open_probe(r, *options->text[KJ_OPT_PROBE_PHASES]);
     claim_devices(r);
     note_sources(r);
     double cores = r->info.cores_allowed;
@@ -388,6 +397,11 @@ static void tick(struct kj_recorder *r)
         kj_probe_read(r->probe);
     if (r->tree)
         kj_tree_reaped_helper(r->tree, kj_events_helper_ns(r->events));
+    if (r->functions && r->tree) {
+        const int32_t *pids;
+        size_t count = kj_tree_processes(r->tree, &pids);
+        kj_functions_look(r->functions, r->probe, pids, count, r->phases);
+    }
     if (r->sampler)
         kj_sampler_tick(r->sampler);
     if (now_ns < r->drain_next_ns)
@@ -420,6 +434,9 @@ int kj_recorder_watch(struct kj_recorder *r)
         r->info.processes_seen = kj_tree_processes_seen(r->tree);
     }
     look_at_threads(r, true);
+    if (r->functions && *kj_functions_reason(r->functions))
+        kj_host_warn(&r->info, "--probe-phases: no phases on the CPU: %s", kj_functions_reason(r->functions));
+    r->functions = kj_functions_free(r->functions);
     r->phases = kj_cpu_phases_close(r->phases);
     r->sampler = kj_sampler_close(r->sampler);
     drain_ledgers(r);
@@ -462,6 +479,7 @@ struct kj_recorder *kj_recorder_close(struct kj_recorder *r)
     kj_probe_close(r->probe);
     kj_threads_close(r->threads);
     kj_cpu_phases_close(r->phases);
+    kj_functions_free(r->functions);
     kj_power_close(r->power);
     kj_owners_close(r->owners);
     kj_events_close(r->events);

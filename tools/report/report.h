@@ -128,7 +128,7 @@ struct kj_report_cpu_process {
 
 /* A phase of a training on the CPU, as kjoule-probe saw it. */
 struct kj_report_cpu_phase {
-    char *name; /* "backward" "optimizer" "data" "rest" */
+    char *name; /* "backward" "optimizer" "rest" */
     uint64_t count;
     double time_ns;
     struct kj_energy energy; /* of cpu.dynamic_uj + cpu.idle_uj */
