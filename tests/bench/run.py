@@ -14,6 +14,8 @@ import subprocess
 import tempfile
 import time
 
+import probe
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("KJ_BUILD", ROOT / "build")).resolve()
 KJOULE, LAUNCH, TRAIN = (str(BUILD / p) for p in ("kjoule", "bench/launch", "programs/lm_train"))
@@ -112,6 +114,7 @@ def main():
         rows += [("1 thread, 20,000 kernels", ["--kernels", 20000, "--batches", batches])]
         launches(rows, 1 if quick else 3, work)
         launches([("memory: many launches", ["--batches", 40000 // scale])], 1, work)
+        probe.main(quick)
 
 
 if __name__ == "__main__":

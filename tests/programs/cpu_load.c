@@ -9,7 +9,7 @@
  *     cpu_load forks DEPTH MS        a chain: each forks the next, burns, waits for it
  *     cpu_load orphans COUNT MS      children that outlive their parents; not in the rusage that it says
  *     cpu_load exec MS               a second thread, which execs this program anew
- *     cpu_load switches SECONDS      two threads that hand a byte to and fro
+ *     cpu_load switches SECONDS [RATE]   two threads that hand a byte to and fro, RATE switches a second at most
  *     cpu_load sleep MS
  */
 #include <errno.h>
@@ -120,8 +120,8 @@ static void *answering_thread(void *nothing)
     return nothing;
 }
 
-/* Returns the number of hand-overs a second. */
-static double hand_over(double seconds)
+/* Returns the number of switches a second: each hand-over is one on the CPU of who waits for it. */
+static double hand_over(double seconds, double rate)
 {
     pthread_t thread;
     char byte = 0;
@@ -133,7 +133,9 @@ static double hand_over(double seconds)
         if (write(to[1], &byte, 1) != 1 || read(fro[0], &byte, 1) != 1)
             exit(3);
         count += 2;
-        end_ns = now_ns(CLOCK_MONOTONIC);
+        do
+            end_ns = now_ns(CLOCK_MONOTONIC);
+        while ((double)count > rate * (double)(end_ns - start_ns) * 1e-9);
     } while ((double)(end_ns - start_ns) < seconds * 1e9);
     close(to[1]);
     pthread_join(thread, NULL);
@@ -168,7 +170,7 @@ int main(int argc, char **argv)
     else if (!strcmp(mode, "orphans"))
         run_orphans(number, (uint64_t)second * 1000000u);
     else if (!strcmp(mode, "switches"))
-        rate = hand_over(number);
+        rate = hand_over(number, argc > 3 ? second : 1e9);
     else if (!strcmp(mode, "sleep"))
         usleep((useconds_t)number * 1000u);
     else if (!strcmp(mode, "exec")) {
