@@ -24,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SOCKET = 0, TICK_MS = 100, LIVING_EVERY = 5, SAMPLES = 256, INIT_PID_NAMESPACE = 0 };
+enum { SOCKET = 0, TICK_MS = 100, LIVING_EVERY = 5, SAMPLES = 256, START_S = 20 };
 
 struct probe {
     struct kj_sched_reader *sched;
@@ -296,6 +296,7 @@ int main(int argc, char **argv)
     signal(SIGTSTP, SIG_IGN);
     const struct timeval patience = {.tv_sec = 2};
     setsockopt(SOCKET, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+    alarm(START_S); /* nobody would end us if we hung */
     add(&probe, KJ_PROBE_HELLO)->value = KJ_PROBE_VERSION;
     flush(&probe);
     if (!kj_privileges_have(CAP_BPF) && !kj_privileges_have(CAP_SYS_ADMIN))
@@ -303,6 +304,7 @@ int main(int argc, char **argv)
     if (!in_first_pid_namespace())
         return refuse(&probe, "this container has process ids of its own, which the kernel's do not match");
     int status = open_all(&probe, force_raw);
+    alarm(0);
     if (!status)
         watch(&probe);
     shutdown(SOCKET, SHUT_RDWR); /* detaching takes a while, and nobody need wait for it */

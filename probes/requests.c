@@ -38,15 +38,13 @@ int kj_request_receive(int socket, struct kj_probe_request *ret_request, int *re
                 close(fd);
         }
     }
-    if (!size)
-        return 0;
     if (size == (ssize_t)sizeof(*ret_request) && !(message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) &&
         ret_request->magic == KJ_PROBE_MAGIC)
         return (int)size;
     if (*ret_fd >= 0)
         close(*ret_fd);
     *ret_fd = -1;
-    return -EPROTO;
+    return size ? -EPROTO : 0;
 }
 
 /* Root may watch all; others what is theirs, as far as /proc shows it to be. */

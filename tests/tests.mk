@@ -66,8 +66,18 @@ $(BUILD)/unit/%: tests/unit/%.c $(BUILD)/libkjtools.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) -o $@ $< $(BUILD)/libkjtools.a -lcmocka $(TOOL_LIBS)
 
+# The readers against what nobody would write: a fixed sequence of mutations. FUZZ_ROUNDS=, SAN=address,undefined.
+FUZZ_ROUNDS ?= 20000
+FUZZ_BIN    := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(filter-out tests/fuzz/driver.c,$(wildcard tests/fuzz/*.c)))
+$(BUILD)/fuzz/%: tests/fuzz/%.c tests/fuzz/driver.c probes/requests.c $(BUILD)/libkjtools.a
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) -MF $@.d -o $@ $(filter %.c,$^) $(BUILD)/libkjtools.a $(TOOL_LIBS)
+fuzz: $(FUZZ_BIN) ## the readers against mutated input
+	$(Q)for t in $(FUZZ_BIN); do $$t $(FUZZ_ROUNDS) || exit 1; done
+
 test: setup ## everything that needs nothing beyond apt
-	$(Q)$(MAKE) --no-print-directory test-unit test-e2e
+	$(Q)$(MAKE) --no-print-directory test-unit fuzz test-e2e
 test-unit: $(UNIT_BIN) ## C unit tests (cmocka)
 	$(Q)fail=0; for t in $(UNIT_BIN); do $$t || fail=1; done; exit $$fail
 test-e2e: all simgpu programs ## whole runs, wrapped (pytest)

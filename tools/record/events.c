@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -34,8 +33,7 @@ struct kj_events {
     struct pollfd poll[SOURCES];
     sigset_t outer_mask;
     bool masked;
-    int32_t root, helper;
-    uint64_t helper_ns;
+    int32_t root;
     int dir_fd, waiting_fd; /* a process that waits for its report */
     char socket_name[32];
 };
@@ -108,16 +106,6 @@ void kj_events_set_root(struct kj_events *events, int32_t pid)
     events->root = pid;
 }
 
-void kj_events_set_helper(struct kj_events *events, int32_t pid)
-{
-    events->helper = pid;
-}
-
-uint64_t kj_events_helper_ns(const struct kj_events *events)
-{
-    return events->helper_ns;
-}
-
 void kj_events_tick_every(struct kj_events *events, uint64_t period_ns)
 {
     struct timespec period = {.tv_sec = (time_t)(period_ns / KJ_NS_PER_S),
@@ -132,11 +120,7 @@ static bool reap(struct kj_events *events, struct kj_ending *ret_ending)
     bool ended = false;
     int status;
     pid_t pid;
-    struct rusage usage;
-    while ((pid = wait4(-1, &status, WNOHANG | WUNTRACED, &usage)) > 0) {
-        if (pid == events->helper && !WIFSTOPPED(status))
-            events->helper_ns += (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * KJ_NS_PER_S +
-                                 (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
+    while ((pid = waitpid(-1, &status, WNOHANG | WUNTRACED)) > 0) {
         if (pid != events->root)
             continue;
         if (WIFSTOPPED(status)) {

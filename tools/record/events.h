@@ -20,9 +20,6 @@ int kj_events_open(int32_t watch_pid, int dir_fd, struct kj_events **ret_events,
 /* The mask from before, which is the command's. */
 const sigset_t *kj_events_outer_mask(const struct kj_events *events);
 void kj_events_set_root(struct kj_events *events, int32_t pid);
-/* A child of ours that is none of the command's; what it had used once it was reaped. */
-void kj_events_set_helper(struct kj_events *events, int32_t pid);
-uint64_t kj_events_helper_ns(const struct kj_events *events);
 void kj_events_tick_every(struct kj_events *events, uint64_t period_ns);
 
 struct kj_ending {

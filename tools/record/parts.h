@@ -53,10 +53,8 @@ int kj_threads_save(const struct kj_threads *threads, int dir_fd);
 struct kj_tree;
 struct kj_tree *kj_tree_new(int32_t root_pid, bool is_child);
 struct kj_tree *kj_tree_free(struct kj_tree *tree);
-/* A child of ours that is none of the tree's. */
-void kj_tree_leave_out(struct kj_tree *tree, int32_t pid);
-/* What such children that were reaped had used in all. */
-void kj_tree_reaped_helper(struct kj_tree *tree, uint64_t cpu_ns);
+/* CPU time of children of ours that were none of the tree's. */
+void kj_tree_leave_out(struct kj_tree *tree, uint64_t cpu_ns);
 uint64_t kj_tree_cpu_ns(struct kj_tree *tree);
 /* The processes that were there at the last look. Valid until the next. */
 size_t kj_tree_processes(const struct kj_tree *tree, const int32_t **ret_pids);

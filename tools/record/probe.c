@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -25,7 +26,7 @@ enum own { OWN_TREE, OWN_OTHERS, OWN_IDLE, OWN_TREE_CYCLES, OWN_ALL_CYCLES };
 
 struct kj_probe {
     int socket; /* -1: none */
-    int32_t pid;
+    uint64_t cost_ns;
     enum { STARTING, READY, REFUSED, ENDED } state;
     bool cycles;
     char reason[200], path[PATH_MAX];
@@ -60,20 +61,36 @@ static bool find_program(char *ret_path)
     return false;
 }
 
-static int32_t spawn(const char *path, int socket, bool phases, const sigset_t *mask)
+static void become_program(const char *path, int socket, bool phases, const sigset_t *mask)
 {
     char *const argv[] = {(char *)"kjoule-probe", (char *)(phases ? "phases" : ""), NULL};
     char *const environment[] = {NULL};
-    pid_t pid = fork();
-    if (pid)
-        return pid;
     if (mask)
         sigprocmask(SIG_SETMASK, mask, NULL);
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    if (dup2(socket, 0) < 0 || null < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0)
-        _exit(127);
-    execve(path, argv, environment);
+    if (dup2(socket, 0) >= 0 && null >= 0 && dup2(null, 1) >= 0 && dup2(null, 2) >= 0)
+        execve(path, argv, environment);
     _exit(127);
+}
+
+/* Forked twice: the command is to be our only child, and our children's CPU time the run's. What starting it
+ * cost is told apart from that. */
+static int spawn(const char *path, int socket, bool phases, const sigset_t *mask, uint64_t *ret_cost_ns)
+{
+    struct rusage usage = {0};
+    pid_t pid = fork();
+    if (pid < 0)
+        return -errno;
+    if (pid == 0) {
+        if (fork() == 0)
+            become_program(path, socket, phases, mask);
+        _exit(0);
+    }
+    while (wait4(pid, NULL, 0, &usage) < 0 && errno == EINTR)
+        ;
+    *ret_cost_ns = (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * KJ_NS_PER_S +
+                   (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
+    return 0;
 }
 
 struct kj_probe *kj_probe_start(bool phases, const sigset_t *mask)
@@ -93,11 +110,11 @@ struct kj_probe *kj_probe_start(bool phases, const sigset_t *mask)
         snprintf(probe->reason, sizeof(probe->reason), "no socket for kjoule-probe: %s", strerror(errno));
         return probe;
     }
-    probe->pid = spawn(probe->path, pair[1], phases, mask);
+    int status = spawn(probe->path, pair[1], phases, mask, &probe->cost_ns);
     close(pair[1]);
-    if (probe->pid < 0) {
-        snprintf(probe->reason, sizeof(probe->reason), "kjoule-probe cannot be started: %s", strerror(errno));
-        probe->pid = 0;
+    if (status) {
+        snprintf(probe->reason, sizeof(probe->reason), "kjoule-probe cannot be started: %s",
+                 strerror(-status));
         close(pair[0]);
         return probe;
     }
@@ -106,9 +123,17 @@ struct kj_probe *kj_probe_start(bool phases, const sigset_t *mask)
     return probe;
 }
 
-int32_t kj_probe_pid(const struct kj_probe *probe)
+struct kj_probe *kj_probe_adopt(int socket)
 {
-    return probe->pid;
+    struct kj_probe *probe = calloc(1, sizeof(*probe));
+    if (probe)
+        probe->socket = socket;
+    return probe;
+}
+
+uint64_t kj_probe_cost_ns(const struct kj_probe *probe)
+{
+    return probe->cost_ns;
 }
 
 /* ------------------------------------------------------------------ the stream */
@@ -449,8 +474,6 @@ struct kj_probe *kj_probe_close(struct kj_probe *probe)
         return NULL;
     if (probe->socket >= 0)
         close(probe->socket);
-    if (probe->pid > 0 && probe->state == REFUSED) /* it may hang, and there is nothing to wait for */
-        kill(probe->pid, SIGKILL);
     free(probe);
     return NULL;
 }

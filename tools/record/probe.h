@@ -20,14 +20,18 @@ struct kj_probe_status {
     char remedy[400]; /* the command that would mend it; "" none */
 };
 
-/* Starts the program beside this one or in ../libexec/kjoule, never from PATH. Never NULL but for want of
- * memory: where there is none, or it refuses, the status says so. mask: of signals, for the program. */
+/* Starts the program beside this one or in ../libexec/kjoule, never from PATH. Before
+ * PR_SET_CHILD_SUBREAPER, so that it does not come back to us. Never NULL but for want of memory: where there
+ * is none, or it refuses, the status says so. mask: of signals, for the program. */
 struct kj_probe *kj_probe_start(bool phases, const sigset_t *mask);
+/* Hears a socket that another has connected: for tests. Closed with the probe. */
+struct kj_probe *kj_probe_adopt(int socket);
 /* Until it measures or refuses, or root_pid has ended (0: none), or the time is up, which counts as refused.
  */
 void kj_probe_await(struct kj_probe *probe, int32_t root_pid, int timeout_ms);
 void kj_probe_get_status(const struct kj_probe *probe, struct kj_probe_status *ret_status);
-int32_t kj_probe_pid(const struct kj_probe *probe); /* 0: none was started */
+/* What starting it has added to the CPU time of our children. The program itself is nobody's child here. */
+uint64_t kj_probe_cost_ns(const struct kj_probe *probe);
 
 /* Its channels: sensors, then "tree", "others" and "idle" of source "probe", then cycles if it counts them.
  * ids are places. Valid until close, none before await. */

@@ -231,7 +231,7 @@ static void open_probe(struct kj_recorder *r, bool wants_phases)
 {
     struct kj_probe_status status = {0};
     if (r->probe) {
-        kj_tree_leave_out(r->tree, kj_probe_pid(r->probe));
+        kj_tree_leave_out(r->tree, kj_probe_cost_ns(r->probe));
         kj_probe_await(r->probe, r->info.wrapped ? r->info.root_pid : 0, PROBE_MS);
         kj_probe_get_status(r->probe, &status);
     }
@@ -304,8 +304,6 @@ static void start_probe(struct kj_recorder *r, const struct kj_options *options)
         return;
     bool phases = *options->text[KJ_OPT_PROBE_PHASES];
     r->probe = kj_probe_start(phases, r->info.wrapped ? kj_events_outer_mask(r->events) : NULL);
-    if (r->probe)
-        kj_events_set_helper(r->events, kj_probe_pid(r->probe));
     if (phases)
         r->phases = kj_cpu_phases_create(r->dir_fd);
 }
@@ -395,8 +393,6 @@ static void tick(struct kj_recorder *r)
     uint64_t now_ns = kj_mono_ns();
     if (r->probe)
         kj_probe_read(r->probe);
-    if (r->tree)
-        kj_tree_reaped_helper(r->tree, kj_events_helper_ns(r->events));
     if (r->functions && r->tree) {
         const int32_t *pids;
         size_t count = kj_tree_processes(r->tree, &pids);
@@ -427,7 +423,6 @@ int kj_recorder_watch(struct kj_recorder *r)
     if (r->probe)
         kj_probe_finish(r->probe);
     if (r->tree) {
-        kj_tree_reaped_helper(r->tree, kj_events_helper_ns(r->events));
         r->info.tree_cpu_ns = kj_tree_cpu_ns(r->tree);
         if (r->probe && kj_probe_tree_ns(r->probe) > r->info.tree_cpu_ns)
             r->info.tree_cpu_ns = kj_probe_tree_ns(r->probe);

@@ -17,9 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PIDS_CAP    65536
-#define COST_SHARE  20 /* a scan is repeated after 20 times what it cost: 5 % of one core at most */
-#define HELPERS_CAP 4
+#define PIDS_CAP   65536
+#define COST_SHARE 20 /* a scan is repeated after 20 times what it cost: 5 % of one core at most */
 
 struct kj_tree {
     int32_t root;
@@ -27,9 +26,7 @@ struct kj_tree {
     int32_t *alive; /* from the root down: parents before their children */
     int32_t *before, *sorted;
     size_t alive_count, before_count;
-    int32_t helpers[HELPERS_CAP];
-    size_t helpers_count;
-    uint64_t helpers_ns;
+    uint64_t left_out_ns;
     uint32_t seen;
     uint64_t cpu_ns, next_ns, threads_next_ns;
 };
@@ -58,23 +55,9 @@ struct kj_tree *kj_tree_free(struct kj_tree *tree)
     return NULL;
 }
 
-void kj_tree_leave_out(struct kj_tree *tree, int32_t pid)
+void kj_tree_leave_out(struct kj_tree *tree, uint64_t cpu_ns)
 {
-    if (pid > 0 && tree->helpers_count < HELPERS_CAP)
-        tree->helpers[tree->helpers_count++] = pid;
-}
-
-void kj_tree_reaped_helper(struct kj_tree *tree, uint64_t cpu_ns)
-{
-    tree->helpers_ns = cpu_ns;
-}
-
-static bool is_helper(const struct kj_tree *tree, int32_t pid)
-{
-    for (size_t i = 0; i < tree->helpers_count; i++)
-        if (tree->helpers[i] == pid)
-            return true;
-    return false;
+    tree->left_out_ns += cpu_ns;
 }
 
 /* On-CPU time of the whole process, its dead threads too, to the nanosecond: the kernel tells it of any
@@ -114,7 +97,7 @@ static void add_children(struct kj_tree *tree, int32_t pid)
         FILE *file = fopen(path, "re");
         int32_t child;
         while (file && fscanf(file, "%d", &child) == 1)
-            if (tree->alive_count < PIDS_CAP && !is_helper(tree, child))
+            if (tree->alive_count < PIDS_CAP)
                 tree->alive[tree->alive_count++] = child;
         if (file)
             fclose(file);
@@ -155,7 +138,7 @@ static uint64_t reaped_ns(const struct kj_tree *tree)
         return 0;
     uint64_t ns = (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * KJ_NS_PER_S +
                   (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
-    return ns > tree->helpers_ns ? ns - tree->helpers_ns : 0;
+    return ns > tree->left_out_ns ? ns - tree->left_out_ns : 0;
 }
 
 /* From the top down: a process that ends meanwhile is missing for a moment, and never counted twice. */
