@@ -194,7 +194,8 @@ uint32_t kj_activity_find(struct kj_ledger_header *ledger, uint8_t kind, uint16_
     *ret_first = false;
     if (unlikely(!slots))
         return 0;
-    uint8_t role = kj_self.role;
+    /* A graph is the same whichever thread launches it: its nodes were written under one row. */
+    uint8_t role = kind == KJ_ACTIVITY_GRAPH ? KJ_ROLE_MAIN : kj_self.role;
     uint64_t hash = hash_of(kind, device, role, shape);
     struct slot *slot = probe(hash, kind, device, role, shape);
     if (likely(slot != NULL))

@@ -142,10 +142,9 @@ extern atomic_int kj_captures; /* active captures in this process: while it is n
                                   query or record call */
 bool kj_stream_captures(CUstream stream, int lane);
 void kj_capture_begun(CUresult rc);
-void kj_capture_ended(void);
+void kj_capture_ended(CUresult rc);
 struct kj_shape kj_graph_shape(CUgraphExec exec);
-void kj_graph_instantiated(CUgraphExec exec, CUgraph graph);
-void kj_graph_updated(CUgraphExec exec, CUgraph graph);
+void kj_graph_instantiated(CUgraphExec exec, CUgraph graph); /* or updated */
 void kj_graphs_forget(void);
 
 /* ---- timing (timing.c)

@@ -233,11 +233,11 @@ static void release_begin(struct kj_ledger_header *ledger)
 #define BEGIN_CAPTURE(symbol, name, version, lane, params, args)                                             \
     BRACKETED(symbol, params, args, atomic_fetch_add(&kj_captures, 1), kj_capture_begun(rc))
 #define END_CAPTURE(symbol, name, version, lane, params, args)                                               \
-    BRACKETED(symbol, params, args, , kj_capture_ended())
+    BRACKETED(symbol, params, args, , kj_capture_ended(rc))
 #define INSTANTIATE(symbol, name, version, lane, params, args)                                               \
     BRACKETED(symbol, params, args, , if (!rc) kj_graph_instantiated(*ret_exec, graph))
 #define GRAPH_UPDATE(symbol, name, version, lane, params, args)                                              \
-    BRACKETED(symbol, params, args, , if (!rc) kj_graph_updated(exec, graph))
+    BRACKETED(symbol, params, args, , if (!rc) kj_graph_instantiated(exec, graph))
 #define CUSTOM(symbol, name, version, lane, params, args)
 #define PASS(symbol, reason)
 
