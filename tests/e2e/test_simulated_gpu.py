@@ -81,6 +81,20 @@ def test_two_devices(make_sim, folder):
     assert sorted(per_device.values()) == [200] * 6
 
 
+@pytest.mark.parametrize("flags", [(), ("--graph",), ("--stream", "per-thread"), ("--async", "--library")])
+def test_eight_threads_four_processes_two_devices(make_sim, folder, flags):
+    """Nothing is lost and nothing counted twice: 32 threads of 4 processes on 2 devices, each with its own count."""
+    sim = make_sim("devices 2\nkernel * duration_us=20 power=300\n")
+    run = kj.wrapped(driver("--steps", 500, "--threads", 8, "--processes", 4, "--devices", 2, *flags), folder, env=sim.env)
+    assert_counts(run, sim, 500 * 8 * 4)
+    truth = {(d["uuid"], k["name"]): k["launches"] for d in sim.truth()["devices"] for k in d["kernels"]}
+    assert len(truth) == 6 and set(truth.values()) == {8000}
+    assert {(k["device"], k["name"]): k["launches"] for k in run.report["kernels"]} == truth
+    copies = {(c["device"], c["kind"]): c["count"] for c in run.report["copies"]}
+    assert copies == {(d["uuid"], kj.COPY_KINDS[c["name"]]): c["launches"] for d in sim.truth()["devices"] for c in d["copies"]}
+    assert len(run.report["processes"]) == 4
+
+
 def test_graph(make_sim, folder):
     """A graph's kernels are counted by name at each of its launches; nothing of ours lands in the capture."""
     plain = kj.bare(driver("--steps", 60, "--graph"), env=make_sim(name="plain").env)
