@@ -52,10 +52,11 @@ $(BUILD)/libkjtools.a: $(LIB_OBJ)
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && ar rcs $@ $^
 
+# -Bsymbolic: the table of wrappers must hold ours, also where another library that wraps the same names comes first.
 $(BUILD)/libkjoule.so: $(SHIM_OBJ) shim/shim.map
 	$(call say,LINK,$@)
 	$(Q)$(CC) -shared -o $@ $(SHIM_OBJ) -Wl,-soname,libkjoule.so -Wl,-z,nodelete,-z,now,-z,relro \
-		-Wl,--no-undefined -Wl,--as-needed -Wl,--version-script=shim/shim.map $(LDFLAGS)
+		-Wl,-Bsymbolic -Wl,--no-undefined -Wl,--as-needed -Wl,--version-script=shim/shim.map $(LDFLAGS)
 
 $(BUILD)/shim/%.o: shim/%.c
 	$(call say,CC,$<)

@@ -184,6 +184,10 @@ struct kj_config {
 };
 extern struct kj_config kj_config;
 
+/* musl.c: another libc than glibc; a definition of `name` other than `own`, there. */
+bool kj_libc_is_foreign(void);
+void *kj_symbol_behind(const char *name, const void *own);
+
 /* Called at the first look-up of a CUDA entry point, again and again: opens the ledger once. */
 void kj_session_touch(void);
 void kj_session_disable(const char *reason);

@@ -32,6 +32,7 @@ struct kj_recorder {
     struct kj_tree *tree;
     struct kj_sampler *sampler;
     struct kj_events *events;
+    struct kj_blind *blind;
     uint64_t drain_next_ns;
     bool ended;
 };
@@ -262,6 +263,7 @@ int kj_recorder_start(const struct kj_recorder_config *config, struct kj_recorde
         if (config->ready_fd >= 0)
             tell_ready(r, config->ready_fd);
         r->tree = kj_tree_new(r->info.root_pid, r->info.wrapped);
+        r->blind = kj_blind_new(r->dir_fd);
         if (r->tree)
             open_sensors(r, config->options);
         kj_events_set_root(r->events, r->info.root_pid);
@@ -295,6 +297,10 @@ static void tick(struct kj_recorder *r)
         return;
     r->drain_next_ns = now_ns + DRAIN_NS;
     drain_ledgers(r);
+    const int32_t *pids;
+    size_t count = r->tree ? kj_tree_alive(r->tree, &pids) : 0;
+    if (count && r->blind)
+        kj_blind_look(r->blind, pids, count, &r->info);
     if (r->sampler)
         kj_sampler_flush(r->sampler);
 }
@@ -354,6 +360,7 @@ struct kj_recorder *kj_recorder_close(struct kj_recorder *r)
     kj_owners_close(r->owners);
     kj_events_close(r->events);
     kj_tree_free(r->tree);
+    kj_blind_free(r->blind);
     if (r->dir_fd >= 0)
         close(r->dir_fd);
     free(r->folder);

@@ -133,6 +133,12 @@ uint64_t kj_tree_cpu_ns(struct kj_tree *tree)
     return tree->cpu_ns;
 }
 
+size_t kj_tree_alive(const struct kj_tree *tree, const int32_t **ret_pids)
+{
+    *ret_pids = tree->alive;
+    return tree->alive_count;
+}
+
 uint32_t kj_tree_processes_seen(const struct kj_tree *tree)
 {
     return tree->seen ? tree->seen : 1;
