@@ -117,6 +117,10 @@ struct kj_shape {
  * this call. */
 uint32_t kj_activity_find(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
                           const struct kj_shape *shape, bool *ret_first);
+/* In two steps: the hash before the driver's call, which also fetches what the second step will need. */
+uint64_t kj_activity_hash(uint8_t kind, uint16_t device, const struct kj_shape *shape);
+uint32_t kj_activity_find_hashed(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
+                                 const struct kj_shape *shape, uint64_t hash, bool *ret_first);
 /* A function handle went away: a later use of the same handle is another kernel. */
 void kj_activities_forget(const void *function);
 void kj_activities_reset(void); /* a new ledger */
