@@ -98,6 +98,8 @@ void kj_threads_forget(void); /* after fork */
 
 /* The thread's current context, asked of the driver when the cache is empty; NULL when there is none. */
 struct kj_context *kj_context_current(struct kj_ledger_header *ledger);
+/* That of a stream, as far as a launch or copy has made it known; else the current one. */
+struct kj_context *kj_context_of_stream(struct kj_ledger_header *ledger, CUstream stream);
 uint16_t kj_context_device(const struct kj_context *context);
 /* Row of STREAMS for a handle as given to a call of this lane. */
 uint16_t kj_stream_row(struct kj_ledger_header *ledger, struct kj_context *context, CUstream stream,

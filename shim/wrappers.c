@@ -263,9 +263,11 @@ CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *list, unsigned
     if (!ledger)
         return rc;
     kj_call_count(ledger, KJ_HOOK_cuLaunchCooperativeKernelMultiDevice, rc, 0);
-    struct kj_context *context = kj_context_current(ledger);
-    for (unsigned i = 0; !rc && context && i < num_devices; i++) {
+    for (unsigned i = 0; !rc && i < num_devices; i++) {
         const CUDA_LAUNCH_PARAMS *p = &list[i];
+        struct kj_context *context = kj_context_of_stream(ledger, p->hStream);
+        if (!context)
+            continue;
         const struct kj_shape shape = SHAPE(p->function, p->gridDimX, p->gridDimY, p->gridDimZ, p->blockDimX,
                                             p->blockDimY, p->blockDimZ, p->sharedMemBytes);
         bool first;
