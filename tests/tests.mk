@@ -88,6 +88,13 @@ test-torch: all simgpu programs torch-venv ## PyTorch's CUDA build on the simula
 	$(Q)KJ_BUILD=$(abspath $(BUILD)) KJ_TORCH_PYTHON=$(TORCH_VENV)/bin/python $(PYTHON) -m pytest -q tests/torch $(PYTEST_ARGS)
 bench: all simgpu programs $(BUILD)/bench/launch ## overhead tables; run on an idle machine
 	$(Q)KJ_BUILD=$(abspath $(BUILD)) $(PYTHON) tests/bench/run.py $(BENCH_ARGS)
+TORCH_PYTHON ?= $(firstword $(wildcard $(TORCH_VENV)/bin/python) python3)
+check-gpu: all programs $(BUILD)/gpu/workload ## what only a real card can show; figures into tests/gpu/results
+	$(Q)cd tests/gpu/results && python3 ../check.py --build $(abspath $(BUILD)) --torch $(TORCH_PYTHON) $(CHECK_ARGS)
+$(BUILD)/gpu/workload: tests/gpu/workload.c
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(PROGRAM_CC) -o $@ $< -ldl -lpthread
 $(BUILD)/bench/launch: tests/bench/launch.c
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
