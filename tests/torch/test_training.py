@@ -17,6 +17,7 @@ PROGRAMS = [
     pytest.param(["train_gpt.py", "--graph"], id="gpt-cuda-graph"),
     pytest.param(["train_gpt.py", "--workers", 2, "--pinned", "--streams"], id="gpt-workers-pinned-two-streams"),
     pytest.param(["train_gpt.py", "--checkpoint"], id="gpt-gradient-checkpointing"),
+    pytest.param(["train_gpt.py", "--compile"], id="gpt-compiled-by-triton"),
     pytest.param(["train_text.py", "gpt", "--device", "cuda"], id="transformer-layers"),
     pytest.param(["train_hf.py", "classification"], id="hf-bert-classification"),
     pytest.param(["train_hf.py", "sentiment"], id="hf-bert-sentiment"),
