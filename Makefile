@@ -34,7 +34,7 @@ LIB_OBJ   := $(LIB_SRC:%.c=$(BUILD)/%.o)
 CMD_OBJ   := $(CMD_SRC:%.c=$(BUILD)/%.o)
 SHIM_OBJ  := $(patsubst %.S,$(BUILD)/%.o,$(SHIM_SRC:%.c=$(BUILD)/%.o))
 
-.PHONY: all help demo test test-unit test-e2e test-torch torch-venv bench check-gpu programs simgpu layers format check-format setup install uninstall clean
+.PHONY: all help demo test test-unit test-e2e test-torch torch-venv bench bench-accuracy check-gpu programs simgpu layers format check-format setup install uninstall clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 

@@ -88,6 +88,12 @@ test-torch: all simgpu programs torch-venv ## PyTorch's CUDA build on the simula
 	$(Q)KJ_BUILD=$(abspath $(BUILD)) KJ_TORCH_PYTHON=$(TORCH_VENV)/bin/python $(PYTHON) -m pytest -q tests/torch $(PYTEST_ARGS)
 bench: all simgpu programs $(BUILD)/bench/launch ## overhead tables; run on an idle machine
 	$(Q)KJ_BUILD=$(abspath $(BUILD)) $(PYTHON) tests/bench/run.py $(BENCH_ARGS)
+bench-accuracy: $(BUILD)/bench/accuracy ## the attribution model against known truth, in virtual time
+	$(Q)$(BUILD)/bench/accuracy $(BENCH_ARGS)
+$(BUILD)/bench/accuracy: tests/bench/accuracy.c $(BUILD)/libkjtools.a
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) -o $@ $< $(BUILD)/libkjtools.a $(TOOL_LIBS)
 TORCH_PYTHON ?= $(firstword $(wildcard $(TORCH_VENV)/bin/python) python3)
 check-gpu: all programs $(BUILD)/gpu/workload ## what only a real card can show; figures into tests/gpu/results
 	$(Q)cd tests/gpu/results && python3 ../check.py --build $(abspath $(BUILD)) --torch $(TORCH_PYTHON) $(CHECK_ARGS)
