@@ -20,6 +20,11 @@ enum { CLASSES_CAP = 256, METHODS = 3 };
 #define MS      1e6
 #define IDLE_MW 85000.0
 #define POLL_NS (20 * MS)
+/* What no table of a sensor tells, in every scenario: */
+#define LAUNCH_SD    .03      /* of one launch's power around its class's: other data, other clocks */
+#define WARMING      .02      /* more power at the end of the run than at its start */
+#define UPDATE_SD_NS (1 * MS) /* of the moment of an update around its grid */
+#define COUNTER_SD   .003     /* of one increment of the energy counter */
 
 struct scenario {
     const char *name;
@@ -56,6 +61,7 @@ static const struct scenario scenarios[] = {
 
 struct world {
     struct kj_model_interval *intervals;
+    double *factor; /* of each interval's power, in the order of start */
     size_t count;
     double *at_ns, *energy_uj; /* board energy at the boundaries, cumulative */
     size_t boundaries;
@@ -114,8 +120,11 @@ static void make_timeline(struct world *w, const struct scenario *s, struct kj_d
 }
 
 /* Board power is idle plus what runs; a class's truth is its dynamic energy and its share of idle. */
-static void make_energy(struct world *w)
+static void make_energy(struct world *w, struct kj_draws *r)
 {
+    w->factor = malloc((w->count + 1) * sizeof(*w->factor));
+    for (size_t i = 0; i < w->count; i++)
+        w->factor[i] = 1 + LAUNCH_SD * kj_draw_normal(r);
     size_t edges = 2 * w->count + 2, running = 0;
     double *times = malloc(edges * sizeof(*times)), power = 0;
     size_t *active = malloc((w->count + 1) * sizeof(*active)), next = 0;
@@ -135,12 +144,13 @@ static void make_energy(struct world *w)
         for (; next < w->count && (double)w->intervals[next].start_ns <= times[e]; next++)
             if ((double)w->intervals[next].end_ns > times[e])
                 active[running++] = next;
-        double length = times[e + 1] - times[e];
+        double length = times[e + 1] - times[e], warm = 1 + WARMING * times[e] / w->end_ns;
         power = IDLE_MW;
         for (size_t a = 0; a < running; a++) {
             uint32_t c = w->intervals[active[a]].class_index;
-            power += w->power_mw[c];
-            w->truth_uj[c] += (w->power_mw[c] + IDLE_MW / (double)running) * length * 1e-6;
+            double own = w->power_mw[c] * w->factor[active[a]] * warm;
+            power += own;
+            w->truth_uj[c] += (own + IDLE_MW / (double)running) * length * 1e-6;
         }
         if (!running)
             w->idle_uj += IDLE_MW * length * 1e-6;
@@ -181,20 +191,23 @@ static struct kj_sensor_series make_series(const struct world *w, const struct s
     struct kj_reading *readings = malloc(cap * sizeof(*readings));
     double period = (counter ? 100 : s->period_ms) * MS, phase = uniform(r, 0, period),
            poll = uniform(r, 0, POLL_NS);
-    double poll_ns = s->period_ms < 50 && !counter ? POLL_NS / 4 : POLL_NS, last = -1, value = 0;
+    double poll_ns = s->period_ms < 50 && !counter ? POLL_NS / 4 : POLL_NS, value = 0, counted_uj = 0;
     readings = realloc(readings, (cap * 4) * sizeof(*readings));
     period *= 1 + .003 * kj_draw_normal(r); /* no two clocks agree, nor does a poller wake on the dot */
+    double tick = 0, update = phase, before = 0;
     for (double at = poll; at < w->end_ns; at += poll_ns) {
         double t = at + .2 * MS * fabs(kj_draw_normal(r));
-        double update = floor((t - phase) / period) * period + phase;
-        if (update != last && update > 0) {
-            last = update;
+        for (; update <= t;
+             before = update, tick++,
+             update = phase + tick * period + fmin(period / 20, UPDATE_SD_NS) * kj_draw_normal(r)) {
             double to = update - s->lag_ms * MS, window = s->window_ms * MS;
-            value = counter ? floor(energy_at(w, update) * gain / 1000) * 1000
+            counted_uj +=
+                (energy_at(w, update) - energy_at(w, before)) * gain * (1 + COUNTER_SD * kj_draw_normal(r));
+            value = counter ? floor(counted_uj / 1000) * 1000
                             : (energy_at(w, to) - energy_at(w, to - window)) * 1e6 / window * gain *
                                   (1 + s->noise * kj_draw_normal(r));
         }
-        if (last > 0)
+        if (tick > 0)
             readings[count++] = (struct kj_reading){(uint64_t)t, (uint64_t)fmax(value, 0)};
     }
     return (struct kj_sensor_series){.counter = counter,
@@ -279,7 +292,7 @@ static void run(const struct scenario *s, uint64_t seed, struct score *scores)
     struct world w = {0};
     make_timeline(&w, s, &r);
     qsort(w.intervals, w.count, sizeof(*w.intervals), by_start);
-    make_energy(&w);
+    make_energy(&w, &r);
     double gain = s->gain_sd > 0 ? .97 + s->gain_sd * kj_draw_normal(&r) : 1;
     struct kj_model_class classes[CLASSES_CAP] = {0};
     struct kj_model_span spans[2048];
@@ -317,6 +330,7 @@ static void run(const struct scenario *s, uint64_t seed, struct score *scores)
         kj_model_result_free(results[m]);
     free(w.intervals);
     free(w.at_ns);
+    free(w.factor);
     free(w.energy_uj);
     free((void *)series[0].readings);
     free((void *)series[1].readings);

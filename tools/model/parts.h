@@ -23,26 +23,36 @@ struct kj_update {
     double t_ns;  /* of the renewal, on a regular grid where the series keeps one */
     double value; /* power: mW. Counter: uJ */
 };
-/* Returns how many; *ret_updates is the caller's to free. ret_period_ns 0: irregular. */
+struct kj_grid {
+    double period_ns; /* 0: irregular */
+    double sd_ns;     /* how far all of it may be off, 1 sigma */
+    double jitter_ns; /* of one update around it, 1 sigma */
+};
+/* Returns how many; *ret_updates is the caller's to free. */
 size_t kj_model_updates(const struct kj_sensor_series *series, struct kj_update **ret_updates,
-                        double *ret_period_ns);
-/* How far the times of its updates may be off, all together: 1 sigma. */
-double kj_model_poll_sd_ns(const struct kj_sensor_series *series);
+                        struct kj_grid *ret_grid);
+
+/* Of a power sensor that nobody knows: the shortest of today's boards, until another is found to fit better.
+ */
+#define KJ_WINDOW_UNKNOWN_NS 25e6
 
 /* One equation: the mean power that a sensor saw over [start, end). */
 struct kj_row {
     double start_ns, end_ns, mw;
+    double blur_ns; /* each edge lies anywhere within this of where it is said to be */
     uint32_t series;
 };
 /* Where a series lies in time: how much later than its updates say, in the middle of the run; and how much
  * more at its end than in its middle. */
 struct kj_shift {
     double middle_ns, stretch_ns;
+    double sd_ns; /* what is not known of it: the windows' edges are blurred by as much */
 };
 /* -1 at the start of the run, 1 at its end. */
 double kj_model_place(const struct kj_model_input *input, double t_ns);
 /* rows.c: the equations of all series within the complete part of the timeline, after the context was made.
- * windows_ns[s] overrides that of series s where not 0; shifts[s] moves its windows. Both may be NULL. */
+ * windows_ns[s] overrides that of series s where not 0; shifts[s]
+ * moves its windows. Both may be NULL. */
 size_t kj_model_rows(const struct kj_model_input *input, const double *windows_ns,
                      const struct kj_shift *shifts, struct kj_row **ret_rows);
 

@@ -8,8 +8,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define WINDOW_UNKNOWN_NS                                                                                    \
-    25e6                  /* the shortest of today's boards; regression.c looks whether another fits better */
 #define PIECE_MOST_NS 2e9 /* a counter that stood still for longer says little of any one kernel */
 
 static bool in_timeline(const struct kj_model_input *input, double start_ns, double end_ns)
@@ -52,15 +50,18 @@ size_t kj_model_rows(const struct kj_model_input *input, const double *windows_n
         const struct kj_sensor_series *series = &input->series[s];
         const struct kj_sensor *sensor = &series->sensor;
         struct kj_update *updates;
-        double period_ns, gain = sensor->gain > 0 ? sensor->gain : 1;
-        size_t n = kj_model_updates(series, &updates, &period_ns);
+        struct kj_grid grid;
+        double gain = sensor->gain > 0 ? sensor->gain : 1;
+        size_t n = kj_model_updates(series, &updates, &grid);
         double window_ns = windows_ns && windows_ns[s] > 0 ? windows_ns[s]
                            : sensor->window_ns             ? (double)sensor->window_ns
-                                                           : WINDOW_UNKNOWN_NS;
+                                                           : KJ_WINDOW_UNKNOWN_NS;
         const struct kj_shift *shift = shifts ? &shifts[s] : NULL;
         double lag_ns = (double)sensor->delay_ns;
         for (size_t i = 0; updates && i < n; i++) {
             struct kj_row row = {.end_ns = shifted(input, shift, updates[i].t_ns) - lag_ns,
+                                 .blur_ns =
+                                     sqrt(3) * hypot(grid.jitter_ns, shift ? shift->sd_ns : grid.sd_ns),
                                  .series = (uint32_t)s};
             if (series->counter) {
                 if (!i)

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#define JITTER_NS      3e6 /* of an update around its grid */
 #define GRID_OFF_SHARE 0.1 /* of the updates may miss the grid before it is not believed */
 
 static int by_value(const void *a, const void *b)
@@ -22,54 +23,58 @@ static double median(double *values, size_t count)
     return count ? values[count / 2] : 0;
 }
 
-/* Least-squares line through (number of the update, time), numbers by rounding to the period; then the grid
- * is moved so that it lies before what was seen of it. */
-static double fit_grid(struct kj_update *updates, const double *earliest, size_t count, double period_ns)
+/* Least-squares line through (number of the update, the middle of where it may have been), numbers by
+ * rounding to the period. *
+ * How well the polls tell its place: where they scan all of the time between updates, an average of many is
+ * good; where they keep step with it, as 20 ms do with 100 ms, all of them may be off by as much as one. */
+static struct kj_grid fit_grid(struct kj_update *updates, const double *earliest, size_t count,
+                               double period_ns)
 {
-    double n_sum = 0, t_sum = 0, nn = 0, nt = 0, number = 0;
+    double n_sum = 0, t_sum = 0, nn = 0, nt = 0, number = 0, first_ns = updates[0].t_ns;
     double *numbers = malloc(count * sizeof(*numbers));
     if (!numbers)
-        return 0;
+        return (struct kj_grid){0};
     for (size_t i = 0; i < count; i++) {
         if (i)
             number += fmax(1, round((updates[i].t_ns - updates[i - 1].t_ns) / period_ns));
         numbers[i] = number;
         n_sum += number;
-        t_sum += updates[i].t_ns - updates[0].t_ns;
+        t_sum += (updates[i].t_ns + earliest[i]) / 2 - first_ns;
     }
+    double n_mean = n_sum / (double)count, t_mean = t_sum / (double)count;
     for (size_t i = 0; i < count; i++) {
-        double n = numbers[i] - n_sum / (double)count;
-        nn += n * n;
-        nt += n * (updates[i].t_ns - updates[0].t_ns - t_sum / (double)count);
+        nn += (numbers[i] - n_mean) * (numbers[i] - n_mean);
+        nt += (numbers[i] - n_mean) * ((updates[i].t_ns + earliest[i]) / 2 - first_ns - t_mean);
     }
-    double slope = nn > 0 ? nt / nn : period_ns, low = -INFINITY, high = INFINITY;
+    double slope = nn > 0 ? nt / nn : period_ns, base = first_ns + t_mean - n_mean * slope;
     size_t off = 0;
-    for (size_t i = 0; i < count;
-         i++) { /* each update lies between the last poll without and the first with it */
-        double at = updates[0].t_ns + numbers[i] * slope;
-        low = fmax(low, earliest[i] - at);
-        high = fmin(high, updates[i].t_ns - at);
-    }
-    double shift = low <= high ? (low + high) / 2 : high;
+    double spread2 = 0, poll_ns = 0;
     for (size_t i = 0; i < count; i++) {
-        double at = updates[0].t_ns + numbers[i] * slope + shift;
-        off += at < earliest[i] - 0.05 * period_ns || at > updates[i].t_ns + 0.05 * period_ns;
+        double at = base + numbers[i] * slope, slack = fmax(0.05 * period_ns, JITTER_NS);
+        double error_ns = (updates[i].t_ns + earliest[i]) / 2 - at;
+        spread2 += error_ns * error_ns;
+        poll_ns += updates[i].t_ns - earliest[i];
+        off += at < earliest[i] - slack || at > updates[i].t_ns + slack;
     }
     bool believed = (double)off <= GRID_OFF_SHARE * (double)count;
-    double base = updates[0].t_ns + shift;
     for (size_t i = 0; believed && i < count; i++)
         updates[i].t_ns = base + numbers[i] * slope;
     free(numbers);
-    return believed ? slope : 0;
+    double seen_sd_ns = sqrt(spread2 / (double)count), poll_sd_ns = poll_ns / (double)count / sqrt(12);
+    bool scanned = seen_sd_ns > 0.5 * poll_sd_ns;
+    double excess = spread2 / (double)count - poll_sd_ns * poll_sd_ns;
+    return (struct kj_grid){.period_ns = believed ? slope : 0,
+                            .jitter_ns = excess > 0 ? sqrt(excess) : 0,
+                            .sd_ns = scanned ? 2 * seen_sd_ns / sqrt((double)count) + 5e4 : poll_sd_ns};
 }
 
 size_t kj_model_updates(const struct kj_sensor_series *series, struct kj_update **ret_updates,
-                        double *ret_period_ns)
+                        struct kj_grid *ret_grid)
 {
     struct kj_update *updates = malloc((series->count + 1) * sizeof(*updates));
     double *earliest = malloc((series->count + 1) * sizeof(*earliest));
     size_t count = 0;
-    *ret_period_ns = 0;
+    *ret_grid = (struct kj_grid){0};
     for (size_t i = 1; updates && earliest && i < series->count; i++) {
         const struct kj_reading *now = &series->readings[i], *before = now - 1;
         if (now->value == before->value || (series->counter && now->value < before->value))
@@ -84,21 +89,14 @@ size_t kj_model_updates(const struct kj_sensor_series *series, struct kj_update 
                        : steps && count > 4     ? median(steps, count - 1)
                                                 : 0;
     if (count > 8 && period_ns > 0)
-        *ret_period_ns = fit_grid(updates, earliest, count, period_ns);
-    if (*ret_period_ns <= 0)
-        for (size_t i = 0; i < count; i++) /* in the middle of where it may have been */
-            updates[i].t_ns = (updates[i].t_ns + earliest[i]) / 2;
+        *ret_grid = fit_grid(updates, earliest, count, period_ns);
+    for (size_t i = 0; i < count && ret_grid->period_ns <= 0;
+         i++) { /* in the middle of where it may have been */
+        ret_grid->sd_ns = fmax(ret_grid->sd_ns, (updates[i].t_ns - earliest[i]) / sqrt(12));
+        updates[i].t_ns = (updates[i].t_ns + earliest[i]) / 2;
+    }
     free(steps);
     free(earliest);
     *ret_updates = updates;
     return updates ? count : 0;
-}
-
-double kj_model_poll_sd_ns(const struct kj_sensor_series *series)
-{
-    double shortest = INFINITY;
-    for (size_t i = 1; i < series->count && i < 200; i++)
-        if (series->readings[i].t_ns > series->readings[i - 1].t_ns)
-            shortest = fmin(shortest, (double)(series->readings[i].t_ns - series->readings[i - 1].t_ns));
-    return isfinite(shortest) ? fmin(shortest, 50e6) / sqrt(12) : 1e6;
 }
