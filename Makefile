@@ -34,7 +34,7 @@ LIB_OBJ   := $(LIB_SRC:%.c=$(BUILD)/%.o)
 CMD_OBJ   := $(CMD_SRC:%.c=$(BUILD)/%.o)
 SHIM_OBJ  := $(patsubst %.S,$(BUILD)/%.o,$(SHIM_SRC:%.c=$(BUILD)/%.o))
 
-.PHONY: all help demo fuzz test test-unit test-e2e test-torch torch-venv bench programs simgpu layers format check-format setup install uninstall clean
+.PHONY: all help demo fuzz test test-unit test-e2e test-torch torch-venv bench bench-accuracy check-gpu programs simgpu layers format check-format setup install uninstall clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -52,10 +52,11 @@ $(BUILD)/libkjtools.a: $(LIB_OBJ)
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && ar rcs $@ $^
 
+# -Bsymbolic: the table of wrappers must hold ours, also where another library that wraps the same names comes first.
 $(BUILD)/libkjoule.so: $(SHIM_OBJ) shim/shim.map
 	$(call say,LINK,$@)
 	$(Q)$(CC) -shared -o $@ $(SHIM_OBJ) -Wl,-soname,libkjoule.so -Wl,-z,nodelete,-z,now,-z,relro \
-		-Wl,--no-undefined -Wl,--as-needed -Wl,--version-script=shim/shim.map $(LDFLAGS)
+		-Wl,-Bsymbolic -Wl,--no-undefined -Wl,--as-needed -Wl,--version-script=shim/shim.map $(LDFLAGS)
 
 $(BUILD)/shim/%.o: shim/%.c
 	$(call say,CC,$<)

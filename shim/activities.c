@@ -56,6 +56,12 @@ void kj_activities_reset(void)
     madvise(slots, SLOTS * sizeof(*slots), MADV_HUGEPAGE);
 }
 
+/* A graph is the same whichever thread launches it: its nodes were written under one row. */
+static inline uint8_t role_of(uint8_t kind)
+{
+    return kind == KJ_ACTIVITY_GRAPH ? KJ_ROLE_MAIN : kj_self.role;
+}
+
 static inline uint64_t mix(uint64_t h, uint64_t value)
 {
     h = (h ^ value) * 0x9e3779b97f4a7c15ULL;
@@ -188,14 +194,29 @@ static uint32_t find_slowly(struct kj_ledger_header *ledger, uint8_t kind, uint1
     return row;
 }
 
+uint64_t kj_activity_hash(uint8_t kind, uint16_t device, const struct kj_shape *shape)
+{
+    uint64_t hash = hash_of(kind, device, role_of(kind), shape);
+    /* Thousands of kernels do not fit the caches: the line is on its way while the driver is at work. */
+    if (likely(slots))
+        __builtin_prefetch(&slots[(hash >> 16) & (SLOTS - 1)]);
+    return hash;
+}
+
 uint32_t kj_activity_find(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
                           const struct kj_shape *shape, bool *ret_first)
+{
+    return kj_activity_find_hashed(ledger, kind, device, shape, kj_activity_hash(kind, device, shape),
+                                   ret_first);
+}
+
+uint32_t kj_activity_find_hashed(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
+                                 const struct kj_shape *shape, uint64_t hash, bool *ret_first)
 {
     *ret_first = false;
     if (unlikely(!slots))
         return 0;
-    uint8_t role = kj_self.role;
-    uint64_t hash = hash_of(kind, device, role, shape);
+    uint8_t role = role_of(kind);
     struct slot *slot = probe(hash, kind, device, role, shape);
     if (likely(slot != NULL))
         return slot->row;

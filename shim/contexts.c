@@ -159,6 +159,16 @@ struct kj_context *kj_context_current(struct kj_ledger_header *ledger)
     return kj_self.context;
 }
 
+struct kj_context *kj_context_of_stream(struct kj_ledger_header *ledger, CUstream stream)
+{
+    CUcontext handle = NULL;
+    kj_self.inside = true;
+    bool told = kj_driver.cuStreamGetCtx && !kj_driver.cuStreamGetCtx(stream, &handle) && handle;
+    kj_self.inside = false;
+    struct kj_context *context = told ? context_find(handle) : NULL;
+    return context ? context : kj_context_current(ledger);
+}
+
 uint16_t kj_context_device(const struct kj_context *context)
 {
     return context->device;

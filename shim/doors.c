@@ -33,6 +33,7 @@ static const struct door {
 /* ---- the real dlsym
  * -------------------------------------------------------------------------------------------------- */
 
+#pragma weak dlvsym                                     /* glibc's alone */
 void *(*kj_real_dlsym)(void *handle, const char *name); /* read by arch/<isa>.S */
 
 __attribute__((visibility("hidden"))) void kj_find_real_dlsym(void);
@@ -40,8 +41,10 @@ void kj_find_real_dlsym(void)
 {
     static const char *const versions[] = {"GLIBC_2.34", "GLIBC_2.17", "GLIBC_2.2.5"};
     void *found = NULL;
-    for (int i = 0; i < 3 && !found; i++)
+    for (int i = 0; i < 3 && !found && dlvsym; i++)
         found = dlvsym(RTLD_NEXT, "dlsym", versions[i]);
+    if (!found)
+        found = kj_symbol_behind("dlsym", (void *)&dlsym);
     __atomic_store_n(&kj_real_dlsym, (void *(*)(void *, const char *))found, __ATOMIC_RELEASE);
 }
 
@@ -143,9 +146,11 @@ void *kj_resolve(enum kj_hook hook)
 {
     void *handle = driver_handle();
     fill_driver(handle);
-    void *real = handle ? real_dlsym(handle, doors[hook].symbol) : NULL;
-    if (!real)
-        real = real_dlsym(RTLD_NEXT, doors[hook].symbol);
+    /* Whoever comes after us in the order of the libraries, as the linker would have had it: it may be
+     * another wrapper. */
+    void *real = real_dlsym(RTLD_NEXT, doors[hook].symbol);
+    if ((!real || ours(real)) && handle)
+        real = real_dlsym(handle, doors[hook].symbol);
     if (real && !ours(real))
         keep_real(hook, real);
     if (handle)
@@ -170,6 +175,16 @@ static void met_driver(void)
     }
 }
 
+/* A wrapper that we call next asks for what it wraps: that is the driver's own, or the two would go in
+ * circles. */
+static bool comes_after_us(int hook, const void *real, const void *caller)
+{
+    void *next = atomic_load(&kj_real[hook]);
+    Dl_info of_next, of_caller;
+    return next && next != real && dladdr(next, &of_next) && dladdr(caller, &of_caller) &&
+           of_next.dli_fbase == of_caller.dli_fbase;
+}
+
 /* ---- door: dlsym
  * ---------------------------------------------------------------------------------------------------------------
  */
@@ -190,6 +205,8 @@ void *kj_dlsym_cuda(void *handle, const char *name)
             return kj_real_of((enum kj_hook)hook) ? real : NULL;
         real = next;
     }
+    if (comes_after_us(hook, real, __builtin_return_address(0)))
+        return real;
     keep_real(hook, real);
     met_driver();
     return kj_config.off ? real : doors[hook].wrapper;
@@ -230,7 +247,7 @@ static bool same_abi(const char *name, uint64_t flags, const void *pfn)
     return real && !((__typeof__(&cuGetProcAddress))real)(name, &known, KNOWN_VERSION, flags) && known == pfn;
 }
 
-static void substitute(const char *name, void **pfn, int version, uint64_t flags)
+static void substitute(const char *name, void **pfn, int version, uint64_t flags, const void *caller)
 {
     met_driver();
     struct kj_ledger_header *ledger = kj_ledger_now();
@@ -246,6 +263,8 @@ static void substitute(const char *name, void **pfn, int version, uint64_t flags
     }
     if (ours(*pfn)) /* a driver that answers with the global scope's symbol: ours already */
         return;
+    if (comes_after_us(hook, *pfn, caller))
+        return;
     keep_real(hook, *pfn);
     if (!kj_config.off)
         *pfn = doors[hook].wrapper;
@@ -258,7 +277,7 @@ CUresult cuGetProcAddress(const char *symbol, void **pfn, int driver_version, ui
         return CUDA_ERROR_NOT_FOUND;
     CUresult rc = real(symbol, pfn, driver_version, flags);
     if (!rc && symbol && pfn && *pfn)
-        substitute(symbol, pfn, driver_version, flags);
+        substitute(symbol, pfn, driver_version, flags, __builtin_return_address(0));
     return rc;
 }
 
@@ -270,6 +289,6 @@ CUresult cuGetProcAddress_v2(const char *symbol, void **pfn, int driver_version,
         return CUDA_ERROR_NOT_FOUND;
     CUresult rc = real(symbol, pfn, driver_version, flags, symbol_found);
     if (!rc && symbol && pfn && *pfn)
-        substitute(symbol, pfn, driver_version, flags);
+        substitute(symbol, pfn, driver_version, flags, __builtin_return_address(0));
     return rc;
 }

@@ -35,7 +35,8 @@
     X(CALLS, struct kj_ledger_call, 512, "one row per hooked driver function, in the order of hooks.def")    \
     X(THREADS, struct kj_ledger_thread, 4096, "threads that made a hooked call")                             \
     X(STREAMS, struct kj_ledger_stream, 1024, "streams in the order they were first used")                   \
-    X(GRAPH_NODES, struct kj_ledger_graph_node, 65536, "nodes of instantiated graphs: kernels, copies, fills")                \
+    X(GRAPH_NODES, struct kj_ledger_graph_node, 65536,                                                       \
+      "nodes of instantiated graphs: kernels, copies, fills")                                                \
     X(UNHOOKED, struct kj_ledger_unhooked, 256,                                                              \
       "entry points handed out without a hook: an ABI newer than ours")                                      \
     X(NAMES, char, 4 << 20, "NUL-terminated mangled names; offset 0 is the empty string")                    \

@@ -12,6 +12,12 @@
 #include <sys/auxv.h>
 #include <unistd.h>
 
+/* What pthread_atfork of glibc calls, which refers to it strongly: other libcs must still be able to load us.
+ */
+extern int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *dso)
+    __attribute__((weak));
+extern void *__dso_handle __attribute__((visibility("hidden")));
+
 struct kj_config kj_config;
 static atomic_int touched; /* 0 not yet, 1 being opened, 2 done */
 
@@ -67,7 +73,7 @@ static void after_fork_in_child(void)
 __attribute__((constructor)) static void start(void)
 {
     const char *disable = getenv("KJOULE_DISABLE");
-    if (getauxval(AT_SECURE) || (disable && *disable && strcmp(disable, "0"))) {
+    if (getauxval(AT_SECURE) || kj_libc_is_foreign() || (disable && *disable && strcmp(disable, "0"))) {
         kj_config.off = true;
         return;
     }
@@ -83,7 +89,7 @@ __attribute__((constructor)) static void start(void)
         strcpy(kj_config.dir, dir);
     else
         kj_config.no_dir = "KJOULE_DIR is not an absolute path";
-    pthread_atfork(NULL, NULL, after_fork_in_child);
+    __register_atfork(NULL, NULL, after_fork_in_child, __dso_handle);
 }
 
 __attribute__((destructor)) static void end(void)

@@ -98,6 +98,8 @@ void kj_threads_forget(void); /* after fork */
 
 /* The thread's current context, asked of the driver when the cache is empty; NULL when there is none. */
 struct kj_context *kj_context_current(struct kj_ledger_header *ledger);
+/* That of a stream, as far as a launch or copy has made it known; else the current one. */
+struct kj_context *kj_context_of_stream(struct kj_ledger_header *ledger, CUstream stream);
 uint16_t kj_context_device(const struct kj_context *context);
 /* Row of STREAMS for a handle as given to a call of this lane. */
 uint16_t kj_stream_row(struct kj_ledger_header *ledger, struct kj_context *context, CUstream stream,
@@ -117,6 +119,10 @@ struct kj_shape {
  * this call. */
 uint32_t kj_activity_find(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
                           const struct kj_shape *shape, bool *ret_first);
+/* In two steps: the hash before the driver's call, which also fetches what the second step will need. */
+uint64_t kj_activity_hash(uint8_t kind, uint16_t device, const struct kj_shape *shape);
+uint32_t kj_activity_find_hashed(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
+                                 const struct kj_shape *shape, uint64_t hash, bool *ret_first);
 /* A function handle went away: a later use of the same handle is another kernel. */
 void kj_activities_forget(const void *function);
 void kj_activities_reset(void); /* a new ledger */
@@ -142,10 +148,9 @@ extern atomic_int kj_captures; /* active captures in this process: while it is n
                                   query or record call */
 bool kj_stream_captures(CUstream stream, int lane);
 void kj_capture_begun(CUresult rc);
-void kj_capture_ended(void);
+void kj_capture_ended(CUresult rc);
 struct kj_shape kj_graph_shape(CUgraphExec exec);
-void kj_graph_instantiated(CUgraphExec exec, CUgraph graph);
-void kj_graph_updated(CUgraphExec exec, CUgraph graph);
+void kj_graph_instantiated(CUgraphExec exec, CUgraph graph); /* or updated */
 void kj_graphs_forget(void);
 
 /* ---- timing (timing.c)
@@ -184,6 +189,10 @@ struct kj_config {
     double budget;      /* fraction of wall time */
 };
 extern struct kj_config kj_config;
+
+/* musl.c: another libc than glibc; a definition of `name` other than `own`, there. */
+bool kj_libc_is_foreign(void);
+void *kj_symbol_behind(const char *name, const void *own);
 
 /* Called at the first look-up of a CUDA entry point, again and again: opens the ledger once. */
 void kj_session_touch(void);

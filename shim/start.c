@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +31,8 @@ enum {
     READY_WITHIN_MS = 2000,  /* the recorder's time to answer with its folder */
     REPORT_WITHIN_MS = 5000, /* the host's patience at its end */
     BRIEF_NS = 1000000000,   /* a process without CUDA that lives less does not wait */
-    FIRST_HIGH_FD = 10,      /* above those that are rearranged for the recorder */
+    CHILD_STACK = 65536,
+    FIRST_HIGH_FD = 10, /* above those that are rearranged for the recorder */
 };
 
 extern char **environ;
@@ -43,6 +45,7 @@ struct launch {
     char **environment;
     int ready_fd; /* write end */
     int null_fd;
+    char *stacks; /* of the two children */
 };
 
 static bool is_program(const char *path)
@@ -108,8 +111,9 @@ static void close_from(unsigned first)
 }
 
 /* In the grandchild, which shares our memory until the exec. */
-static void become_recorder(const struct launch *launch)
+static int become_recorder(void *argument)
 {
+    const struct launch *launch = argument;
     char *const argv[] = {(char *)"kjoule", (char *)"record", (char *)"--pid", (char *)launch->pid, NULL};
     sigset_t none;
     sigemptyset(&none);
@@ -121,18 +125,31 @@ static void become_recorder(const struct launch *launch)
     close_from(has_stderr ? 5 : 4);
     sigprocmask(SIG_SETMASK, &none, NULL);
     execve(launch->program, argv, launch->environment);
+    return (int)syscall(SYS_exit_group, 0);
 }
 
-/* vfork twice: no copy of the host's page tables, none of its atfork handlers. The children end by system
- * call, for the host's exit handlers are not theirs to run. */
-__attribute__((noinline)) static pid_t fork_twice(const struct launch *launch)
+static pid_t vfork_into(int (*run)(void *), char *stack, struct launch *launch)
 {
-    pid_t child = vfork();
-    if (child == 0) {
-        if (vfork() == 0)
-            become_recorder(launch);
-        syscall(SYS_exit_group, 0);
-    }
+    return clone(run, stack + CHILD_STACK, CLONE_VM | CLONE_VFORK | SIGCHLD, launch);
+}
+
+static int become_orphan_maker(void *argument)
+{
+    struct launch *launch = argument;
+    vfork_into(become_recorder, launch->stacks + CHILD_STACK, launch);
+    return (int)syscall(SYS_exit_group, 0);
+}
+
+/* As vfork, twice: no copy of the host's page tables, none of its atfork handlers. The children end by system
+ * call, for the host's exit handlers are not theirs to run. Not vfork itself: AddressSanitizer's keeps one
+ * return address, and with a second vfork in the child the parent would return to the child's. */
+static pid_t fork_twice(struct launch *launch)
+{
+    launch->stacks = mmap(NULL, 2 * CHILD_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (launch->stacks == MAP_FAILED)
+        return -1;
+    pid_t child = vfork_into(become_orphan_maker, launch->stacks, launch);
+    munmap(launch->stacks, 2 * CHILD_STACK);
     return child;
 }
 

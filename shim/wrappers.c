@@ -15,6 +15,7 @@ struct bracket {
     struct kj_ledger_header *ledger;
     struct kj_context *context;
     struct kj_pair *pair;
+    uint64_t hash;   /* of the activity */
     uint64_t own_ns; /* of a sampled call: the shim's time so far; 0 not sampled */
     bool capturing;  /* it becomes a node of a graph: no launch */
 };
@@ -22,13 +23,15 @@ struct bracket {
 /* ---- launches and copies
  * ------------------------------------------------------------------------------------------ */
 
-static inline void launch_begin(struct bracket *b, CUstream stream, int lane, bool timed)
+static inline void launch_begin(struct bracket *b, CUstream stream, int lane, bool timed, uint8_t kind,
+                                const struct kj_shape *shape)
 {
     b->ledger = kj_enter();
     if (!b->ledger)
         return;
     uint64_t begun_ns = unlikely((++kj_self.calls & (SAMPLE_EVERY - 1)) == 0) ? kj_now_ns() : 0;
     b->context = kj_context_current(b->ledger);
+    b->hash = likely(b->context) ? kj_activity_hash(kind, kj_context_device(b->context), shape) : 0;
     b->pair = NULL;
     b->capturing = false;
     if (unlikely(atomic_load_explicit(&kj_captures, memory_order_relaxed))) {
@@ -57,7 +60,8 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
         return;
     }
     bool first;
-    uint32_t row = kj_activity_find(b->ledger, kind, kj_context_device(b->context), shape, &first);
+    uint32_t row =
+        kj_activity_find_hashed(b->ledger, kind, kj_context_device(b->context), shape, b->hash, &first);
     kj_count(&kj_self.counts[row], 1);
     if (bytes) {
         struct kj_ledger_activity *rows = kj_section(b->ledger, KJ_SECTION_ACTIVITIES);
@@ -88,23 +92,26 @@ static inline void bracket_close(struct bracket *b, CUresult rc, CUstream stream
     {                                                                                                        \
         (void *)(f), {(gx), (gy), (gz)}, {(bx), (by), (bz)}, (shared)                                        \
     }
+/* A NULL configuration is the driver's to refuse. */
+#define CONFIG_SHAPE(f, c)                                                                                   \
+    {                                                                                                        \
+        (void *)(f), {(c) ? (c)->gridDimX : 0, (c) ? (c)->gridDimY : 0, (c) ? (c)->gridDimZ : 0},            \
+            {(c) ? (c)->blockDimX : 0, (c) ? (c)->blockDimY : 0, (c) ? (c)->blockDimZ : 0},                  \
+            (c) ? (c)->sharedMemBytes : 0                                                                    \
+    }
 #define ENQUEUE(symbol, lane, stream, timed, kind, bytes, args, ...)                                         \
     __typeof__(&symbol) real = REAL(symbol);                                                                 \
     if (unlikely(!real))                                                                                     \
         return REFUSED;                                                                                      \
     struct bracket b;                                                                                        \
     CUstream on = (stream);                                                                                  \
-    launch_begin(&b, on, lane, timed);                                                                       \
+    const struct kj_shape shape = __VA_ARGS__;                                                               \
+    launch_begin(&b, on, lane, timed, kind, &shape);                                                         \
     CUresult rc = real args;                                                                                 \
     if (unlikely(!b.ledger))                                                                                 \
         return rc;                                                                                           \
     bracket_close(&b, rc, on, lane);                                                                         \
-    if (likely(!rc)) {                                                                                       \
-        const struct kj_shape shape = __VA_ARGS__;                                                           \
-        launch_end(&b, KJ_HOOK_##symbol, rc, kind, &shape, bytes);                                           \
-    } else {                                                                                                 \
-        launch_end(&b, KJ_HOOK_##symbol, rc, kind, NULL, 0);                                                 \
-    }                                                                                                        \
+    launch_end(&b, KJ_HOOK_##symbol, rc, kind, &shape, bytes);                                               \
     return rc
 
 static inline uint64_t kj_sum(const size_t *sizes, size_t count)
@@ -233,11 +240,11 @@ static void release_begin(struct kj_ledger_header *ledger)
 #define BEGIN_CAPTURE(symbol, name, version, lane, params, args)                                             \
     BRACKETED(symbol, params, args, atomic_fetch_add(&kj_captures, 1), kj_capture_begun(rc))
 #define END_CAPTURE(symbol, name, version, lane, params, args)                                               \
-    BRACKETED(symbol, params, args, , kj_capture_ended())
+    BRACKETED(symbol, params, args, , kj_capture_ended(rc))
 #define INSTANTIATE(symbol, name, version, lane, params, args)                                               \
     BRACKETED(symbol, params, args, , if (!rc) kj_graph_instantiated(*ret_exec, graph))
 #define GRAPH_UPDATE(symbol, name, version, lane, params, args)                                              \
-    BRACKETED(symbol, params, args, , if (!rc) kj_graph_updated(exec, graph))
+    BRACKETED(symbol, params, args, , if (!rc) kj_graph_instantiated(exec, graph))
 #define CUSTOM(symbol, name, version, lane, params, args)
 #define PASS(symbol, reason)
 
@@ -256,9 +263,11 @@ CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *list, unsigned
     if (!ledger)
         return rc;
     kj_call_count(ledger, KJ_HOOK_cuLaunchCooperativeKernelMultiDevice, rc, 0);
-    struct kj_context *context = kj_context_current(ledger);
-    for (unsigned i = 0; !rc && context && i < num_devices; i++) {
+    for (unsigned i = 0; !rc && i < num_devices; i++) {
         const CUDA_LAUNCH_PARAMS *p = &list[i];
+        struct kj_context *context = kj_context_of_stream(ledger, p->hStream);
+        if (!context)
+            continue;
         const struct kj_shape shape = SHAPE(p->function, p->gridDimX, p->gridDimY, p->gridDimZ, p->blockDimX,
                                             p->blockDimY, p->blockDimZ, p->sharedMemBytes);
         bool first;

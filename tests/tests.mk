@@ -6,8 +6,8 @@ SIM_CUDA   := $(SIM_COMMON) $(wildcard tests/simgpu/cuda*.c)
 SIM_NVML   := $(SIM_COMMON) $(wildcard tests/simgpu/nvml*.c)
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 UNIT_BIN   := $(UNIT_SRC:tests/unit/%.c=$(BUILD)/unit/%)
-PROGRAM_SRC := $(wildcard tests/programs/*.c)
-PROGRAM_BIN := $(PROGRAM_SRC:tests/programs/%.c=$(BUILD)/programs/%) $(BUILD)/programs/cuda_linked
+PROGRAM_SRC := $(filter-out tests/programs/neighbour.c,$(wildcard tests/programs/*.c))
+PROGRAM_BIN := $(PROGRAM_SRC:tests/programs/%.c=$(BUILD)/programs/%) $(addprefix $(BUILD)/programs/,cuda_linked cuda_asan hello_static neighbour.so)
 CUDART_BIN  := $(addprefix $(BUILD)/programs/cudart_,static shared per_thread)
 # The private tables that NVIDIA's own libcudart wants of a simulated driver; kept outside the project.
 LAB_TABLES  := $(wildcard ../shared/lab/private_tables.c)
@@ -46,6 +46,15 @@ $(BUILD)/programs/cuda_linked: tests/programs/cuda_driver.c $(SIM_DIR)/libcuda.s
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
 	$(Q)$(PROGRAM_CC) -DLINKED -o $@ $< -L$(SIM_DIR) -l:libcuda.so.1 -lpthread
+$(BUILD)/programs/cuda_asan: tests/programs/cuda_driver.c
+	$(call say,CC,$@)
+	$(Q)$(PROGRAM_CC) -fsanitize=address -o $@ $< -ldl -lpthread
+$(BUILD)/programs/neighbour.so: tests/programs/neighbour.c
+	$(call say,CC,$@)
+	$(Q)$(PROGRAM_CC) -Wno-missing-prototypes -shared -fPIC -o $@ $< -ldl
+$(BUILD)/programs/hello_static: tests/programs/hello.c
+	$(call say,CC,$@)
+	$(Q)$(PROGRAM_CC) -static -o $@ $<
 $(BUILD)/programs/cudart_static: CUDART_FLAGS = -cudart static
 $(BUILD)/programs/cudart_shared: CUDART_FLAGS = -cudart shared
 $(BUILD)/programs/cudart_per_thread: CUDART_FLAGS = -cudart static --default-stream per-thread
@@ -89,6 +98,19 @@ test-torch: all simgpu programs torch-venv ## PyTorch's CUDA build on the simula
 	$(Q)KJ_BUILD=$(abspath $(BUILD)) KJ_TORCH_PYTHON=$(TORCH_VENV)/bin/python $(PYTHON) -m pytest -q tests/torch $(PYTEST_ARGS)
 bench: all simgpu programs $(BUILD)/bench/launch ## overhead tables; run on an idle machine
 	$(Q)KJ_BUILD=$(abspath $(BUILD)) $(PYTHON) tests/bench/run.py $(BENCH_ARGS)
+bench-accuracy: $(BUILD)/bench/accuracy ## the attribution model against known truth, in virtual time
+	$(Q)$(BUILD)/bench/accuracy $(BENCH_ARGS)
+$(BUILD)/bench/accuracy: tests/bench/accuracy.c $(BUILD)/libkjtools.a
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) -o $@ $< $(BUILD)/libkjtools.a $(TOOL_LIBS)
+TORCH_PYTHON ?= $(firstword $(wildcard $(TORCH_VENV)/bin/python) python3)
+check-gpu: all programs $(BUILD)/gpu/workload ## what only a real card can show; figures into tests/gpu/results
+	$(Q)cd tests/gpu/results && python3 ../check.py --build $(abspath $(BUILD)) --torch $(TORCH_PYTHON) $(CHECK_ARGS)
+$(BUILD)/gpu/workload: tests/gpu/workload.c
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(PROGRAM_CC) -o $@ $< -ldl -lpthread
 $(BUILD)/bench/launch: tests/bench/launch.c
 	$(call say,CC,$@)
 	@mkdir -p $(@D)

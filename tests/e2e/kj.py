@@ -50,6 +50,10 @@ def environment(extra=None):
     return env
 
 
+# what the simulated driver calls a copy: what the report calls it
+COPY_KINDS = {"[memcpy HtoD]": "HtoD", "[memcpy DtoH]": "DtoH", "[memcpy DtoD]": "DtoD", "[memcpy]": "other", "[memset]": "memset"}
+
+
 @functools.lru_cache(maxsize=None)
 def validator():
     schema = json.loads(SCHEMA.read_text())

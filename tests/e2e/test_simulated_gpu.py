@@ -81,6 +81,43 @@ def test_two_devices(make_sim, folder):
     assert sorted(per_device.values()) == [200] * 6
 
 
+@pytest.mark.parametrize("flags", [(), ("--graph",), ("--stream", "per-thread"), ("--async", "--library")])
+def test_eight_threads_four_processes_two_devices(make_sim, folder, flags):
+    """Nothing is lost and nothing counted twice: 32 threads of 4 processes on 2 devices, each with its own count."""
+    sim = make_sim("devices 2\nkernel * duration_us=20 power=300\n")
+    run = kj.wrapped(driver("--steps", 500, "--threads", 8, "--processes", 4, "--devices", 2, *flags), folder, env=sim.env)
+    assert_counts(run, sim, 500 * 8 * 4)
+    truth = {(d["uuid"], k["name"]): k["launches"] for d in sim.truth()["devices"] for k in d["kernels"]}
+    assert len(truth) == 6 and set(truth.values()) == {8000}
+    assert {(k["device"], k["name"]): k["launches"] for k in run.report["kernels"]} == truth
+    copies = {(c["device"], c["kind"]): c["count"] for c in run.report["copies"]}
+    assert copies == {(d["uuid"], kj.COPY_KINDS[c["name"]]): c["launches"] for d in sim.truth()["devices"] for c in d["copies"]}
+    assert len(run.report["processes"]) == 4
+
+
+def test_one_launch_on_many_devices(make_sim, folder):
+    """cuLaunchCooperativeKernelMultiDevice: each device is given its own launch."""
+    code = ("import ctypes, sys; C = ctypes; d = C.CDLL('libcuda.so.1'); V = C.c_void_p; ok = lambda rc: rc and sys.exit(rc)\n"
+            "class P(C.Structure): _fields_ = [('f', V), ('g', C.c_uint * 3), ('b', C.c_uint * 3), ('s', C.c_uint), ('h', V), ('p', V)]\n"
+            "ptx = b'.version 8.0\\n.target sm_80\\n.address_size 64\\n.visible .entry together()\\n{\\n ret;\\n}\\n'\n"
+            "ok(d.cuInit(0)); params = (P * 2)()\n"
+            "for i in range(2):\n"
+            "    c, m, f, s = V(), V(), V(), V()\n"
+            "    ok(d.cuDevicePrimaryCtxRetain(C.byref(c), i)); ok(d.cuCtxSetCurrent(c)); ok(d.cuModuleLoadData(C.byref(m), ptx))\n"
+            "    ok(d.cuModuleGetFunction(C.byref(f), m, b'together')); ok(d.cuStreamCreate(C.byref(s), 1))\n"
+            "    ok(d.cuLaunchKernel(f, 1, 1, 1, 32, 1, 1, 0, s, None, None))\n"
+            "    params[i] = P(f, (1, 1, 1), (32, 1, 1), 0, s, None)\n"
+            "for _ in range(10 if d.cuLaunchCooperativeKernelMultiDevice(params, 2, 0) == 0 else 0):\n"
+            "    ok(d.cuLaunchCooperativeKernelMultiDevice(params, 2, 0))\n"
+            "ok(d.cuCtxSynchronize()); print('done')\n")
+    sim = make_sim("devices 2\nkernel * duration_us=20 power=300\n")
+    run = kj.wrapped([kj.PYTHON, "-c", code], folder, env=sim.env)
+    assert (run.status, run.stdout) == (0, b"done\n"), run.stderr.decode()
+    truth = {(d["uuid"], k["name"]): k["launches"] for d in sim.truth()["devices"] for k in d["kernels"]}
+    assert set(truth.values()) == {12} and len(truth) == 2
+    assert {(k["device"], k["name"]): k["launches"] for k in run.report["kernels"]} == truth
+
+
 def test_graph(make_sim, folder):
     """A graph's kernels are counted by name at each of its launches; nothing of ours lands in the capture."""
     plain = kj.bare(driver("--steps", 60, "--graph"), env=make_sim(name="plain").env)

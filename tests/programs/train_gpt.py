@@ -2,7 +2,7 @@
 """Trains a small GPT in plain PyTorch, with the means that real trainings use, each by a flag. Knows nothing of kjoule.
 
     train_gpt.py [--steps N] [--device cuda|cpu] [--optimizer foreach|fused] [--amp] [--graph] [--workers N] [--pinned] [--streams]
-                 [--checkpoint]
+                 [--checkpoint] [--compile]
 """
 import argparse
 import math
@@ -114,13 +114,16 @@ def main():
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--optimizer", choices=["foreach", "fused"], default="foreach")
-    for flag in ("amp", "graph", "pinned", "streams", "checkpoint"):
+    for flag in ("amp", "graph", "pinned", "streams", "checkpoint", "compile"):
         parser.add_argument(f"--{flag}", action="store_true")
     parser.add_argument("--workers", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(7)
     text = Text()
     model = GPT(text.vocabulary, checkpointed=options.checkpoint).to(options.device)
+    if options.compile:
+        model.compile()
+        model.loss = torch.compile(model.loss)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, **{options.optimizer: True}, capturable=options.graph)
     scaler = torch.amp.GradScaler(options.device, enabled=options.amp)
     loader = DataLoader(text, 16, num_workers=options.workers, pin_memory=options.pinned)

@@ -402,6 +402,9 @@ static CUresult update(CUgraphExec exec, CUgraph graph)
     if (exec->graph->nodes != graph->nodes)
         return 910; /* CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE: the topology changed */
     CUgraph copy = copy_graph(graph);
+    /* A node of the executable goes on answering to the node that it was first made of. */
+    for (CUgraphNode n = copy->first, old = exec->graph->first; n && old; n = n->next, old = old->next)
+        n->origin = old->origin;
     free_graph(exec->graph);
     exec->graph = copy;
     return CUDA_SUCCESS;
@@ -443,6 +446,26 @@ API CUresult cuGraphExecKernelNodeSetParams(CUgraphExec exec, CUgraphNode node,
     return exec_set_kernel(exec, node, from_v1(params));
 }
 
+API CUresult cuGraphExecNodeSetParams(CUgraphExec exec, CUgraphNode node, const void *params)
+{
+    CALLED(cuGraphExecNodeSetParams);
+    if (*(const int *)params != NODE_KERNEL)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    return exec_set_kernel(exec, node, *(const CUDA_KERNEL_NODE_PARAMS_v2 *)((const char *)params + 16));
+}
+API CUresult cuGraphNodeSetEnabled(CUgraphExec exec, CUgraphNode node, unsigned enabled)
+{
+    CALLED(cuGraphNodeSetEnabled);
+    NEED(exec, SIM_EXEC);
+    for (CUgraphNode n = exec->graph->first; n; n = n->next)
+        if (n->origin == node &&
+            (n->type == NODE_KERNEL || n->type == NODE_MEMCPY || n->type == NODE_MEMSET)) {
+            n->off = !enabled;
+            return CUDA_SUCCESS;
+        }
+    return CUDA_ERROR_INVALID_VALUE;
+}
+
 static CUresult run_node(CUgraphNode n, CUstream stream);
 static CUresult run_graph(CUgraph graph, CUstream stream)
 {
@@ -455,6 +478,8 @@ static CUresult run_graph(CUgraph graph, CUstream stream)
 static CUresult run_node(CUgraphNode n, CUstream stream)
 {
     const CUDA_KERNEL_NODE_PARAMS_v2 *k = &n->kernel;
+    if (n->off)
+        return CUDA_SUCCESS;
     switch (n->type) {
     case NODE_KERNEL:
         return sim_run_kernel(stream, k->func ? k->func : (CUfunction)k->kern,

@@ -36,7 +36,6 @@ enum {
     CUDA_ERROR_INVALID_HANDLE = 400,
     CUDA_ERROR_NOT_SUPPORTED = 801,
     CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900,
-    CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901,
     CUDA_ERROR_STREAM_CAPTURE_UNMATCHED = 903,
     CUDA_ERROR_STREAM_CAPTURE_ISOLATION = 905,
 };
@@ -130,6 +129,7 @@ struct CUgraphNode_st {
     void *copy[2]; /* destination, source */
     uint32_t value, element;
     CUgraphNode origin; /* what this one was copied from */
+    bool off;           /* of an executable: switched off */
     struct CUgraphNode_st *next;
 };
 

@@ -29,7 +29,10 @@ def make_sim(tmp_path):
     """A simulated GPU on which NVIDIA's libraries start, and whose matrix products are the stand-in's."""
     def make(name):
         sim = kj.Sim(tmp_path / name, "devices 1\n", tables=True)
-        sim.env |= {"LD_PRELOAD": kj.SIMGPU / "libsimblas.so", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
+        sim.env |= {"LD_PRELOAD": kj.SIMGPU / "libsimblas.so", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0",
+                    # torch.compile: where Triton finds the driver to link to, and caches that no other test has filled
+                    "TRITON_LIBCUDA_PATH": kj.SIMGPU, "TRITON_CACHE_DIR": tmp_path / "triton",
+                    "TORCHINDUCTOR_CACHE_DIR": tmp_path / "inductor", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
         return sim
     return make
 

@@ -7,7 +7,6 @@ import pytest
 import kj
 
 STEPS = 100
-COPIES = {"[memcpy HtoD]": "HtoD", "[memcpy DtoH]": "DtoH", "[memcpy DtoD]": "DtoD", "[memcpy]": "other", "[memset]": "memset"}
 SYNCS = ("cuCtxSynchronize", "cuStreamSynchronize", "cuEventSynchronize", "cuStreamQuery", "cuGraphLaunch", "cuLaunchKernel",
          "cuLaunchKernelEx")
 SIM_NAME_BYTES = 239  # the simulated driver keeps no more of a name
@@ -18,6 +17,7 @@ PROGRAMS = [
     pytest.param(["train_gpt.py", "--graph"], id="gpt-cuda-graph"),
     pytest.param(["train_gpt.py", "--workers", 2, "--pinned", "--streams"], id="gpt-workers-pinned-two-streams"),
     pytest.param(["train_gpt.py", "--checkpoint"], id="gpt-gradient-checkpointing"),
+    pytest.param(["train_gpt.py", "--compile"], id="gpt-compiled-by-triton"),
     pytest.param(["train_text.py", "gpt", "--device", "cuda"], id="transformer-layers"),
     pytest.param(["train_hf.py", "classification"], id="hf-bert-classification"),
     pytest.param(["train_hf.py", "sentiment"], id="hf-bert-sentiment"),
@@ -49,7 +49,7 @@ def test_counts_are_the_drivers(make_sim, torch_python, folder, program):
     assert losses(run) == losses(plain) and losses(run)
     (device,) = sim.truth()["devices"]
     assert launches(run.report) == {k["name"]: k["launches"] for k in device["kernels"]}
-    assert {c["kind"]: c["count"] for c in run.report["copies"]} == {COPIES[c["name"]]: c["launches"] for c in device["copies"]}
+    assert {c["kind"]: c["count"] for c in run.report["copies"]} == {kj.COPY_KINDS[c["name"]]: c["launches"] for c in device["copies"]}
     counted = {call["name"]: call["count"] + call["failed"] for call in run.report["calls"]}
     calls = sim.truth()["calls"]
     for name in (s + lane for s in SYNCS for lane in ("", "_ptsz")):

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define WHOLE_SHARE 0.995 /* of the launches timed: the timeline is taken for complete */
+
 static const char *copy_name(uint8_t kind)
 {
     switch (kind) {
@@ -61,12 +63,11 @@ static size_t device_series(const struct kj_series *series, const char *device, 
             break;
         for (size_t p = 0; p < from->count; p++)
             readings[p] = (struct kj_reading){from->points[p].t_ns, from->points[p].value};
-        to[count++] = (struct kj_sensor_series){.counter = !power,
-                                                .sensor = {.window_ns = from->channel.window_ns,
-                                                           .period_ns = from->channel.period_ns,
-                                                           .gain_sd = from->channel.gain_sd},
-                                                .readings = readings,
-                                                .count = from->count};
+        to[count++] = (struct kj_sensor_series){
+            .counter = !power,
+            .sensor = {.window_ns = from->channel.window_ns, .period_ns = from->channel.period_ns},
+            .readings = readings,
+            .count = from->count};
     }
     return count;
 }
@@ -125,6 +126,7 @@ static struct kj_report_kernel *add_kernel(struct kj_report *report, const struc
                                          .launches = class->launches,
                                          .timed = class->timed,
                                          .time_ns = class->untimed ? -1 : class->time_ns,
+                                         .group = -1,
                                          .time_method = class->unmeasured ? KJ_ESTIMATED : KJ_MEASURED};
     return row;
 }
@@ -171,9 +173,38 @@ static int list_classes(struct kj_report *report, const struct kj_work *work, co
             continue;
         row->energy = class_energy(&result->classes[i], &device->energy);
         row->energy_sd_uj = result->classes[i].energy.sd_uj;
+        row->identifiability = result->classes[i].identifiability;
+        row->group = result->classes[i].group;
         device->kernels_uj += row->energy.uj;
     }
     return 0;
+}
+
+/* Where the timeline of a device is complete: of the one process that used it. Of several, each has bursts of
+ * its own. */
+static size_t device_spans(const struct kj_work *work, uint32_t device, struct kj_model_span *ret_spans)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < work->span_count; i++) {
+        const struct kj_work_span *span = &work->spans[i];
+        if (span->device != device)
+            continue;
+        if (count && span->view != work->spans[i - 1].view)
+            return 0;
+        ret_spans[count++] = (struct kj_model_span){span->start_ns, span->end_ns};
+    }
+    return count;
+}
+
+/* Regression needs to know what ran when. Of a graph it is known when all of it ran; and with next to no
+ * timed launches nothing is. */
+static enum kj_model_method method_for(const struct kj_work *work, const struct model_classes *m, bool whole,
+                                       size_t spans)
+{
+    for (size_t i = 0; i < m->count; i++)
+        if (work->classes[m->index[i]].kind == KJ_ACTIVITY_GRAPH && m->classes[i].launches)
+            return KJ_MODEL_TIME_PROPORTIONAL;
+    return whole || spans ? KJ_MODEL_BAYES : KJ_MODEL_TIME_PROPORTIONAL;
 }
 
 static int run_model(struct kj_account *a, const struct kj_work *work, uint32_t d,
@@ -183,23 +214,33 @@ static int run_model(struct kj_account *a, const struct kj_work *work, uint32_t 
     struct kj_sensor_series series[16];
     struct kj_error error = {0};
     size_t count = device_series(a->series, work->devices[d].key, series, 16);
+    struct kj_model_span *spans = calloc(work->span_count + 1, sizeof(*spans));
+    size_t span_count = spans ? device_spans(work, d, spans) : 0;
+    uint64_t launches = 0;
+    for (size_t i = 0; i < m->count; i++)
+        launches += m->classes[i].launches;
+    bool whole = (double)m->interval_count >= WHOLE_SHARE * (double)launches;
     const struct kj_model_input input = {.start_ns = a->start_ns,
                                          .end_ns = a->end_ns,
                                          .classes = m->classes,
                                          .class_count = m->count,
                                          .intervals = m->intervals,
                                          .interval_count = m->interval_count,
+                                         .timeline_complete = whole,
+                                         .complete = spans,
+                                         .complete_count = span_count,
                                          .series = series,
                                          .series_count = count,
                                          .total_known = true,
                                          .total_uj = total->uj,
                                          .context_ns = context_start_ns(work, d)};
-    const struct kj_model_options options = {.method = KJ_MODEL_TIME_PROPORTIONAL};
+    const struct kj_model_options options = {.method = method_for(work, m, whole, span_count)};
     int status = kj_model_attribute(&input, &options, ret_result, &error);
     if (status)
         kj_report_warn(a->report, "%s: energy could not be shared out: %s", work->devices[d].key, error.text);
     for (size_t i = 0; i < count; i++)
         free((void *)series[i].readings);
+    free(spans);
     return status;
 }
 
@@ -222,6 +263,8 @@ static int share_device(struct kj_account *a, const struct kj_work *work, uint32
         row->unattributed_uj = result->unattributed_uj;
         row->busy_ns = result->busy_ns;
         row->idle_mw = result->idle_mw;
+        if (result->rows)
+            a->report->residual_relative = result->residual_relative;
         for (size_t i = 0; i < result->warning_count; i++)
             kj_report_warn(a->report, "%s: %s", row->device, result->warnings[i].text);
     } else if (!component) {
@@ -246,7 +289,7 @@ static int by_energy(const void *a, const void *b)
 
 int kj_work_attribute(struct kj_account *a, struct kj_work *work)
 {
-    a->report->residual_relative = NAN; /* this model adds up by construction: it has none */
+    a->report->residual_relative = NAN; /* attribution by time adds up by construction: it has none */
     for (size_t d = 0; d < work->device_count; d++)
         if (share_device(a, work, (uint32_t)d))
             return -1;

@@ -211,7 +211,10 @@ static int join_intervals(struct kj_account *account, struct kj_work *work)
             work->intervals[work->interval_count++] =
                 (struct kj_model_interval){rows[i].start_ns, rows[i].end_ns, class, rows[i].stream};
         }
+        int status = kj_work_add_spans(work, (uint32_t)v, rows, count);
         free(rows);
+        if (status)
+            return -1;
     }
     return 0;
 }
@@ -275,6 +278,7 @@ struct kj_work *kj_work_free(struct kj_work *work)
     free(work->gpus);
     free(work->classes);
     free(work->intervals);
+    free(work->spans);
     free(work);
     return NULL;
 }

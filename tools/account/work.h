@@ -26,6 +26,13 @@ struct kj_work_device {
     char model[64];
 };
 
+/* A burst: between its first and its last timed launch every launch of the process on the device was timed.
+ */
+struct kj_work_span {
+    uint32_t device, view;
+    uint64_t start_ns, end_ns;
+};
+
 struct kj_work {
     struct kj_ledger_view **views;
     uint32_t **class_of; /* [view][activity]: index in classes */
@@ -37,11 +44,17 @@ struct kj_work {
     size_t class_count;
     struct kj_model_interval *intervals; /* class_index over all devices */
     size_t interval_count;
+    struct kj_work_span *spans; /* in order, of one process after the other */
+    size_t span_count;
 };
 #define KJ_NO_CLASS UINT32_MAX
 
 /* Mean duration of a launch as far as known, 0 unknown. */
 double kj_work_mean_ns(const struct kj_work_class *class);
+
+/* work_spans.c: the bursts of one process, from its intervals as its ledger has them. 0 or -1. */
+int kj_work_add_spans(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *rows,
+                      size_t count);
 
 /* work_times.c: fills launches and times of all classes from the views; graphs come last, they need the means
  * of the rest. */

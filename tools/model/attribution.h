@@ -104,7 +104,8 @@ struct kj_model_input {
 };
 
 enum kj_model_method {
-    /* Not yet: bounded least squares with a hierarchical prior, and without; they give -ENOTSUP. */
+    /* Bounded least squares with a learned prior; and without one, for comparison. Where the sensors saw too
+     * little of the timeline, as TIME_PROPORTIONAL, with a warning. */
     KJ_MODEL_BAYES = 0,
     KJ_MODEL_LEAST_SQUARES = 1,
     /* Energy over idle by time. The interval of a class is bounds, not statistics: from its time at idle
@@ -202,7 +203,7 @@ struct kj_model_result {
     size_t window_count;
 };
 
-/* -ENOMEM; -ENOTSUP: method; -EINVAL: end before start, class index out of range, interval that ends before
+/* -ENOMEM; -EINVAL: end before start, class index out of range, interval that ends before
  * it starts (error says which). Without any usable reading, and a known total, the split is time-proportional
  * and tagged modelled. */
 int kj_model_attribute(const struct kj_model_input *input, const struct kj_model_options *options,

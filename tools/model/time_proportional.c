@@ -5,9 +5,8 @@
  * none takes more than what the others at idle power leave over. The highest power seen would be no bound: a
  * sensor's window blurs kernels that are shorter than itself.
  */
-#include "model/attribution.h"
+#include "model/parts.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,7 +79,7 @@ static int by_start(const void *a, const void *b)
 }
 
 /* A copy in order of start; NULL when there are none. */
-static struct kj_model_interval *sorted_intervals(const struct kj_model_input *input)
+struct kj_model_interval *kj_model_sorted_intervals(const struct kj_model_input *input)
 {
     struct kj_model_interval *sorted =
         input->interval_count ? malloc(input->interval_count * sizeof(*sorted)) : NULL;
@@ -228,7 +227,7 @@ static double idle_energy_uj(const struct kj_model_input *input, const struct kj
     return (level_mw * before_ns + result->idle_mw * (result->idle_ns - before_ns)) * 1e-6;
 }
 
-static void warn(struct kj_model_result *result, enum kj_model_warning_code code, const char *text)
+void kj_model_warn(struct kj_model_result *result, enum kj_model_warning_code code, const char *text)
 {
     if (result->warning_count == sizeof(result->warnings) / sizeof(*result->warnings))
         return;
@@ -237,14 +236,14 @@ static void warn(struct kj_model_result *result, enum kj_model_warning_code code
     strncpy(warning->text, text, sizeof(warning->text) - 1);
 }
 
-static void split_total(const struct kj_model_input *input, struct kj_model_result *result)
+void kj_model_split_by_time(const struct kj_model_input *input, struct kj_model_result *result)
 {
     struct power_range range = power_range(input, 0, UINT64_MAX);
     double run_ns = (double)(input->end_ns - input->start_ns), time_ns = 0;
     uint64_t untimed = class_times(input, result);
     for (size_t c = 0; c < input->class_count; c++)
         time_ns += result->classes[c].time_ns;
-    struct kj_model_interval *sorted = sorted_intervals(input);
+    struct kj_model_interval *sorted = kj_model_sorted_intervals(input);
     result->busy_ns = fmin(time_ns * overlap_factor(sorted, input->interval_count), run_ns);
     result->idle_ns = run_ns - result->busy_ns;
     result->idle_uj = clamp(idle_energy_uj(input, sorted, result), 0, result->total_uj);
@@ -254,8 +253,8 @@ static void split_total(const struct kj_model_input *input, struct kj_model_resu
     } else if (time_ns <= 0) {
         /* Something ran and nobody knows how long: what is above idle has no owner. */
         result->unattributed_uj = result->total_uj - result->idle_uj;
-        warn(result, KJ_MODEL_WARN_DURATION,
-             "no launch was timed, so energy above idle is unattributed; run with --timing events");
+        kj_model_warn(result, KJ_MODEL_WARN_DURATION,
+                      "no launch was timed, so energy above idle is unattributed; run with --timing events");
     } else {
         /* More than a board can draw in the kernels' time was something else: a clock that had not come down
          * yet, another's work. */
@@ -263,72 +262,17 @@ static void split_total(const struct kj_model_input *input, struct kj_model_resu
         result->kernels_uj = clamp(limit_mw * result->busy_ns * 1e-6, 0, result->total_uj - result->idle_uj);
         result->unattributed_uj = result->total_uj - result->idle_uj - result->kernels_uj;
         if (untimed)
-            warn(result, KJ_MODEL_WARN_DURATION,
-                 "some kernels were never timed; their energy is in the others'");
+            kj_model_warn(result, KJ_MODEL_WARN_DURATION,
+                          "some kernels were never timed; their energy is in the others'");
     }
     result->idle.energy_uj = result->idle_uj;
     result->idle.low_uj = 0;
     result->idle.high_uj = clamp(run_ns > 0 ? (double)result->total_uj * result->idle_ns / run_ns : 0,
                                  result->idle_uj, result->total_uj);
     if (!range.known)
-        warn(result, KJ_MODEL_WARN_NO_POWER, "no power reading; energy is shared by time alone");
+        kj_model_warn(result, KJ_MODEL_WARN_NO_POWER, "no power reading; energy is shared by time alone");
     share_out(input, result, time_ns, &range);
     if (time_ns <= 0)
         for (size_t c = 0; c < input->class_count; c++)
             result->classes[c].energy = (struct kj_model_estimate){0};
-}
-
-static int check(const struct kj_model_input *input, struct kj_error *error)
-{
-    if (input->end_ns < input->start_ns) {
-        kj_error_set(error, "the run ends before it starts");
-        return -EINVAL;
-    }
-    for (size_t i = 0; i < input->interval_count; i++)
-        if (input->intervals[i].class_index >= input->class_count ||
-            input->intervals[i].end_ns < input->intervals[i].start_ns) {
-            kj_error_set(error, "interval %zu ends before it starts, or is of no class", i);
-            return -EINVAL;
-        }
-    if (!input->total_known || input->total_uj < 0) {
-        kj_error_set(error, "no total to share out");
-        return -EINVAL;
-    }
-    return 0;
-}
-
-int kj_model_attribute(const struct kj_model_input *input, const struct kj_model_options *options,
-                       struct kj_model_result **ret_result, struct kj_error *error)
-{
-    if (options->method != KJ_MODEL_TIME_PROPORTIONAL) {
-        kj_error_set(error, "this method of attribution is not built");
-        return -ENOTSUP;
-    }
-    int status = check(input, error);
-    if (status)
-        return status;
-    struct kj_model_result *result = calloc(1, sizeof(*result));
-    if (!result || !(result->classes = calloc(input->class_count + 1, sizeof(*result->classes)))) {
-        kj_model_result_free(result);
-        return -ENOMEM;
-    }
-    result->class_count = input->class_count;
-    result->total_uj = result->total_low_uj = result->total_high_uj = input->total_uj;
-    result->residual_gain = 1;
-    result->raking_factor = 1;
-    split_total(input, result);
-    *ret_result = result;
-    return 0;
-}
-
-struct kj_model_result *kj_model_result_free(struct kj_model_result *result)
-{
-    if (!result)
-        return NULL;
-    free(result->classes);
-    free(result->groups);
-    free(result->sensors);
-    free(result->windows);
-    free(result);
-    return NULL;
 }

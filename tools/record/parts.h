@@ -56,13 +56,21 @@ struct kj_tree *kj_tree_free(struct kj_tree *tree);
 /* CPU time of children of ours that were none of the tree's. */
 void kj_tree_leave_out(struct kj_tree *tree, uint64_t cpu_ns);
 uint64_t kj_tree_cpu_ns(struct kj_tree *tree);
-/* The processes that were there at the last look. Valid until the next. */
-size_t kj_tree_processes(const struct kj_tree *tree, const int32_t **ret_pids);
 uint32_t kj_tree_processes_seen(const struct kj_tree *tree);
+/* As of the last look; in order. Valid until the next. */
+size_t kj_tree_alive(const struct kj_tree *tree, const int32_t **ret_pids);
 /* Notes each thread that lives now. */
 void kj_tree_threads(struct kj_tree *tree, struct kj_threads *threads);
 /* Busy CPU time of the whole machine since boot; 0 unknown. */
 uint64_t kj_node_busy_ns(void);
+
+/* blind.c: processes that loaded CUDA past the shim. */
+struct kj_blind;
+struct kj_blind *kj_blind_new(int dir_fd);
+struct kj_blind *kj_blind_free(struct kj_blind *blind);
+/* Looks at the processes, each ever more rarely, and warns of those that hold the CUDA driver and leave no
+ * ledger. */
+void kj_blind_look(struct kj_blind *blind, const int32_t *pids, size_t count, struct kj_run_info *info);
 
 /* owners.c: one owner per device within a job. */
 struct kj_owners;

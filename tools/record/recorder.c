@@ -40,6 +40,7 @@ struct kj_recorder {
     struct kj_functions *functions; /* NULL: no phases on the CPU are wanted, or none can be had */
     struct kj_sampler *sampler;
     struct kj_events *events;
+    struct kj_blind *blind;
     uint64_t drain_next_ns, threads_next_ns;
     bool ended;
 };
@@ -221,7 +222,7 @@ static void watch_tree(struct kj_recorder *r)
     for (int i = 0; i < 2; i++) {
         const int32_t *pids;
         kj_tree_cpu_ns(r->tree);
-        size_t count = kj_tree_processes(r->tree, &pids);
+        size_t count = kj_tree_alive(r->tree, &pids);
         for (size_t p = 0; p < count; p++)
             kj_probe_watch(r->probe, pids[p]);
     }
@@ -351,6 +352,7 @@ int kj_recorder_start(const struct kj_recorder_config *config, struct kj_recorde
         if (config->ready_fd >= 0)
             tell_ready(r, config->ready_fd);
         r->tree = kj_tree_new(r->info.root_pid, r->info.wrapped);
+        r->blind = kj_blind_new(r->dir_fd);
         if (r->tree)
             open_sensors(r, config->options);
         kj_events_set_root(r->events, r->info.root_pid);
@@ -395,7 +397,7 @@ static void tick(struct kj_recorder *r)
         kj_probe_read(r->probe);
     if (r->functions && r->tree) {
         const int32_t *pids;
-        size_t count = kj_tree_processes(r->tree, &pids);
+        size_t count = kj_tree_alive(r->tree, &pids);
         kj_functions_look(r->functions, r->probe, pids, count, r->phases);
     }
     if (r->sampler)
@@ -406,6 +408,10 @@ static void tick(struct kj_recorder *r)
     drain_ledgers(r);
     look_at_threads(r, false);
     kj_cpu_phases_flush(r->phases);
+    const int32_t *pids;
+    size_t count = r->tree ? kj_tree_alive(r->tree, &pids) : 0;
+    if (count && r->blind)
+        kj_blind_look(r->blind, pids, count, &r->info);
     if (r->sampler)
         kj_sampler_flush(r->sampler);
 }
@@ -479,6 +485,7 @@ struct kj_recorder *kj_recorder_close(struct kj_recorder *r)
     kj_owners_close(r->owners);
     kj_events_close(r->events);
     kj_tree_free(r->tree);
+    kj_blind_free(r->blind);
     if (r->dir_fd >= 0)
         close(r->dir_fd);
     free(r->folder);

@@ -157,9 +157,9 @@ uint64_t kj_tree_cpu_ns(struct kj_tree *tree)
     return tree->cpu_ns;
 }
 
-size_t kj_tree_processes(const struct kj_tree *tree, const int32_t **ret_pids)
+size_t kj_tree_alive(const struct kj_tree *tree, const int32_t **ret_pids)
 {
-    *ret_pids = tree->alive;
+    *ret_pids = tree->sorted;
     return tree->alive_count;
 }
 

@@ -234,6 +234,8 @@ static json_t *kernels_json(const struct kj_report *r)
         set(row, "time_method", json_string(k->time_ns < 0 ? "unknown" : kj_method_name(k->time_method)));
         set_energy(row, "", &k->energy);
         set(row, "energy_sd_uj", k->energy.known ? whole_or_null(k->energy_sd_uj) : json_null());
+        set(row, "identifiability", k->energy.known ? real(k->identifiability) : json_null());
+        set(row, "group", k->group >= 0 ? json_integer(k->group) : json_null());
         set(row, "energy_method", method(&k->energy));
         json_array_append_new(list, row);
         free(readable);

@@ -65,6 +65,8 @@ struct kj_report_kernel {
     enum kj_method time_method;
     struct kj_energy energy;
     double energy_sd_uj;
+    double identifiability; /* 0 the prior alone, 1 the data alone */
+    int group;              /* kernels of one group cannot be told apart; -1: none */
 };
 
 /* Copies and fills: their energy is part of the device's kernels + unattributed as the model says, and not

@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What only a real card can show. Needs a driver, a build of kjoule, and for some checks nvcc's programs and PyTorch; no network,
+nothing but the standard library. Prints a line a check, and writes one JSON with the card, the driver, the versions and the
+figures. A check that cannot be made says why; one that fails makes the exit status 1.
+
+    check.py --build DIR [--torch PYTHON] [--out FILE] [--quick] [--only NAME,...]
+"""
+import argparse
+import ctypes
+import datetime
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAMS = ROOT / "tests" / "programs"
+TIMEOUT_S = 240
+
+
+class Skip(Exception):
+    """The check cannot be made here, for this reason."""
+
+
+class Bench:
+    """Where things are, and how to run them bare and wrapped."""
+
+    def __init__(self, options):
+        self.build, self.python, self.quick = pathlib.Path(options.build).resolve(), options.torch, options.quick
+        self.work = pathlib.Path(tempfile.mkdtemp(prefix="kjoule-gpu."))
+        self.number = 0
+
+    def program(self, name):
+        path = self.build / ("gpu/workload" if name == "workload" else f"programs/{name}")
+        if not path.exists():
+            raise Skip(f"{path.name} is not built")
+        return str(path)
+
+    def torch(self):
+        done = subprocess.run([self.python, "-c", "import torch; assert torch.cuda.is_available(); print(torch.__version__)"],
+                              capture_output=True, text=True, timeout=TIMEOUT_S)
+        if done.returncode:
+            raise Skip(f"{self.python} has no PyTorch that sees a card: {done.stderr.strip().splitlines()[-1:]}")
+        return done.stdout.strip()
+
+    def bare(self, command, **kwargs):
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=TIMEOUT_S, **kwargs)
+
+    def wrapped(self, command, *options, **kwargs):
+        """(finished process, report)"""
+        self.number += 1
+        folder = self.work / f"run.{self.number}"
+        done = self.bare([self.build / "kjoule", "run", "-q", "-o", folder, *options, "--", *command], **kwargs)
+        report = folder / "report.json"
+        return done, json.loads(report.read_text()) if report.exists() else None
+
+
+def launches_of(report):
+    counts = {}
+    for kernel in report["kernels"]:
+        counts[kernel["name"]] = counts.get(kernel["name"], 0) + kernel["launches"]
+    return counts
+
+
+def alike(plain, wrapped):
+    return plain.returncode == wrapped.returncode and plain.stdout == wrapped.stdout
+
+
+def median_ratio(bench, command, options, pairs, seconds_of):
+    """Paired runs in changing order: median of wrapped / bare."""
+    ratios = []
+    for i in range(pairs + 1):
+        took = {}
+        for kind in ("bare", "wrapped") if i % 2 else ("wrapped", "bare"):
+            done = bench.bare(command) if kind == "bare" else bench.wrapped(command, *options)[0]
+            assert done.returncode == 0, done.stderr[-500:]
+            took[kind] = seconds_of(done)
+        if i:
+            ratios.append(took["wrapped"] / took["bare"])
+    ratios.sort()
+    return {"median": statistics.median(ratios), "low": ratios[len(ratios) // 10], "high": ratios[-1 - len(ratios) // 10],
+            "pairs": pairs}
+
+
+# ---- checks: each returns its figures, with "ok"
+
+def check_doctor(bench):
+    done = bench.bare([bench.build / "kjoule", "doctor"])
+    return {"ok": done.returncode == 0 and bool(re.search(r"nvml\s.*accepted|accepted.*nvml", done.stdout)), "text": done.stdout}
+
+
+def check_driver_programs(bench):
+    """The driver API by every door: the program says the same, and every launch is counted."""
+    rows = {}
+    for flags in ([], ["--door", "versioned"], ["--stream", "legacy"], ["--stream", "per-thread"], ["--graph"], ["--library"],
+                  ["--async"], ["--threads", "4"], ["--processes", "3"]):
+        command = [bench.program("cuda_driver"), "--steps", "200", *flags]
+        plain = bench.bare(command)
+        done, report = bench.wrapped(command)
+        said = sum(int(n) for n in re.findall(r"launches (\d+)", plain.stdout))
+        seen = sum(launches_of(report).values()) if report else None
+        rows[" ".join(flags) or "plain"] = {"ok": alike(plain, done) and seen == said, "said": said, "seen": seen,
+                                            "stderr": "" if alike(plain, done) else done.stderr[-300:]}
+    return {"ok": all(r["ok"] for r in rows.values()), "rows": rows}
+
+
+def check_capture(bench):
+    """Graphs made, changed and captured in every way: what is legal alone is legal beside us, and only that."""
+    rows = {}
+    for way in ("capture", "threads", "build", "update", "change", "large", "churn", "forbidden", "elsewhere"):
+        plain = bench.bare([bench.program("cuda_graphs"), way])
+        done, report = bench.wrapped([bench.program("cuda_graphs"), way])
+        rows[way] = {"ok": alike(plain, done) and report is not None, "plain": plain.stdout, "wrapped": done.stdout,
+                     "status": [plain.returncode, done.returncode], "launches": launches_of(report) if report else None}
+    return {"ok": all(r["ok"] for r in rows.values()), "rows": rows}
+
+
+def check_runtime(bench):
+    """NVIDIA's own runtime, static, shared and per-thread."""
+    rows = {}
+    for kind in ("static", "shared", "per_thread"):
+        command = [bench.program(f"cudart_{kind}"), "100", "2"]
+        plain = bench.bare(command)
+        done, report = bench.wrapped(command)
+        rows[kind] = {"ok": alike(plain, done) and bool(report["kernels"]), "stdout": done.stdout, "launches": launches_of(report),
+                      "unhooked": report["quality"]["unhooked"]}
+    return {"ok": all(r["ok"] for r in rows.values()), "rows": rows}
+
+
+def check_timing(bench):
+    """Durations by our event pairs against the program's own events around the same kernels."""
+    rows = {}
+    for ms, count in ((0.05, 400), (1, 300), (20, 40)):
+        done, report = bench.wrapped([bench.program("workload"), "compute", count, ms], "--budget", "100")
+        said = json.loads(done.stdout)
+        (kernel,) = [k for k in report["kernels"] if k["name"] == "burn"]
+        ours_ms = kernel["time_ns"] / 1e6 / kernel["launches"]
+        rows[f"{ms} ms"] = {"ours_ms": ours_ms, "own_ms": said["events_ms"] / count, "timed": kernel["timed_launches"],
+                            "ok": kernel["launches"] == said["launches"]["burn"] and
+                            abs(ours_ms / (said["events_ms"] / count) - 1) < (0.5 if ms < 0.1 else 0.15)}
+    return {"ok": all(r["ok"] for r in rows.values()), "rows": rows}
+
+
+def check_profiler(bench):
+    """PyTorch under torch.profiler (CUPTI) and kjoule at once: the same launches by name, and how the times compare."""
+    bench.torch()
+    out = bench.work / "kernels.json"
+    done, report = bench.wrapped([bench.python, ROOT / "tests/gpu/profiled.py", out, PROGRAMS / "train_gpt.py", "--steps", "30"],
+                                 "--budget", "100")
+    if done.returncode or not out.exists():
+        raise Skip(f"torch.profiler did not run: {done.stderr.strip()[-400:]}")
+    theirs = json.loads(out.read_text())
+    if not theirs:
+        raise Skip("torch.profiler saw no kernel: no CUPTI for this driver")
+    plain = lambda name: re.sub(r"\s+", "", name)
+    ours = {}
+    for kernel in report["kernels"]:
+        for name in {kernel["name"], kernel["demangled"]}:
+            row = ours.setdefault(plain(name), [0, 0.0])
+            row[0] += kernel["launches"]
+            row[1] += (kernel["time_ns"] or 0) / 1e3
+    different = {name: [row[0], ours.get(plain(name), [0])[0]] for name, row in theirs.items() if row[0] != ours.get(plain(name), [0])[0]}
+    ratios = [ours[plain(name)][1] / row[1] for name, row in theirs.items() if plain(name) in ours and row[1] > 0]
+    return {"ok": sum(row[0] for row in theirs.values()) <= sum(launches_of(report).values()) and len(different) <= len(theirs) // 10,
+            "names": len(theirs), "launches_cupti": sum(row[0] for row in theirs.values()), "launches_ours": sum(launches_of(report).values()),
+            "different": dict(list(different.items())[:40]), "time_ratio_median": statistics.median(ratios) if ratios else None,
+            "time_ratio_total": sum(ours[plain(n)][1] for n in theirs if plain(n) in ours) / sum(r[1] for r in theirs.values())}
+
+
+def check_training(bench):
+    """Unmodified PyTorch: the same losses, the same end."""
+    rows = {}
+    for program in (["train_gpt.py"], ["train_gpt.py", "--optimizer", "fused", "--amp"], ["train_gpt.py", "--graph"],
+                    ["train_gpt.py", "--workers", "2", "--pinned", "--streams"], ["train_hf.py", "classification"]):
+        version = bench.torch()
+        command = [bench.python, PROGRAMS / program[0], *program[1:], "--steps", "30"]
+        plain = bench.bare(command)
+        if plain.returncode:
+            rows[" ".join(program)] = {"ok": True, "skipped": plain.stderr.strip()[-200:]}
+            continue
+        done, report = bench.wrapped(command)
+        losses = [[line for line in d.stdout.splitlines() if line.startswith(("step", "losses"))] for d in (plain, done)]
+        rows[" ".join(program)] = {"ok": done.returncode == 0 and losses[0] == losses[1], "torch": version,
+                                   "launches": sum(launches_of(report).values()), "unhooked": report["quality"]["unhooked"],
+                                   "warnings": report["quality"]["warnings"],
+                                   "differs": [] if losses[0] == losses[1] else [losses[0][-1:], losses[1][-1:]]}
+    return {"ok": all(r["ok"] for r in rows.values()), "rows": rows}
+
+
+def check_overhead(bench):
+    """Wrapped / bare, paired: launch-bound (empty kernels) and compute-bound (1 ms kernels)."""
+    pairs = 5 if bench.quick else 15
+    own = lambda done: json.loads(done.stdout)["seconds"]
+    launch_bound = [bench.program("workload"), "launches", "20000" if bench.quick else "200000"]
+    compute_bound = [bench.program("workload"), "compute", "500", "1"]
+    rows = {}
+    for name, command in (("launch-bound", launch_bound), ("compute-bound", compute_bound)):
+        for mode, options in (("counted", ["--timing", "count"]), ("budget 1 %", []), ("every launch", ["--budget", "100"])):
+            rows[f"{name}, {mode}"] = median_ratio(bench, command, options, pairs, own)
+    return {"ok": rows["compute-bound, budget 1 %"]["median"] < 1.02 and rows["launch-bound, budget 1 %"]["median"] < 1.05, "rows": rows}
+
+
+class Nvml:
+    """What the checks read of NVML for themselves, past kjoule."""
+
+    class FieldValue(ctypes.Structure):
+        _fields_ = [("field", ctypes.c_uint), ("scope", ctypes.c_uint), ("timestamp", ctypes.c_longlong), ("latency", ctypes.c_longlong),
+                    ("type", ctypes.c_int), ("result", ctypes.c_int), ("value", ctypes.c_ulonglong)]
+
+    def __init__(self):
+        try:
+            self.library = ctypes.CDLL("libnvidia-ml.so.1")
+        except OSError as error:
+            raise Skip(str(error)) from error
+        self.device = ctypes.c_void_p()
+        if self.library.nvmlInit_v2() or self.library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(self.device)):
+            raise Skip("NVML does not open device 0")
+
+    def energy_mj(self):
+        value = ctypes.c_ulonglong()
+        return value.value if not self.library.nvmlDeviceGetTotalEnergyConsumption(self.device, ctypes.byref(value)) else None
+
+    def average_mw(self):
+        value = ctypes.c_uint()
+        return value.value if not self.library.nvmlDeviceGetPowerUsage(self.device, ctypes.byref(value)) else None
+
+    def instant_mw(self):
+        field = self.FieldValue(field=186)
+        if self.library.nvmlDeviceGetFieldValues(self.device, 1, ctypes.byref(field)) or field.result:
+            return None
+        return field.value & 0xFFFFFFFF
+
+    def text(self, function, *arguments):
+        buffer = ctypes.create_string_buffer(96)
+        done = getattr(self.library, function)(*arguments, buffer, 96)
+        return None if done else buffer.value.decode()
+
+
+def check_energy(bench):
+    """The report's joules of the device against the counter, read by ourselves around the run."""
+    nvml = Nvml()
+    if nvml.energy_mj() is None:
+        raise Skip("the card has no energy counter")
+    before, start = nvml.energy_mj(), time.monotonic()
+    done, report = bench.wrapped([bench.program("workload"), "compute", "100" if bench.quick else "400", "20"])
+    energy_mj, seconds = nvml.energy_mj() - before, time.monotonic() - start
+    if seconds < 1.5:
+        raise Skip(f"the run took {seconds:.2f} s, which is short beside the counter's period")
+    (device,) = report["devices"]
+    covered = report["run"]["duration_ns"] / 1e9 / seconds
+    return {"ok": done.returncode == 0 and 0.85 < device["energy_uj"] / (energy_mj * 1e3) < 1.05, "ours_j": device["energy_uj"] / 1e6,
+            "counter_j": energy_mj / 1e3, "covered": covered, "kernels_j": device["kernels_uj"] / 1e6, "idle_j": device["idle_uj"] / 1e6,
+            "low_j": device.get("low_uj", 0) and device["low_uj"] / 1e6, "high_j": device.get("high_uj", 0) and device["high_uj"] / 1e6,
+            "warnings": report["quality"]["warnings"]}
+
+
+def sample(nvml, seconds, rows, stop):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not stop.is_set():
+        t = time.monotonic()
+        rows.append((t, nvml.instant_mw(), nvml.average_mw(), nvml.energy_mj(), time.monotonic() - t))
+        time.sleep(0.001)
+
+
+def periods_ms(rows, column):
+    """Milliseconds between changes of a reading: 10th, 50th and 90th percentile."""
+    edges = [b[0] for a, b in zip(rows, rows[1:]) if a[column] != b[column]]
+    steps = sorted((b - a) * 1e3 for a, b in zip(edges, edges[1:]))
+    return [round(steps[int(len(steps) * q)], 2) for q in (0.1, 0.5, 0.9)] if len(steps) > 5 else None
+
+
+def check_sensor(bench):
+    """How the sensors answer a square wave: update periods, swing at several on/off times. The raw samples go into the results."""
+    nvml, rows, raw = Nvml(), {}, {}
+    for on_ms, off_ms in ((500, 500), (100, 100), (50, 50), (20, 30)):
+        seconds, samples, stop = (4 if bench.quick else 8), [], threading.Event()
+        sampler = threading.Thread(target=sample, args=(nvml, seconds + 5, samples, stop))
+        sampler.start()
+        done = bench.bare([bench.program("workload"), "square", seconds, on_ms, off_ms])
+        stop.set()
+        sampler.join()
+        inside = [s for s in samples if s[0] >= float(re.search(r"begin ([\d.]+)", done.stderr)[1])]
+        swing = lambda c: [min(s[c] for s in inside), max(s[c] for s in inside)] if inside and inside[0][c] is not None else None
+        rows[f"{on_ms}/{off_ms} ms"] = {"instant_period_ms": periods_ms(inside, 1), "average_period_ms": periods_ms(inside, 2),
+                                        "counter_period_ms": periods_ms(inside, 3), "instant_mw": swing(1), "average_mw": swing(2),
+                                        "read_us": statistics.median(s[4] for s in inside) * 1e6 if inside else None}
+        raw[f"{on_ms}/{off_ms}"] = {"samples": [[round(s[0], 5), *s[1:4]] for s in inside],
+                                    "kernels": [line.split(",") for line in done.stderr.splitlines() if re.match(r"[\d.]+,", line)]}
+    bench.raw = raw
+    return {"ok": any(r["instant_mw"] or r["average_mw"] for r in rows.values()), "rows": rows}
+
+
+def check_ends(bench):
+    """Every end of a process: status and output as alone, and a report with every launch."""
+    rows = {}
+    for how in ("return", "_exit", "abort", "reset", "destroy", "thread", "segv"):
+        command = [bench.program("workload"), "end", how]
+        plain = bench.bare(command)
+        done, report = bench.wrapped(command)
+        status = plain.returncode if plain.returncode >= 0 else 128 - plain.returncode
+        rows[how] = {"ok": done.returncode == status and done.stdout == plain.stdout and report is not None and
+                     launches_of(report).get("burn", 0) >= 100, "status": [plain.returncode, done.returncode],
+                     "launches": launches_of(report) if report else None}
+    return {"ok": all(r["ok"] for r in rows.values()), "rows": rows}
+
+
+CHECKS = [check_doctor, check_driver_programs, check_capture, check_runtime, check_timing, check_ends, check_energy, check_overhead,
+          check_sensor, check_training, check_profiler]
+
+
+def machine():
+    facts = {"host": platform.platform(), "cpu": next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if "model name" in l), None),
+             "cpus": os.cpu_count(), "python": platform.python_version()}
+    try:
+        nvml = Nvml()
+        facts |= {"card": nvml.text("nvmlDeviceGetName", nvml.device), "driver": nvml.text("nvmlSystemGetDriverVersion"),
+                  "vbios": nvml.text("nvmlDeviceGetVbiosVersion", nvml.device)}
+    except (Skip, AttributeError) as error:
+        facts["card"] = f"unknown: {error}"
+    return facts
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--build", default=os.environ.get("KJ_BUILD", str(ROOT / "build")))
+    parser.add_argument("--torch", default=sys.executable, metavar="PYTHON")
+    parser.add_argument("--out", default="")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
+    bench, started = Bench(options), time.monotonic()
+    results = {"schema": "kjoule.check-gpu/1", "date": datetime.date.today().isoformat(), "machine": machine(), "checks": {}}
+    failed = 0
+    for check in CHECKS:
+        name = check.__name__.removeprefix("check_")
+        if options.only and name not in options.only.split(","):
+            continue
+        start = time.monotonic()
+        try:
+            figures = check(bench)
+        except Skip as reason:
+            figures = {"ok": None, "skipped": str(reason)}
+        except Exception as error:  # a check that breaks is a result, and the others still count
+            figures = {"ok": False, "broke": f"{type(error).__name__}: {error}"}
+        figures["seconds"] = round(time.monotonic() - start, 1)
+        results["checks"][name] = figures
+        failed += figures["ok"] is False
+        word = {True: "ok", False: "FAILED", None: "skipped"}[figures["ok"]]
+        print(f"  {word:8} {name:16} {figures['seconds']:6.1f} s  {figures.get('skipped', figures.get('broke', ''))}", flush=True)
+        for row, value in figures.get("rows", {}).items():
+            if value.get("ok") is False:
+                print(f"           {row}: {json.dumps(value)[:300]}")
+    name = re.sub(r"\W+", "-", f"{results['date']}-{results['machine'].get('card')}-{results['machine'].get('driver')}").strip("-")
+    out = pathlib.Path(options.out or f"{name}.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(results, indent=1))
+    if hasattr(bench, "raw"):
+        out.with_suffix(".sensor.json").write_text(json.dumps(bench.raw))
+    shutil.rmtree(bench.work, ignore_errors=True)
+    print(f"{len(results['checks']) - failed} of {len(results['checks'])} checks held or were skipped in "
+          f"{time.monotonic() - started:.0f} s; figures: {out}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test_regression.c - attribution by regression, on a device whose every joule is known: what can be told
+ * apart is, what cannot is not claimed, and all adds up.
+ */
+#include "model/attribution.h"
+#include "model/normal.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MS 1000000ull
+
+enum { INTERVALS_CAP = 20000, READINGS_CAP = 40000 };
+static const double IDLE_MW = 80e3;
+
+struct world {
+    struct kj_model_interval intervals[INTERVALS_CAP];
+    struct kj_reading power[READINGS_CAP], counter[READINGS_CAP];
+    double mw[8], truth_uj[8], total_uj;
+    size_t count, readings;
+    uint64_t end_ns;
+};
+static struct world w;
+
+/* Board energy up to t: idle, and each kernel's own. */
+static double energy_uj(double t_ns)
+{
+    double uj = IDLE_MW * t_ns * 1e-6;
+    for (size_t i = 0; i < w.count && (double)w.intervals[i].start_ns < t_ns; i++)
+        uj += w.mw[w.intervals[i].class_index] *
+              (fmin(t_ns, (double)w.intervals[i].end_ns) - (double)w.intervals[i].start_ns) * 1e-6;
+    return uj;
+}
+
+/* Steps of `classes` kernels of the lengths given, for `seconds`; then the sensors: a box of 25 ms every 100
+ * ms, and a counter, polled every 20 ms or so. */
+static void simulate(const double *mw, const uint64_t *lengths_ms, size_t classes, uint64_t gap_ms,
+                     double seconds)
+{
+    struct kj_draws random = {.state = 5};
+    memset(&w, 0, sizeof(w));
+    uint64_t t = 100 * MS;
+    while ((double)t < seconds * 1e9) {
+        for (size_t c = 0; c < classes; c++) {
+            uint64_t length = lengths_ms[c] * MS + (uint64_t)(1e5 * kj_draw_uniform(&random));
+            w.intervals[w.count++] = (struct kj_model_interval){t, t + length, (uint32_t)c, 0};
+            w.truth_uj[c] += (mw[c] + IDLE_MW) * (double)length * 1e-6;
+            t += length;
+        }
+        t += gap_ms * MS + (uint64_t)(2e6 * kj_draw_uniform(&random));
+    }
+    memcpy(w.mw, mw, classes * sizeof(*mw));
+    w.end_ns = t + 200 * MS;
+    w.total_uj = energy_uj((double)w.end_ns);
+    double next_ns = 31e6, at_ns = 0, power = 0;
+    for (double poll_ns = 3e6; poll_ns < (double)w.end_ns; poll_ns += 20e6 + 3e5 * kj_draw_uniform(&random)) {
+        for (; next_ns <= poll_ns; next_ns += 100.17e6) {
+            power = (energy_uj(next_ns) - energy_uj(fmax(next_ns - 25e6, 0))) * 1e6 / 25e6;
+            power *= 1 + 0.01 * kj_draw_normal(&random);
+            at_ns = next_ns;
+        }
+        w.power[w.readings] = (struct kj_reading){(uint64_t)poll_ns, (uint64_t)fmax(power, 0)};
+        w.counter[w.readings++] = (struct kj_reading){(uint64_t)poll_ns, (uint64_t)energy_uj(at_ns)};
+    }
+}
+
+static struct kj_model_result *attribute(size_t classes, uint64_t window_ns, enum kj_model_method method)
+{
+    static const struct kj_model_class class[8];
+    const struct kj_sensor_series series[] = {
+        {.counter = true, .readings = w.counter, .count = w.readings},
+        {.sensor = {.window_ns = window_ns}, .readings = w.power, .count = w.readings}};
+    const struct kj_model_input input = {.end_ns = w.end_ns,
+                                         .classes = class,
+                                         .class_count = classes,
+                                         .intervals = w.intervals,
+                                         .interval_count = w.count,
+                                         .timeline_complete = true,
+                                         .series = series,
+                                         .series_count = 2,
+                                         .total_known = true,
+                                         .total_uj = llround(w.total_uj),
+                                         .limit_mw = 700e3};
+    const struct kj_model_options options = {.method = method};
+    struct kj_model_result *result = NULL;
+    struct kj_error error = {0};
+    assert_int_equal(kj_model_attribute(&input, &options, &result, &error), 0);
+    int64_t sum_uj = result->idle_uj + result->unattributed_uj;
+    for (size_t c = 0; c < classes; c++) {
+        const struct kj_model_estimate *e = &result->classes[c].energy;
+        assert_true(e->low_uj <= e->low50_uj && e->low50_uj <= e->energy_uj);
+        assert_true(e->energy_uj <= e->high50_uj && e->high50_uj <= e->high_uj);
+        assert_true(e->energy_uj >= 0);
+        sum_uj += e->energy_uj;
+    }
+    assert_int_equal(sum_uj, result->total_uj);
+    return result;
+}
+
+static double off(const struct kj_model_result *r, size_t c)
+{
+    return fabs((double)r->classes[c].energy.energy_uj / w.truth_uj[c] - 1);
+}
+
+static bool warned(const struct kj_model_result *r, enum kj_model_warning_code code)
+{
+    for (size_t i = 0; i < r->warning_count; i++)
+        if (r->warnings[i].code == code)
+            return true;
+    return false;
+}
+
+static void test_tells_kernels_apart(void **state)
+{
+    (void)state;
+    simulate((double[]){500e3, 120e3, 300e3}, (uint64_t[]){120, 130, 50}, 3, 10, 30);
+    struct kj_model_result *r = attribute(3, 25 * MS, KJ_MODEL_BAYES),
+                           *plain = attribute(3, 25 * MS, KJ_MODEL_TIME_PROPORTIONAL);
+    double ours = 0, by_time = 0;
+    for (size_t c = 0; c < 3; c++) {
+        assert_true(off(r, c) < 0.03);
+        assert_int_equal(r->classes[c].method, KJ_ESTIMATED);
+        assert_true(r->classes[c].identifiability > 0.9);
+        ours += off(r, c);
+        by_time += off(plain, c);
+    }
+    assert_true(by_time > 4 * ours);
+    assert_true(fabs(r->idle_mw / IDLE_MW - 1) < 0.1);
+    kj_model_result_free(r);
+    kj_model_result_free(plain);
+}
+
+/* Two kernels in turn within 4 ms, under a window of 25: nobody can tell them apart, and nobody says so. */
+static void test_does_not_claim_what_it_cannot_see(void **state)
+{
+    (void)state;
+    simulate((double[]){380e3, 120e3}, (uint64_t[]){2, 2}, 2, 0, 20);
+    struct kj_model_result *r = attribute(2, 25 * MS, KJ_MODEL_BAYES);
+    for (size_t c = 0; c < 2; c++) {
+        const struct kj_model_estimate *e = &r->classes[c].energy;
+        assert_true((double)e->low_uj <= w.truth_uj[c] && w.truth_uj[c] <= (double)e->high_uj);
+    }
+    assert_true(warned(r, KJ_MODEL_WARN_COVERAGE));
+    kj_model_result_free(r);
+}
+
+/* On for 50 ms, off for 50: naive averaging puts half of the one's power into the other. */
+static void test_square_wave(void **state)
+{
+    (void)state;
+    simulate((double[]){400e3}, (uint64_t[]){50}, 1, 49, 30);
+    struct kj_model_result *r = attribute(1, 25 * MS, KJ_MODEL_BAYES);
+    double on_mw = (double)r->classes[0].energy.energy_uj * 1e6 / r->busy_ns;
+    assert_true(fabs(on_mw / (400e3 + IDLE_MW) - 1) < 0.05);
+    assert_true(fabs(r->idle_mw / IDLE_MW - 1) < 0.05);
+    kj_model_result_free(r);
+}
+
+static void test_wrong_window_is_noticed(void **state)
+{
+    (void)state;
+    simulate((double[]){400e3}, (uint64_t[]){50}, 1, 49, 30);
+    struct kj_model_result *right = attribute(1, 25 * MS, KJ_MODEL_BAYES),
+                           *wrong = attribute(1, 100 * MS, KJ_MODEL_BAYES);
+    assert_false(warned(right, KJ_MODEL_WARN_WINDOW));
+    assert_true(warned(wrong, KJ_MODEL_WARN_WINDOW));
+    assert_true(wrong->idle_mw >= 0 && wrong->idle_mw <= 700e3);
+    kj_model_result_free(right);
+    kj_model_result_free(wrong);
+}
+
+static void test_unknown_window_is_found(void **state)
+{
+    (void)state;
+    simulate((double[]){400e3}, (uint64_t[]){50}, 1, 49, 30);
+    struct kj_model_result *r = attribute(1, 0, KJ_MODEL_BAYES);
+    assert_int_equal(r->sensor_count, 2);
+    assert_in_range(r->sensors[1].window_ns, 20 * MS, 35 * MS);
+    kj_model_result_free(r);
+}
+
+static void test_too_little_is_shared_by_time(void **state)
+{
+    (void)state;
+    simulate((double[]){400e3, 100e3}, (uint64_t[]){50, 50}, 2, 10, 1);
+    w.readings = 14; /* and then the sensors fell silent */
+    struct kj_model_result *r = attribute(2, 25 * MS, KJ_MODEL_BAYES);
+    assert_true(warned(r, KJ_MODEL_WARN_COVERAGE));
+    kj_model_result_free(r);
+}
+
+static void test_same_input_same_output(void **state)
+{
+    (void)state;
+    simulate((double[]){500e3, 120e3, 300e3}, (uint64_t[]){12, 13, 5}, 3, 1, 10);
+    struct kj_model_result *a = attribute(3, 25 * MS, KJ_MODEL_BAYES),
+                           *b = attribute(3, 25 * MS, KJ_MODEL_BAYES);
+    assert_memory_equal(a->classes, b->classes, 3 * sizeof(*a->classes));
+    kj_model_result_free(a);
+    kj_model_result_free(b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_tells_kernels_apart),
+        cmocka_unit_test(test_does_not_claim_what_it_cannot_see),
+        cmocka_unit_test(test_square_wave),
+        cmocka_unit_test(test_wrong_window_is_noticed),
+        cmocka_unit_test(test_unknown_window_is_found),
+        cmocka_unit_test(test_too_little_is_shared_by_time),
+        cmocka_unit_test(test_same_input_same_output),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

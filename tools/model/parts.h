@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * parts.h - what the model is made of. Inside the room only.
+ */
+#ifndef KJ_MODEL_PARTS_H
+#define KJ_MODEL_PARTS_H
+
+#include "model/attribution.h"
+
+/* A copy in order of start; NULL when there are none, or no memory. The caller frees. */
+struct kj_model_interval *kj_model_sorted_intervals(const struct kj_model_input *input);
+void kj_model_warn(struct kj_model_result *result, enum kj_model_warning_code code, const char *text);
+
+/* time_proportional.c: totals, times, idle, and a first split by time. */
+void kj_model_split_by_time(const struct kj_model_input *input, struct kj_model_result *result);
+
+/* regression.c: splits anew by what the sensors saw; leaves the result as it is where they saw too little. */
+int kj_model_regress(const struct kj_model_input *input, const struct kj_model_options *options,
+                     struct kj_model_result *result);
+
+/* updates.c: when the value of a series was renewed. */
+struct kj_update {
+    double t_ns;  /* of the renewal, on a regular grid where the series keeps one */
+    double value; /* power: mW. Counter: uJ */
+};
+struct kj_grid {
+    double period_ns; /* 0: irregular */
+    double sd_ns;     /* how far all of it may be off, 1 sigma */
+    double jitter_ns; /* of one update around it, 1 sigma */
+};
+/* Returns how many; *ret_updates is the caller's to free. */
+size_t kj_model_updates(const struct kj_sensor_series *series, struct kj_update **ret_updates,
+                        struct kj_grid *ret_grid);
+
+/* Of a power sensor that nobody knows: the shortest of today's boards, until another is found to fit better.
+ */
+#define KJ_WINDOW_UNKNOWN_NS 25e6
+
+/* One equation: the mean power that a sensor saw over [start, end). */
+struct kj_row {
+    double start_ns, end_ns, mw;
+    double blur_ns; /* each edge lies anywhere within this of where it is said to be */
+    uint32_t series;
+};
+/* Where a series lies in time: how much later than its updates say, in the middle of the run; and how much
+ * more at its end than in its middle. */
+struct kj_shift {
+    double middle_ns, stretch_ns;
+    double sd_ns; /* what is not known of it: the windows' edges are blurred by as much */
+};
+/* -1 at the start of the run, 1 at its end. */
+double kj_model_place(const struct kj_model_input *input, double t_ns);
+/* rows.c: the equations of all series within the complete part of the timeline, after the context was made.
+ * windows_ns[s] overrides that of series s where not 0; shifts[s]
+ * moves its windows. Both may be NULL. */
+size_t kj_model_rows(const struct kj_model_input *input, const double *windows_ns,
+                     const struct kj_shift *shifts, struct kj_row **ret_rows);
+
+#endif

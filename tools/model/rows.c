@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * rows.c - the equations of the regression: what each update of a sensor says of the mean power over a
+ * stretch of time.
+ */
+#include "model/parts.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#define PIECE_MOST_NS 2e9 /* a counter that stood still for longer says little of any one kernel */
+
+static bool in_timeline(const struct kj_model_input *input, double start_ns, double end_ns)
+{
+    double first_ns = (double)(input->context_ns > input->start_ns ? input->context_ns : input->start_ns);
+    if (start_ns < first_ns || end_ns > (double)input->end_ns)
+        return false;
+    if (input->timeline_complete)
+        return true;
+    size_t lo = 0, hi = input->complete_count;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if ((double)input->complete[mid].end_ns < end_ns)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < input->complete_count && (double)input->complete[lo].start_ns <= start_ns;
+}
+
+double kj_model_place(const struct kj_model_input *input, double t_ns)
+{
+    double half_ns = ((double)input->end_ns - (double)input->start_ns) / 2;
+    return half_ns > 0 ? (t_ns - (double)input->start_ns) / half_ns - 1 : 0;
+}
+
+static double shifted(const struct kj_model_input *input, const struct kj_shift *shift, double t_ns)
+{
+    return shift ? t_ns + shift->middle_ns + shift->stretch_ns * kj_model_place(input, t_ns) : t_ns;
+}
+
+size_t kj_model_rows(const struct kj_model_input *input, const double *windows_ns,
+                     const struct kj_shift *shifts, struct kj_row **ret_rows)
+{
+    size_t count = 0, cap = 0;
+    for (size_t s = 0; s < input->series_count; s++)
+        cap += input->series[s].count;
+    struct kj_row *rows = malloc((cap + 1) * sizeof(*rows));
+    for (size_t s = 0; rows && s < input->series_count; s++) {
+        const struct kj_sensor_series *series = &input->series[s];
+        const struct kj_sensor *sensor = &series->sensor;
+        struct kj_update *updates;
+        struct kj_grid grid;
+        double gain = sensor->gain > 0 ? sensor->gain : 1;
+        size_t n = kj_model_updates(series, &updates, &grid);
+        double window_ns = windows_ns && windows_ns[s] > 0 ? windows_ns[s]
+                           : sensor->window_ns             ? (double)sensor->window_ns
+                                                           : KJ_WINDOW_UNKNOWN_NS;
+        const struct kj_shift *shift = shifts ? &shifts[s] : NULL;
+        double lag_ns = (double)sensor->delay_ns;
+        for (size_t i = 0; updates && i < n; i++) {
+            struct kj_row row = {.end_ns = shifted(input, shift, updates[i].t_ns) - lag_ns,
+                                 .blur_ns =
+                                     sqrt(3) * hypot(grid.jitter_ns, shift ? shift->sd_ns : grid.sd_ns),
+                                 .series = (uint32_t)s};
+            if (series->counter) {
+                if (!i)
+                    continue;
+                row.start_ns = shifted(input, shift, updates[i - 1].t_ns) - lag_ns;
+                if (row.end_ns - row.start_ns < 1e6 || row.end_ns - row.start_ns > PIECE_MOST_NS)
+                    continue;
+                row.mw = (updates[i].value - updates[i - 1].value) * 1e6 / (row.end_ns - row.start_ns);
+            } else {
+                row.start_ns = row.end_ns - window_ns;
+                row.mw = updates[i].value;
+            }
+            row.mw = (row.mw - (series->counter ? 0 : sensor->offset_mw)) / gain;
+            if (in_timeline(input, row.start_ns, row.end_ns))
+                rows[count++] = row;
+        }
+        free(updates);
+    }
+    *ret_rows = rows;
+    return rows ? count : 0;
+}
