@@ -106,7 +106,7 @@ install: all ## into PREFIX (default /usr/local); DESTDIR is honoured
 	install -Dm644 tools/man/kjoule.1 $(DESTDIR)$(PREFIX)/share/man/man1/kjoule.1
 uninstall: ## what install put there
 	rm -f $(DESTDIR)$(PREFIX)/bin/kjoule $(DESTDIR)$(PREFIX)/share/man/man1/kjoule.1
-	rm -rf $(DESTDIR)$(PREFIX)/lib/kjoule $(DESTDIR)$(PREFIX)/share/kjoule
+	rm -rf $(DESTDIR)$(PREFIX)/lib/kjoule $(DESTDIR)$(PREFIX)/libexec/kjoule $(DESTDIR)$(PREFIX)/share/kjoule
 
 clean: ## remove the build folder
 	rm -rf $(BUILD)
