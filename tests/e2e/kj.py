@@ -140,9 +140,18 @@ def wait_for(condition, seconds=30, what="it"):
     return value
 
 
+def is_probe(pid):
+    """kjoule's own helper is no part of the program's tree."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip() in ("kjoule-probe", "kjoule")  # the second: not yet exec'd
+    except FileNotFoundError:
+        return False
+
+
 def children(pid):
     try:
-        return [int(p) for p in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        pids = map(int, pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return [p for p in pids if not is_probe(p)]
     except FileNotFoundError:
         return []
 
