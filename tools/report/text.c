@@ -11,7 +11,7 @@
 #define KERNELS_SHOWN  6
 #define WARNINGS_SHOWN 6
 #define THREADS_SHOWN  4
-#define NAME_WIDTH     31
+#define NAME_WIDTH     42
 
 /* Control bytes, which a name may hold, must not reach a terminal. At most `width` bytes, cut at a character.
  */
@@ -130,8 +130,8 @@ static void write_kernels(const struct kj_report *r, FILE *out)
                 "90 % interval", "share of all");
     for (size_t i = 0; i < r->kernels_count && i < KERNELS_SHOWN; i++) {
         const struct kj_report_kernel *k = &r->kernels[i];
-        char *readable = kj_demangle(k->name);
-        fprintf(out, "  %-*s %9llu %9s %10s", NAME_WIDTH, clean(readable, name, NAME_WIDTH),
+        char *readable = kj_demangle(k->name), *brief = readable ? kj_short_name(readable, NAME_WIDTH) : NULL;
+        fprintf(out, "  %-*s %9llu %9s %10s", NAME_WIDTH, clean(brief ? brief : k->name, name, NAME_WIDTH),
                 (unsigned long long)k->launches,
                 k->time_ns < 0 ? "unknown" : kj_format_time(time, sizeof(time), k->time_ns),
                 k->energy.known ? kj_format_energy(energy, sizeof(energy), (double)k->energy.uj) : "unknown");
@@ -141,6 +141,7 @@ static void write_kernels(const struct kj_report *r, FILE *out)
                     kj_method_name(k->energy.method));
         fputc('\n', out);
         free(readable);
+        free(brief);
     }
     if (r->kernels_count > KERNELS_SHOWN)
         fprintf(out, "  and %zu more in report.json\n", r->kernels_count - KERNELS_SHOWN);
