@@ -14,8 +14,8 @@ int kj_write_text(const struct kj_report *report, FILE *out);
  * it is not mangled or no demangler is at hand. The caller frees. */
 char *kj_demangle(const char *name);
 
-/* "vectorized_eleme..<CUDAFunctor_add<float>,array<char>>" of PyTorch's demangled name: what tells kernels apart
- * in about `width` bytes, which the caller still cuts at. The caller frees; NULL: no memory. */
+/* "vectorized_eleme..<CUDAFunctor_add<float>,array<char>>" of PyTorch's demangled name: what tells kernels
+ * apart in about `width` bytes, which the caller still cuts at. The caller frees; NULL: no memory. */
 char *kj_short_name(const char *demangled, size_t width);
 
 #endif
