@@ -18,6 +18,7 @@
 /* This run's part of a device. */
 struct share {
     double part, low, high;
+    double own_idle_uj; /* of it; packages only */
     char basis[200];
 };
 
@@ -105,18 +106,20 @@ static struct share find_share(const struct kj_account *a, const struct kj_serie
         share.part = uj > 0 ? (split.own_idle_uj + split.own_dynamic_uj) / uj : 0;
         share.low = fmin(split.low, share.part);
         share.high = fmax(split.high, share.part);
+        share.own_idle_uj = split.own_idle_uj;
         snprintf(share.basis, sizeof(share.basis), "%s", split.basis);
-        if (c->component == KJ_COMPONENT_CPU) {
-            sharing->sums->own_idle_uj += split.own_idle_uj;
-            sharing->sums->own_dynamic_uj += split.own_dynamic_uj;
-        }
     }
     return share;
 }
 
-static void add_to_sums(struct kj_cpu_sums *sums, const struct kj_energy *energy,
+/* Idle and dynamic energy in whole microjoules that add up to what the component says. */
+static void add_to_sums(struct kj_cpu_sums *sums, const struct kj_energy *energy, double own_idle_uj,
                         const struct kj_series_channel *channel)
 {
+    int64_t idle_uj = llround(own_idle_uj);
+    idle_uj = idle_uj < energy->uj ? idle_uj : energy->uj;
+    sums->own_idle_uj += idle_uj;
+    sums->own_dynamic_uj += energy->uj - idle_uj;
     sums->channel = sums->channel ? sums->channel : channel;
     sums->method = !sums->known || energy->method > sums->method ? energy->method : sums->method;
     if (energy->uj > 0) {
@@ -162,7 +165,7 @@ static int add_component(struct kj_account *a, const char *kind, uint32_t id, co
         row->device_uj = llround(span.uj);
         check_against(a, row, used);
         if (c->component == KJ_COMPONENT_CPU)
-            add_to_sums(sharing->sums, &row->energy, from);
+            add_to_sums(sharing->sums, &row->energy, share.own_idle_uj, from);
     } else {
         kj_report_warn(a->report, "%s: %s gave no usable reading in %.2f s; see `kjoule doctor`", c->device,
                        c->source, (double)(a->end_ns - a->start_ns) / 1e9);

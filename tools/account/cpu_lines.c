@@ -59,8 +59,8 @@ static struct kj_energy part_energy(const struct kj_cpu_sums *sums, double part,
     struct kj_energy energy = {.known = true,
                                .method = sums->method == KJ_MODELLED ? KJ_MODELLED : KJ_ESTIMATED,
                                .uj = uj,
-                               .low_uj = (int64_t)floor(sums->own_dynamic_uj * low * sums->low),
-                               .high_uj = (int64_t)ceil(sums->own_dynamic_uj * high * sums->high)};
+                               .low_uj = (int64_t)floor((double)sums->own_dynamic_uj * low * sums->low),
+                               .high_uj = (int64_t)ceil((double)sums->own_dynamic_uj * high * sums->high)};
     energy.low_uj = energy.low_uj < uj ? energy.low_uj : uj;
     energy.high_uj = energy.high_uj > uj ? energy.high_uj : uj;
     return energy;
@@ -77,7 +77,7 @@ static struct kj_energy next_part(struct sharing *sharing, double worth)
 {
     sharing->done += worth;
     double upto = sharing->worth > 0 ? fmin(1, sharing->done / sharing->worth) : 0;
-    int64_t upto_uj = llround(sharing->sums->own_dynamic_uj * upto), uj = upto_uj - sharing->given_uj;
+    int64_t upto_uj = llround((double)sharing->sums->own_dynamic_uj * upto), uj = upto_uj - sharing->given_uj;
     sharing->given_uj = upto_uj;
     return part_energy(sharing->sums, sharing->worth > 0 ? fmin(1, worth / sharing->worth) : 0, uj);
 }
@@ -192,7 +192,7 @@ static void find_wait(struct kj_account *a, const struct kj_cpu_use *use, const 
     cpu->wait_high_ns = (uint64_t)fmax(high_ns, likely_ns);
     if (!sums->known || use->tree_ns <= 0)
         return;
-    double each_uj = sums->own_dynamic_uj / use->tree_ns;
+    double each_uj = (double)sums->own_dynamic_uj / use->tree_ns;
     cpu->wait = (struct kj_energy){
         .known = true,
         .method = sums->method == KJ_MODELLED ? KJ_MODELLED : KJ_ESTIMATED,
@@ -215,8 +215,8 @@ int kj_cpu_lines(struct kj_account *a, const struct kj_cpu_use *use, const struc
     cpu->others_ns = use->others_ns;
     cpu->idle_rule = strdup(rules[use->rule]);
     cpu->reserved = use->reserved;
-    cpu->dynamic_uj = llround(sums->own_dynamic_uj);
-    cpu->idle_uj = llround(sums->own_idle_uj);
+    cpu->dynamic_uj = sums->own_dynamic_uj;
+    cpu->idle_uj = sums->own_idle_uj;
     if (rows) {
         bool cycles = !isnan(use->cycles_share);
         double seen = 0, seen_ns = 0;

@@ -67,7 +67,7 @@ static int innermost(const int32_t *open)
 
 static struct kj_energy phase_energy(const struct kj_cpu_sums *sums, double part, int64_t uj)
 {
-    double all_uj = sums->own_dynamic_uj + sums->own_idle_uj, w = WORTH_WITHIN;
+    double all_uj = (double)(sums->own_dynamic_uj + sums->own_idle_uj), w = WORTH_WITHIN;
     if (!sums->known)
         return (struct kj_energy){0};
     struct kj_energy energy = {.known = true,
@@ -128,8 +128,8 @@ int kj_cpu_phase_lines(struct kj_account *a, const struct kj_cpu_use *use, const
     if (kj_cpu_phases_read(a->dir_fd, &phases))
         return 0;
     int status = phases->count ? walk(a, phases, sums->channel, &tally) : 0;
-    double all_uj = sums->own_dynamic_uj + sums->own_idle_uj, done = 0;
-    int64_t given_uj = 0;
+    double done = 0;
+    int64_t all_uj = sums->own_dynamic_uj + sums->own_idle_uj, given_uj = 0;
     for (int i = 0; !status && phases->count && i <= KJ_CPU_PHASES; i++) {
         struct kj_report_cpu_phase *line = kj_report_add_cpu_phase(a->report);
         if (!line) {
@@ -137,7 +137,7 @@ int kj_cpu_phase_lines(struct kj_account *a, const struct kj_cpu_use *use, const
             break;
         }
         done += tally.part[i];
-        int64_t upto_uj = llround(all_uj * (i == KJ_CPU_PHASES ? 1 : done)), uj = upto_uj - given_uj;
+        int64_t upto_uj = i == KJ_CPU_PHASES ? all_uj : llround((double)all_uj * done), uj = upto_uj - given_uj;
         given_uj = upto_uj;
         *line = (struct kj_report_cpu_phase){
             .name = strdup(i < KJ_CPU_PHASES ? kj_cpu_phase_name((enum kj_cpu_phase)i) : "rest"),
