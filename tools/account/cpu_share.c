@@ -129,9 +129,10 @@ static bool fit_idle(const struct kj_account *a, const struct kj_series_channel 
 }
 
 /* Where the run's own windows cannot tell: the models' curve at the mean utilisation, and wide bounds. */
-static struct idle_power guess_idle(const struct kj_cpu_use *use, double mean_uw, bool modelled)
+static struct idle_power guess_idle(const struct kj_cpu_use *use, const char *model_name, double mean_uw,
+                                    bool modelled)
 {
-    double part = kj_cpu_load_curve(0) / kj_cpu_load_curve(use->busy);
+    double part = kj_cpu_load_curve(model_name, 0) / kj_cpu_load_curve(model_name, use->busy);
     struct idle_power idle = {.uw = mean_uw * part, .low_uw = mean_uw * part * 0.4, .high_uw = mean_uw};
     idle.high_uw = fmin(mean_uw, idle.uw * 3); /* servers idle at up to 0.4 of their full power */
     if (modelled)
@@ -188,7 +189,7 @@ void kj_cpu_split(const struct kj_account *a, const struct kj_cpu_use *use,
     double run_s = use->run_ns / 1e9, mean_uw = run_s > 0 ? total_uj / run_s : 0;
     struct idle_power idle;
     if (modelled || !fit_idle(a, channel, &idle))
-        idle = guess_idle(use, mean_uw, modelled);
+        idle = guess_idle(use, channel->channel.model, mean_uw, modelled);
     idle.high_uw = fmin(idle.high_uw, mean_uw);
     idle.uw = fmin(idle.uw, idle.high_uw);
     idle.low_uw = fmin(idle.low_uw, idle.uw);

@@ -13,6 +13,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,9 +39,27 @@ static const struct {
     {"Threadripper", 4.0}, {"Core", 6.5}, {"", 4.0},
 };
 
-/* Share of the full power against utilisation. Two published curves agree within 0.03: Boavizta's Xeon
- * Platinum (36/77/182/260 W) and Teads' (12/32/75/102 % of the design power), at 0/10/50/100 %. */
-static const double curve[][2] = {{0, 0.13}, {0.1, 0.30}, {0.5, 0.72}, {1, 1}};
+/* Shares of the full power at these utilisations. */
+static const double loads[] = {0, 0.1, 0.5, 1};
+enum { POINTS = sizeof(loads) / sizeof(loads[0]) };
+
+static const struct curve {
+    const char *pattern;
+    double shares[POINTS];
+    const char *source;
+} curves[] = {
+#define CURVE(pattern, idle, tenth, half, source) {pattern, {idle, tenth, half, 1}, source},
+#include "power/cpu_curves.def"
+#undef CURVE
+};
+
+static const struct curve *curve_of(const char *model_name)
+{
+    const struct curve *curve = curves;
+    while (fnmatch(curve->pattern, model_name, 0)) /* the last fits all */
+        curve++;
+    return curve;
+}
 
 enum { PACKAGES_MAX = 64, LINE_BYTES = 160 };
 #define WINDOW_NS KJ_NS_PER_S
@@ -81,7 +100,9 @@ void kj_cpu_model_of(const char *model_name, bool virtual_machine, uint32_t cpus
     for (size_t i = 0; !part && i < sizeof(parts) / sizeof(parts[0]); i++)
         if (names_part(model_name, parts[i].name))
             part = &parts[i];
+    const struct curve *curve = curve_of(model_name);
     memset(ret_model, 0, sizeof(*ret_model));
+    ret_model->shares = curve->shares;
     if (part) {
         /* A guest sees a slice of the part; on bare metal fewer CPUs mean that their twins are switched off.
          */
@@ -90,9 +111,8 @@ void kj_cpu_model_of(const char *model_name, bool virtual_machine, uint32_t cpus
         ret_model->low_factor = virtual_machine ? 0.4 : 0.5;
         ret_model->high_factor = virtual_machine ? 1.8 : 1.5;
         kj_text(ret_model->basis, sizeof(ret_model->basis),
-                "%s: %u W for %u threads, %.2f of it here; load curve of Boavizta and Teads; CPU time from "
-                "/proc/stat",
-                part->name, part->watts, part->threads, share);
+                "%s: %u W for %u threads, %.2f of it here; idle %.0f %% (%s); CPU time from /proc/stat",
+                part->name, part->watts, part->threads, share, 100 * curve->shares[0], curve->source);
         return;
     }
     size_t family = 0;
@@ -102,25 +122,32 @@ void kj_cpu_model_of(const char *model_name, bool virtual_machine, uint32_t cpus
     ret_model->low_factor = 0.3;
     ret_model->high_factor = 2.2;
     kj_text(ret_model->basis, sizeof(ret_model->basis),
-            "part not in the table: %.1f W a thread as %s, %u threads; load curve of Boavizta and Teads; "
-            "CPU time from /proc/stat",
+            "part not in the table: %.1f W a thread as %s, %u threads; idle %.0f %% (%s); CPU time from "
+            "/proc/stat",
             families[family].watts_per_thread,
-            families[family].name_part[0] ? families[family].name_part : "unknown parts", cpus);
+            families[family].name_part[0] ? families[family].name_part : "unknown parts", cpus,
+            100 * curve->shares[0], curve->source);
 }
 
-double kj_cpu_load_curve(double utilisation)
+/* Straight between the points. */
+static double share_at(const double *shares, double utilisation)
 {
     double u = utilisation > 0 ? utilisation < 1 ? utilisation : 1 : 0; /* a NaN counts as idle */
     size_t i = 1;
-    while (u > curve[i][0])
+    while (u > loads[i])
         i++;
-    double slope = (curve[i][1] - curve[i - 1][1]) / (curve[i][0] - curve[i - 1][0]);
-    return curve[i - 1][1] + slope * (u - curve[i - 1][0]);
+    double slope = (shares[i] - shares[i - 1]) / (loads[i] - loads[i - 1]);
+    return shares[i - 1] + slope * (u - loads[i - 1]);
+}
+
+double kj_cpu_load_curve(const char *model_name, double utilisation)
+{
+    return share_at(curve_of(model_name)->shares, utilisation);
 }
 
 double kj_cpu_model_power_mw(const struct kj_cpu_model *model, double utilisation)
 {
-    return model->full_mw * kj_cpu_load_curve(utilisation);
+    return model->full_mw * share_at(model->shares, utilisation);
 }
 
 static struct package *find_package(struct cpu_model *model, uint32_t number)

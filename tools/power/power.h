@@ -86,8 +86,8 @@ size_t kj_power_channels(const struct kj_power *power, const struct kj_channel *
 size_t kj_power_statuses(const struct kj_power *power, const struct kj_source_status **ret_statuses);
 
 /* Power of a processor at a utilisation of 0 to 1, as a share of that at 1: the curve that models go by where
- * nothing is measured. */
-double kj_cpu_load_curve(double utilisation);
+ * nothing is measured (cpu_curves.def). model_name: as /proc/cpuinfo has it; "" unknown. */
+double kj_cpu_load_curve(const char *model_name, double utilisation);
 
 /* Drops the channels of a device (another recorder of this job owns it): they stay in the list, so that
  * channels[id].id == id, and are never read again. */

@@ -77,7 +77,8 @@ void kj_package_name(char *ret_name, size_t size, unsigned package, unsigned die
 
 /* The modelled power of one package. */
 struct kj_cpu_model {
-    double full_mw; /* at utilisation 1 */
+    double full_mw;       /* at utilisation 1 */
+    const double *shares; /* of it, at 0, 10, 50 and 100 % */
     double low_factor, high_factor;
     char basis[160];
 };
