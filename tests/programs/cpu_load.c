@@ -8,12 +8,14 @@
  *     cpu_load threads COUNT MS      threads that come and go, four at a time
  *     cpu_load forks DEPTH MS        a chain: each forks the next, burns, waits for it
  *     cpu_load orphans COUNT MS      children that outlive their parents; not in the rusage that it says
+ *     cpu_load ignored COUNT MS      children that nobody waits for; not in that rusage either
  *     cpu_load exec MS               a second thread, which execs this program anew
  *     cpu_load switches SECONDS [RATE]   two threads that hand a byte to and fro, RATE switches a second at
  * most cpu_load sleep MS
  */
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -101,6 +103,20 @@ static void run_orphans(int count, uint64_t ns)
         ;
 }
 
+/* SIGCHLD ignored: the kernel reaps them itself, and tells nobody what they used. */
+static void run_ignored(int count, uint64_t ns)
+{
+    signal(SIGCHLD, SIG_IGN);
+    for (int i = 0; i < count; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            burn(ns);
+            _exit(0);
+        }
+        waitpid(pid, NULL, 0); /* until it is gone; fails then */
+    }
+}
+
 static char **own_argv;
 
 static void *exec_anew(void *ms)
@@ -169,6 +185,8 @@ int main(int argc, char **argv)
         run_chain(number, (uint64_t)second * 1000000u);
     else if (!strcmp(mode, "orphans"))
         run_orphans(number, (uint64_t)second * 1000000u);
+    else if (!strcmp(mode, "ignored"))
+        run_ignored(number, (uint64_t)second * 1000000u);
     else if (!strcmp(mode, "switches"))
         rate = hand_over(number, argc > 3 ? second : 1e9);
     else if (!strcmp(mode, "sleep"))
@@ -180,7 +198,8 @@ int main(int argc, char **argv)
         for (;;)
             pause();
     } else {
-        fprintf(stderr, "usage: cpu_load spin|children|threads|forks|orphans|exec|switches|sleep N [M]\n");
+        fprintf(stderr,
+                "usage: cpu_load spin|children|threads|forks|orphans|ignored|exec|switches|sleep N [M]\n");
         return 2;
     }
     printf("{\"cpu_s\": %.6f, \"switches_per_s\": %.0f}\n", used_s(RUSAGE_SELF) + used_s(RUSAGE_CHILDREN),

@@ -44,6 +44,9 @@ static void fill_run(struct kj_account *a, const char *path)
     r->command = copy(run->command_line);
     r->host = copy(run->host);
     r->os = copy(run->os);
+    r->container = copy(run->container);
+    r->virtual_machine = copy(run->virtual_machine);
+    r->cores_quota = run->cgroup_cpu_quota;
     r->version = copy(run->version);
     r->cwd = copy(run->cwd);
     r->wrapped = run->wrapped;

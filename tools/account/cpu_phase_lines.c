@@ -137,7 +137,8 @@ int kj_cpu_phase_lines(struct kj_account *a, const struct kj_cpu_use *use, const
             break;
         }
         done += tally.part[i];
-        int64_t upto_uj = i == KJ_CPU_PHASES ? all_uj : llround((double)all_uj * done), uj = upto_uj - given_uj;
+        int64_t upto_uj = i == KJ_CPU_PHASES ? all_uj : llround((double)all_uj * done),
+                uj = upto_uj - given_uj;
         given_uj = upto_uj;
         *line = (struct kj_report_cpu_phase){
             .name = strdup(i < KJ_CPU_PHASES ? kj_cpu_phase_name((enum kj_cpu_phase)i) : "rest"),

@@ -37,6 +37,8 @@ static const struct field {
     F(cwd, TEXT),
     F(host, TEXT),
     F(os, TEXT),
+    F(container, TEXT),
+    F(virtual_machine, TEXT),
     F(wrapped, BOOL),
     F(root_pid, I32),
     F(start_mono_ns, U64),

@@ -37,8 +37,10 @@ enum kj_idle_rule {
 /* What run.json holds. Strings are owned by the struct; NULL is unknown. */
 struct kj_run_info {
     char *run_id, *version, *command_line, *cwd, *host, *os;
-    char **argv;  /* NULL-terminated */
-    bool wrapped; /* by `kjoule run`; false: bare LD_PRELOAD */
+    char *container;       /* its kind: "docker", "kubernetes", ...; NULL: none that shows */
+    char *virtual_machine; /* the hypervisor's maker, or "yes"; NULL: none that shows */
+    char **argv;           /* NULL-terminated */
+    bool wrapped;          /* by `kjoule run`; false: bare LD_PRELOAD */
     int32_t root_pid;
     uint64_t start_mono_ns, start_wall_ns;
     uint64_t end_mono_ns; /* 0: the recorder did not live to see the end */

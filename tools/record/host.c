@@ -3,6 +3,7 @@
  * host.c - facts of the machine, the job and the command that go into run.json.
  */
 #include "base/file.h"
+#include "record/cgroup.h"
 #include "record/parts.h"
 
 #include <elf.h>
@@ -64,34 +65,54 @@ static int32_t env_number(const char *a, const char *b)
     return text ? (int32_t)strtol(text, NULL, 10) : -1;
 }
 
-/* cgroup v2 cpu.max, else v1 cfs quota of this process's group; 0 none. */
-static double cpu_quota(void)
+/* What each kind of container leaves to be known by: a file, a variable, or its groups' names. */
+static char *container_kind(void)
 {
-    char *text, path[1200], line[64];
-    double quota = 0, period = 0;
-    if (kj_file_read(AT_FDCWD, "/proc/self/cgroup", 1 << 16, &text, NULL))
-        return 0;
-    for (char *rest = text, *row; !quota && (row = strsep(&rest, "\n"));) {
-        char *colon = strchr(row, ':'), *group = colon ? strchr(colon + 1, ':') : NULL;
-        if (!group)
-            continue;
-        *group++ = 0;
-        if (!colon[1]) {
-            snprintf(path, sizeof(path), "/sys/fs/cgroup%s/cpu.max", group);
-            if (kj_file_read_line(path, line, sizeof(line)) == 0 &&
-                sscanf(line, "%lf %lf", &quota, &period) != 2)
-                quota = 0;
-        } else if (strstr(colon + 1, "cpu") && !strstr(colon + 1, "cpuset")) {
-            snprintf(path, sizeof(path), "/sys/fs/cgroup/cpu%s/cpu.cfs_quota_us", group);
-            if (kj_file_read_line(path, line, sizeof(line)) == 0)
-                quota = strtod(line, NULL);
-            snprintf(path, sizeof(path), "/sys/fs/cgroup/cpu%s/cpu.cfs_period_us", group);
-            if (kj_file_read_line(path, line, sizeof(line)) == 0)
-                period = strtod(line, NULL);
-        }
-    }
-    free(text);
-    return quota > 0 && period > 0 ? quota / period : 0;
+    static const struct {
+        const char *kind, *file, *variable, *group;
+    } kinds[] = {
+        {"kubernetes", NULL, "KUBERNETES_SERVICE_HOST", "kubepods"},
+        {"podman", "/run/.containerenv", NULL, "libpod"},
+        {"docker", "/.dockerenv", NULL, "docker"},
+        {"apptainer", "/.singularity.d", "APPTAINER_CONTAINER", NULL},
+        {"singularity", NULL, "SINGULARITY_CONTAINER", NULL},
+        {"lxc", NULL, NULL, "/lxc"},
+        {"containerd", NULL, NULL, "containerd"},
+    };
+    char *groups = NULL, *kind = NULL;
+    kj_file_read(AT_FDCWD, "/proc/self/cgroup", 1 << 16, &groups, NULL);
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds) && !kind; i++)
+        if ((kinds[i].file && access(kinds[i].file, F_OK) == 0) ||
+            (kinds[i].variable && env(kinds[i].variable)) ||
+            (kinds[i].group && groups && strstr(groups, kinds[i].group)))
+            kind = strdup(kinds[i].kind);
+    free(groups);
+    /* systemd's and podman's own word, which also others set. */
+    return kind ? kind : env("container") ? strdup(env("container")) : NULL;
+}
+
+/* The hypervisor's maker where the firmware tells, "yes" where only the processor does. */
+static char *virtual_machine_kind(void)
+{
+    static const char *const makers[] = {"QEMU",         "KVM",       "Xen",     "VMware",  "Microsoft",
+                                         "Amazon EC2",   "Google",    "innotek", "Bochs",   "Parallels",
+                                         "DigitalOcean", "OpenStack", "Alibaba", "Hetzner", "Oracle"};
+    char *cpu = NULL, vendor[64] = "", type[64];
+    kj_file_read(AT_FDCWD, "/proc/cpuinfo", 16 << 20, &cpu, NULL);
+    char *flags = cpu ? strstr(cpu, "\nflags") : NULL, *end = flags ? strchr(flags + 1, '\n') : NULL;
+    if (end)
+        *end = 0;
+    const char *flag = flags ? strstr(flags, " hypervisor") : NULL;
+    bool is_virtual = flag && (flag[11] == ' ' || !flag[11]), by_flag = flags;
+    free(cpu);
+    if (kj_file_read_line("/sys/hypervisor/type", type, sizeof(type)) == 0 && *type)
+        is_virtual = true;
+    kj_file_read_line("/sys/class/dmi/id/sys_vendor", vendor, sizeof(vendor));
+    /* Makers of clouds sell bare metal too: on x86 the processor has the last word. */
+    for (size_t i = 0; i < sizeof(makers) / sizeof(*makers); i++)
+        if (!strncmp(vendor, makers[i], strlen(makers[i])) && (is_virtual || !by_flag))
+            return strdup(vendor);
+    return is_virtual ? strdup("yes") : NULL;
 }
 
 static void describe_job(struct kj_run_info *info)
@@ -128,7 +149,9 @@ void kj_host_describe(struct kj_run_info *info)
     info->cores_online = online > 0 ? (uint32_t)online : 1;
     info->cores_allowed =
         sched_getaffinity(0, sizeof(cpus), &cpus) ? info->cores_online : (uint32_t)CPU_COUNT(&cpus);
-    info->cgroup_cpu_quota = cpu_quota();
+    info->cgroup_cpu_quota = kj_cgroup_quota("");
+    info->container = container_kind();
+    info->virtual_machine = virtual_machine_kind();
     info->memory_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     info->start_mono_ns = kj_mono_ns();
     info->start_wall_ns = kj_wall_ns();

@@ -56,6 +56,10 @@ struct kj_tree *kj_tree_free(struct kj_tree *tree);
 /* CPU time of children of ours that were none of the tree's. */
 void kj_tree_leave_out(struct kj_tree *tree, uint64_t cpu_ns);
 uint64_t kj_tree_cpu_ns(struct kj_tree *tree);
+/* From now on the control group's CPU time counts too, where the run has one to itself. False: it has not. */
+bool kj_tree_use_cgroup(struct kj_tree *tree);
+/* Of one process and the children that it waited for; 0 gone. */
+uint64_t kj_tree_process_ns(int32_t pid);
 uint32_t kj_tree_processes_seen(const struct kj_tree *tree);
 /* As of the last look; in order. Valid until the next. */
 size_t kj_tree_alive(const struct kj_tree *tree, const int32_t **ret_pids);

@@ -22,7 +22,7 @@
 
 #define DRAIN_NS   (KJ_NS_PER_S / 2)
 #define THREADS_NS (5 * KJ_NS_PER_S) /* how often threads.csv is renewed */
-#define PROBE_MS   500               /* the probe's time to begin */
+#define PROBE_MS   2000 /* the probe's time to begin; on an idle machine a tenth of it is enough */
 #define BRIEF_NS                                                                                             \
     KJ_NS_PER_S /* without wrapper and CUDA, a shorter run leaves nothing; start.c of the shim has the same  \
                  */
@@ -203,16 +203,28 @@ static void note_sources(struct kj_recorder *r)
 {
     const struct kj_source_status *statuses = NULL;
     size_t count = r->power ? kj_power_statuses(r->power, &statuses) : 0;
-    r->info.sources = calloc(count + 1, sizeof(*r->info.sources));
+    r->info.sources = calloc(count + 2, sizeof(*r->info.sources));
     for (size_t i = 0; r->info.sources && i < count; i++, r->info.sources_count++)
         r->info.sources[i] = (struct kj_run_source){strdup(statuses[i].name), statuses[i].accepted,
                                                     strdup(statuses[i].reason), strdup(statuses[i].remedy)};
-    if (!r->info.sources || !r->probe)
+    if (!r->info.sources)
         return;
-    struct kj_probe_status probe;
-    kj_probe_get_status(r->probe, &probe);
-    r->info.sources[r->info.sources_count++] =
-        (struct kj_run_source){strdup("probe"), probe.running, strdup(probe.reason), strdup(probe.remedy)};
+    struct kj_probe_status probe = {0};
+    if (r->probe) {
+        kj_probe_get_status(r->probe, &probe);
+        r->info.sources[r->info.sources_count++] = (struct kj_run_source){
+            strdup("probe"), probe.running, strdup(probe.reason), strdup(probe.remedy)};
+    }
+    if (probe.running)
+        return;
+    /* Only now: where the probe refuses, it has ended, and is in no group any more. */
+    bool alone = kj_tree_use_cgroup(r->tree);
+    r->info.sources[r->info.sources_count++] = (struct kj_run_source){
+        strdup("cgroup"), alone,
+        strdup(alone ? "CPU time of the control group, which holds this run alone: of children too that "
+                       "nobody waits for"
+                     : "the control group's CPU time cannot be read, or is not this run's alone"),
+        strdup(alone ? "" : "systemd-run --user --scope kjoule ...")};
 }
 
 /* Everybody who is there already; who comes later is followed by the probe itself. Twice: a child that was

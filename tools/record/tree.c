@@ -3,9 +3,11 @@
  * tree.c - CPU time of a process tree: that of the living by their clocks, that of the dead by what their
  * parents were told (cutime), at last by our own children's usage. Exact to a scheduler tick a living process
  * for a tree that we started, since its orphans come to us; where bare LD_PRELOAD started us, orphans that
- * end are lost, and so are the children of who ignores SIGCHLD.
+ * end are lost, and so are the children of who ignores SIGCHLD - unless the run has a control group to
+ * itself, which forgets nobody.
  */
 #include "base/file.h"
+#include "record/cgroup.h"
 #include "record/parts.h"
 
 #include <dirent.h>
@@ -26,7 +28,8 @@ struct kj_tree {
     int32_t *alive; /* from the root down: parents before their children */
     int32_t *before, *sorted;
     size_t alive_count, before_count;
-    uint64_t left_out_ns;
+    uint64_t left_out_ns, before_cgroup_ns;
+    struct kj_cgroup *cgroup; /* NULL: none that is the run's alone */
     uint32_t seen;
     uint64_t cpu_ns, next_ns, threads_next_ns;
 };
@@ -51,6 +54,7 @@ struct kj_tree *kj_tree_free(struct kj_tree *tree)
     free(tree->alive);
     free(tree->before);
     free(tree->sorted);
+    kj_cgroup_close(tree->cgroup);
     free(tree);
     return NULL;
 }
@@ -83,6 +87,11 @@ static uint64_t waited_ns(int32_t pid)
         sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %llu %llu", &user, &system) != 2)
         return 0;
     return (user + system) * (uint64_t)(KJ_NS_PER_S / sysconf(_SC_CLK_TCK));
+}
+
+uint64_t kj_tree_process_ns(int32_t pid)
+{
+    return waited_ns(pid) + process_ns(pid);
 }
 
 static void add_children(struct kj_tree *tree, int32_t pid)
@@ -141,6 +150,15 @@ static uint64_t reaped_ns(const struct kj_tree *tree)
     return ns > tree->left_out_ns ? ns - tree->left_out_ns : 0;
 }
 
+static uint64_t at_least_cgroup(struct kj_tree *tree, uint64_t sum_ns)
+{
+    const struct kj_cgroup_run run = {tree->root, tree->sorted, tree->alive_count};
+    uint64_t ns;
+    if (!tree->cgroup || !kj_cgroup_read(tree->cgroup, &run, &ns))
+        return sum_ns;
+    return tree->before_cgroup_ns + ns > sum_ns ? tree->before_cgroup_ns + ns : sum_ns;
+}
+
 /* From the top down: a process that ends meanwhile is missing for a moment, and never counted twice. */
 uint64_t kj_tree_cpu_ns(struct kj_tree *tree)
 {
@@ -151,10 +169,19 @@ uint64_t kj_tree_cpu_ns(struct kj_tree *tree)
     }
     uint64_t sum_ns = tree->is_child ? reaped_ns(tree) : 0;
     for (size_t i = 0; i < tree->alive_count; i++)
-        sum_ns += waited_ns(tree->alive[i]) + process_ns(tree->alive[i]);
+        sum_ns += kj_tree_process_ns(tree->alive[i]);
+    sum_ns = at_least_cgroup(tree, sum_ns);
     if (sum_ns > tree->cpu_ns)
         tree->cpu_ns = sum_ns;
     return tree->cpu_ns;
+}
+
+bool kj_tree_use_cgroup(struct kj_tree *tree)
+{
+    tree->before_cgroup_ns = kj_tree_cpu_ns(tree);
+    const struct kj_cgroup_run run = {tree->root, tree->sorted, tree->alive_count};
+    tree->cgroup = kj_cgroup_open(&run);
+    return tree->cgroup;
 }
 
 size_t kj_tree_alive(const struct kj_tree *tree, const int32_t **ret_pids)

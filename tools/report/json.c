@@ -71,6 +71,8 @@ static json_t *run_json(const struct kj_report *r)
     set(run, "cwd", text(r->cwd));
     set(run, "host", text(r->host));
     set(run, "os", text(r->os));
+    set(run, "container", text(r->container));
+    set(run, "virtual_machine", text(r->virtual_machine));
     set(run, "wrapped", json_boolean(r->wrapped));
     set(run, "complete", json_boolean(r->complete));
     set(run, "started", json_string(stamp));
@@ -83,6 +85,7 @@ static json_t *run_json(const struct kj_report *r)
     set(run, "processes_seen", json_integer(r->processes_seen));
     set(run, "cores_online", json_integer(r->cores_online));
     set(run, "cores_allowed", json_integer(r->cores_allowed));
+    set(run, "cores_quota", r->cores_quota > 0 ? json_real(r->cores_quota) : json_null());
     set(run, "memory_bytes", json_integer((json_int_t)r->memory_bytes));
     return run;
 }

@@ -148,6 +148,8 @@ struct kj_report *kj_report_free(struct kj_report *report)
                      report->command,
                      report->host,
                      report->os,
+                     report->container,
+                     report->virtual_machine,
                      report->version,
                      report->cwd,
                      report->cpu.time_source,

@@ -144,10 +144,12 @@ struct kj_report_per {
 struct kj_report {
     /* run */
     char *run_id, *folder, *command, *host, *os, *version, *cwd;
+    char *container, *virtual_machine; /* NULL: none that shows */
     bool wrapped, complete, exit_known;
     int32_t exit_status, exit_signal, rank, world_size;
     uint64_t start_wall_ns, duration_ns, tree_cpu_ns, memory_bytes;
     uint32_t cores_online, cores_allowed, processes_seen;
+    double cores_quota; /* of the control group; 0 none */
 
     struct kj_energy total;
 #define KJ_REPORT_LISTS(X)                                                                                   \
