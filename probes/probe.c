@@ -182,7 +182,7 @@ static void answer(struct probe *probe, const struct kj_probe_request *request, 
     }
     struct kj_probe_record *record = add(probe, KJ_PROBE_WATCHING);
     record->pid = request->pid;
-    record->id = request->kind == KJ_PROBE_FUNCTION ? request->function : 0;
+    record->id = request->kind == KJ_PROBE_FUNCTION ? request->function + 1 : 0;
     record->value = status;
     if (status)
         snprintf(record->text, sizeof(record->text), "%s", *why ? why : strerror(-status));

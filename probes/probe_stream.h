@@ -51,7 +51,7 @@ enum kj_probe_record_kind {
     KJ_PROBE_READING, /* id: channel; value */
     KJ_PROBE_LOST,    /* id: channel; text: why */
     KJ_PROBE_PHASE,
-    KJ_PROBE_WATCHING, /* pid; id: function; value: negative errno, or 0; text: why not */
+    KJ_PROBE_WATCHING, /* pid; id: 1 + function, 0 for a tree; value: negative errno, or 0; text: why not */
 };
 
 struct kj_probe_record {

@@ -74,7 +74,22 @@ def check_report(report):
         assert device["kernels_uj"] + device["idle_uj"] + device["unattributed_uj"] == device["energy_uj"], device
     for component in report["energy"]["components"]:
         assert component["method"] in METHODS
+    check_cpu(report)
     return report
+
+
+def check_cpu(report):
+    """Packages, and every way in which their energy is told apart, to the microjoule."""
+    cpu = report["energy"].get("cpu")
+    packages = [c["energy_uj"] for c in report["energy"]["components"] if c["kind"] == "cpu" and c["energy_uj"] is not None]
+    if not cpu or not packages:
+        return
+    assert cpu["dynamic_uj"] + cpu["idle_uj"] == sum(packages)
+    for lines in ("threads", "processes"):
+        if cpu[lines] and report["run"]["cpu_time_ns"]:
+            assert sum(line["energy_uj"] for line in cpu[lines]) == cpu["dynamic_uj"], lines
+    if cpu["phases"]:
+        assert sum(p["energy_uj"] for p in cpu["phases"]) == sum(packages)
 
 
 def read_report(folder):

@@ -2,8 +2,8 @@
  *
  * cpu_phases.h - phases of a training on the CPU, as kjoule-probe saw them by uprobes, in the file
  * "phases.cpu.csv" of the run folder, appended line by line: kjoule.cpu-phases/1
- *     seen,<pid>,<t_ns>,<functions>          from when on the process's phases are seen; which: a bit each,
- *                                            1 autograd engine (backward), 2 optimizer
+ *     seen,<pid>,<t_ns>,<functions>          from when on a function that marks phases is watched; which: a
+ *                                            bit each, 1 autograd engine (backward), 2 an update (optimizer)
  *     p,<pid>,<tid>,<phase>,<start_ns>,<end_ns>
  * phase: backward or optimizer. Times are CLOCK_MONOTONIC. Phases of one thread may enclose each other.
  * Past 64 MiB nothing more is appended, and the last line says so: full,<t_ns>

@@ -206,7 +206,7 @@ static const struct library *library_of(struct kj_functions *functions, int fd, 
 }
 
 static void attach(struct kj_functions *functions, struct kj_probe *probe, int32_t pid, int fd,
-                   const struct library *library, const char *path, struct kj_cpu_phases_writer *phases)
+                   const struct library *library, const char *path)
 {
     bool there[KJ_FUNCTIONS] = {false};
     for (int w = 0; w < WANTED; w++)
@@ -217,7 +217,6 @@ static void attach(struct kj_functions *functions, struct kj_probe *probe, int32
         if (library->offsets[w] && (wanted[w].function == KJ_FUNCTION_ENGINE ? engine : optimizer))
             kj_probe_function(probe, pid, wanted[w].function, fd, library->offsets[w]);
     if (engine || optimizer) {
-        kj_cpu_phases_seen(phases, pid, kj_mono_ns(), (engine ? 1 : 0) | (optimizer ? 2 : 0));
         functions->seen = true;
     } else {
         snprintf(functions->reason, sizeof(functions->reason),
@@ -234,7 +233,7 @@ static bool is_done(struct kj_functions *functions, int32_t pid)
 }
 
 void kj_functions_look(struct kj_functions *functions, struct kj_probe *probe, const int32_t *pids,
-                       size_t count, struct kj_cpu_phases_writer *phases)
+                       size_t count)
 {
     uint64_t now_ns = kj_mono_ns();
     if (now_ns < functions->next_ns)
@@ -249,7 +248,7 @@ void kj_functions_look(struct kj_functions *functions, struct kj_probe *probe, c
             continue;
         const struct library *library = library_of(functions, fd, &st);
         if (library)
-            attach(functions, probe, pids[i], fd, library, path, phases);
+            attach(functions, probe, pids[i], fd, library, path);
         functions->done[functions->done_count++] = pids[i];
         close(fd);
     }

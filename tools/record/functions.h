@@ -7,16 +7,14 @@
 #ifndef KJ_RECORD_FUNCTIONS_H
 #define KJ_RECORD_FUNCTIONS_H
 
-#include "folder/cpu_phases.h"
 #include "record/probe.h"
 
 struct kj_functions;
 struct kj_functions *kj_functions_new(void);
 struct kj_functions *kj_functions_free(struct kj_functions *functions);
-/* Looks at each process that has no library yet; cheap when called often. What was found is noted in the
- * phases' file. */
+/* Looks at each process that has no library yet; cheap when called often. */
 void kj_functions_look(struct kj_functions *functions, struct kj_probe *probe, const int32_t *pids,
-                       size_t count, struct kj_cpu_phases_writer *phases);
+                       size_t count);
 /* "" or why no phases are seen, in one line. */
 const char *kj_functions_reason(const struct kj_functions *functions);
 

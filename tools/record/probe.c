@@ -29,7 +29,7 @@ struct kj_probe {
     uint64_t cost_ns;
     enum { STARTING, READY, REFUSED, ENDED } state;
     bool cycles;
-    char reason[200], path[PATH_MAX];
+    char reason[200], function_reason[200], path[PATH_MAX];
     struct kj_channel channels[SENSORS_MAX + OWN_MAX];
     bool dropped[SENSORS_MAX + OWN_MAX], lost[SENSORS_MAX];
     char lost_reason[SENSORS_MAX][160];
@@ -264,6 +264,20 @@ static void take_loss(struct kj_probe *probe, const struct kj_probe_record *reco
              record->text);
 }
 
+/* A process that ended before we asked is no error; a function that cannot be watched is worth a word. */
+static void take_answer(struct kj_probe *probe, const struct kj_probe_record *record, const char *text)
+{
+    unsigned function = record->id - 1, bit = function == KJ_FUNCTION_ENGINE ? 1 : 2;
+    if (record->id == 0 || function >= KJ_FUNCTIONS || record->pid <= 0)
+        return;
+    if (record->value == 0 && probe->phases &&
+        (function == KJ_FUNCTION_ENGINE || function == KJ_FUNCTION_UPDATE))
+        kj_cpu_phases_seen(probe->phases, record->pid, record->t_ns, bit);
+    else if (record->value < 0 && record->value != -ESRCH && !*probe->function_reason)
+        snprintf(probe->function_reason, sizeof(probe->function_reason),
+                 "process %d cannot be watched: %.120s", record->pid, text);
+}
+
 /* False: no record of this protocol at this place. */
 static bool take(struct kj_probe *probe, const struct kj_probe_record *record)
 {
@@ -291,7 +305,8 @@ static bool take(struct kj_probe *probe, const struct kj_probe_record *record)
         add_own_channels(probe);
         return true;
     case KJ_PROBE_WATCHING:
-        return true; /* a process that ended before we asked is no error */
+        take_answer(probe, record, text);
+        return true;
     }
     if (probe->state != READY)
         return false;
@@ -374,6 +389,11 @@ void kj_probe_get_status(const struct kj_probe *probe, struct kj_probe_status *r
     else if (strstr(probe->reason, "capabilities"))
         snprintf(ret_status->remedy, sizeof(ret_status->remedy),
                  "sudo setcap cap_bpf,cap_perfmon,cap_dac_read_search=ep %.300s", probe->path);
+}
+
+const char *kj_probe_function_reason(const struct kj_probe *probe)
+{
+    return probe->function_reason;
 }
 
 size_t kj_probe_channels(const struct kj_probe *probe, const struct kj_channel **ret_channels)

@@ -51,8 +51,11 @@ bool kj_probe_lost(struct kj_probe *probe, uint32_t *ret_channel, char *ret_reas
 /* On-CPU time of the tree as last told; 0 while nothing was. */
 uint64_t kj_probe_tree_ns(const struct kj_probe *probe);
 
-/* Hands a function of PyTorch in a mapped library to the probe. 0 or negative errno. */
+/* Hands a function of PyTorch in a mapped library to the probe. 0 or negative errno. What the probe answers
+ * goes into the phases' file: from when on the function is watched. */
 int kj_probe_function(struct kj_probe *probe, int32_t pid, unsigned function, int fd, uint64_t offset);
+/* "" or why one could not be watched, in one line. */
+const char *kj_probe_function_reason(const struct kj_probe *probe);
 /* The last numbers, within half a second. */
 void kj_probe_finish(struct kj_probe *probe);
 /* NULL-safe, returns NULL. The program ends by itself when its socket is gone. */

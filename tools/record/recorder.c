@@ -410,7 +410,7 @@ static void tick(struct kj_recorder *r)
     if (r->functions && r->tree) {
         const int32_t *pids;
         size_t count = kj_tree_alive(r->tree, &pids);
-        kj_functions_look(r->functions, r->probe, pids, count, r->phases);
+        kj_functions_look(r->functions, r->probe, pids, count);
     }
     if (r->sampler)
         kj_sampler_tick(r->sampler);
@@ -449,6 +449,9 @@ int kj_recorder_watch(struct kj_recorder *r)
     look_at_threads(r, true);
     if (r->functions && *kj_functions_reason(r->functions))
         kj_host_warn(&r->info, "--probe-phases: no phases on the CPU: %s", kj_functions_reason(r->functions));
+    else if (r->functions && *kj_probe_function_reason(r->probe))
+        kj_host_warn(&r->info, "--probe-phases: phases on the CPU are incomplete: %s",
+                     kj_probe_function_reason(r->probe));
     r->functions = kj_functions_free(r->functions);
     r->phases = kj_cpu_phases_close(r->phases);
     r->sampler = kj_sampler_close(r->sampler);
