@@ -70,7 +70,7 @@ $(BUILD)/lab/libprivate_tables.so: $(LAB_TABLES)
 no-nvcc:
 	@echo "  SKIP    the programs that nvcc compiles: no nvcc (NVCC=path, or CUDA_HOME)"
 
-$(BUILD)/unit/%: tests/unit/%.c $(BUILD)/libkjtools.a
+$(BUILD)/unit/%: tests/unit/%.c tests/unit/laid.h $(BUILD)/libkjtools.a
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) -o $@ $< $(BUILD)/libkjtools.a -lcmocka $(TOOL_LIBS)

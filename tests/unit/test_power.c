@@ -2,119 +2,13 @@
  *
  * test_power.c - sensors from a laid tree of /sys and /proc, the models, and recordings.
  */
-#include "power/power.h"
-#include "power/source.h"
+#include "laid.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
-#include <limits.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
-#include <cmocka.h>
-
-enum { NOBODY = 65534, SAMPLES = 64 };
-
-static char root[64];
-static struct kj_power *power;
-static const struct kj_channel *channels;
-static const struct kj_source_status *statuses;
-static size_t channels_count, statuses_count;
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *walk)
-{
-    (void)st;
-    (void)type;
-    (void)walk;
-    return remove(path);
-}
-
-static int lay_root(void **state)
-{
-    (void)state;
-    snprintf(root, sizeof(root), "/tmp/kj_test_power.XXXXXX");
-    if (!mkdtemp(root))
-        return -1;
-    return chmod(root, 0755);
-}
-
-static int clear_root(void **state)
-{
-    (void)state;
-    power = kj_power_close(power);
-    return nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-}
-
-/* Writes a file of the tree, with its folders, in place: descriptors that are open see the new text. */
-__attribute__((format(printf, 2, 3))) static void put(const char *file, const char *format, ...)
-{
-    char path[PATH_MAX];
-    snprintf(path, sizeof(path), "%s%s", root, file);
-    for (char *slash = path + strlen(root) + 1; (slash = strchr(slash, '/')); slash++) {
-        *slash = 0;
-        mkdir(path, 0755);
-        *slash = '/';
-    }
-    FILE *out = fopen(path, "w");
-    assert_non_null(out);
-    va_list args;
-    va_start(args, format);
-    vfprintf(out, format, args);
-    va_end(args);
-    fclose(out);
-}
-
-static void open_power(const char *source)
-{
-    const char *only[] = {source, NULL};
-    struct kj_power_config config = {.sysfs_root = root, .only = source ? only : NULL};
-    struct kj_error error = {0};
-    assert_int_equal(kj_power_open(&config, &power, &error), 0);
-    channels_count = kj_power_channels(power, &channels);
-    statuses_count = kj_power_statuses(power, &statuses);
-    for (size_t i = 0; i < channels_count; i++)
-        assert_int_equal(channels[i].id, i);
-    for (size_t i = 0; i < statuses_count; i++)
-        assert_true(statuses[i].reason[0]);
-}
-
-static const struct kj_channel *channel_of(const char *device)
-{
-    for (size_t i = 0; i < channels_count; i++)
-        if (!strcmp(channels[i].device, device))
-            return &channels[i];
-    return NULL;
-}
-
-/* The reading of a device, or -1 when there was none. */
-static int64_t reading_now(const char *device)
-{
-    struct kj_sample samples[SAMPLES];
-    size_t count = kj_power_read(power, samples, SAMPLES);
-    for (size_t i = 0; i < count; i++)
-        if (!strcmp(channels[samples[i].channel].device, device))
-            return (int64_t)samples[i].value;
-    return -1;
-}
-
-/* A source whose read was slow, on a busy machine, falls due later. */
-static int64_t reading(const char *device)
-{
-    int64_t value = reading_now(device);
-    for (int i = 0; i < 200 && value < 0; i++) {
-        usleep(10000);
-        value = reading_now(device);
-    }
-    return value;
-}
+enum { NOBODY = 65534 };
 
 static void put_zone(const char *folder, const char *name, uint64_t energy_uj)
 {
@@ -210,80 +104,6 @@ static void test_excluded_device(void **state)
     assert_int_equal(reading_now("package-0"), -1);
     assert_int_equal(reading("package-1"), 0);
     assert_int_equal(kj_power_channels(power, &channels), 4);
-}
-
-static int perf_pipe[2], perf_error, perf_cpu;
-static uint64_t perf_config;
-
-static int fake_perf(struct perf_event_attr *attr, pid_t pid, int cpu)
-{
-    assert_int_equal(pid, -1);
-    assert_int_equal(attr->type, 21);
-    perf_cpu = cpu;
-    perf_config = attr->config;
-    return perf_error ? perf_error : dup(perf_pipe[0]);
-}
-
-static void put_pmu(void)
-{
-    put("/sys/bus/event_source/devices/power/type", "21\n");
-    put("/sys/bus/event_source/devices/power/cpumask", "3\n");
-    put("/sys/bus/event_source/devices/power/events/energy-pkg", "event=0x02\n");
-    put("/sys/bus/event_source/devices/power/events/energy-pkg.scale", "2.3283064365386962890625e-10\n");
-    put("/sys/bus/event_source/devices/power/events/energy-pkg.unit", "Joules\n");
-    put("/sys/devices/system/cpu/cpu3/topology/physical_package_id", "1\n");
-    put("/proc/sys/kernel/perf_event_paranoid", "2\n");
-}
-
-static void count(uint64_t value)
-{
-    assert_int_equal(write(perf_pipe[1], &value, sizeof(value)), sizeof(value));
-}
-
-static void test_perf(void **state)
-{
-    (void)state;
-    put_pmu();
-    assert_int_equal(pipe(perf_pipe), 0);
-    int (*before)(struct perf_event_attr *, pid_t, int) = kj_perf_event_open;
-    kj_perf_event_open = fake_perf;
-    perf_error = 0;
-    count(1000);
-    open_power("rapl_perf");
-    assert_int_equal(channels_count, 1);
-    assert_string_equal(channels[0].device, "package-1");
-    assert_int_equal(perf_cpu, 3);
-    assert_int_equal(perf_config, 2);
-    count(1000 + (5ULL << 32)); /* 5 J by the scale of 2^-32 */
-    assert_int_equal(reading("package-1"), 5000000);
-    kj_power_close(power);
-    perf_error = -EACCES;
-    open_power("rapl_perf");
-    assert_int_equal(channels_count, 0);
-    assert_non_null(strstr(statuses[0].reason, "perf_event_paranoid is 2"));
-    assert_non_null(strstr(statuses[0].remedy, "sysctl"));
-    kj_perf_event_open = before;
-    close(perf_pipe[0]);
-    close(perf_pipe[1]);
-}
-
-static void test_hwmon(void **state)
-{
-    (void)state;
-    put("/sys/class/hwmon/hwmon0/name", "nvme\n");
-    put("/sys/class/hwmon/hwmon0/power1_average", "1000000\n");
-    put("/sys/class/hwmon/hwmon1/name", "power_meter\n");
-    put("/sys/class/hwmon/hwmon1/power1_average", "312000000\n");
-    put("/sys/class/hwmon/hwmon2/name", "power_meter\n");
-    put("/sys/class/hwmon/hwmon2/power1_oem_info", "CPU Power Socket 1\n");
-    put("/sys/class/hwmon/hwmon2/power1_average", "90000000\n");
-    put("/sys/class/hwmon/hwmon3/name", "power_meter\n");
-    put("/sys/class/hwmon/hwmon3/power1_oem_info", "Grace Power Socket 1\n");
-    put("/sys/class/hwmon/hwmon3/power1_average", "95000000\n");
-    open_power("hwmon");
-    assert_int_equal(channels_count, 2);
-    assert_int_equal(reading("node"), 312000);
-    assert_int_equal(reading("package-1"), 90000);
 }
 
 static void test_nothing_there(void **state)
@@ -552,8 +372,6 @@ static void test_replay_refuses_the_corrupt(void **state)
     assert_non_null(strstr(error.text, "not a plain file"));
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, lay_root, clear_root)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -561,8 +379,6 @@ int main(void)
         TEST(test_powercap_without_permission),
         TEST(test_sensor_that_falls_silent),
         TEST(test_excluded_device),
-        TEST(test_perf),
-        TEST(test_hwmon),
         TEST(test_nothing_there),
         TEST(test_cpu_model_curve),
         TEST(test_cpu_curves),

@@ -11,8 +11,8 @@
 
 /* In order of preference: what stands earlier is counted, what stands later is kept beside it. */
 static const struct kj_source_ops *const sources[] = {
-    &kj_source_nvml,  &kj_source_rapl_perf, &kj_source_rapl_powercap,
-    &kj_source_hwmon, &kj_source_cpu_model, &kj_source_dram_model,
+    &kj_source_nvml, &kj_source_rapl_perf, &kj_source_rapl_powercap, &kj_source_hwmon,
+    &kj_source_dcmi, &kj_source_cpu_model, &kj_source_dram_model,
 };
 static const struct kj_source_ops *const recordings[] = {&kj_source_replay};
 

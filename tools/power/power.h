@@ -2,7 +2,8 @@
  *
  * power.h - where joules and watts come from.
  *
- * Sources stand in one table (power.c): nvml, rapl_perf, rapl_powercap, hwmon, cpu_model, dram_model, replay.
+ * Sources stand in one table (power.c): nvml, rapl_perf, rapl_powercap, hwmon, dcmi,
+ * cpu_model, dram_model, replay.
  * Each is opened in order; all that work are kept, side by side, and each that refuses keeps its reason and
  * the command that would mend it. A source offers channels. A channel is one quantity of one component:
  * "energy counter of GPU-...".
@@ -23,8 +24,8 @@ enum kj_component {
     KJ_COMPONENT_GPU = 1,
     KJ_COMPONENT_CPU = 2, /* one package */
     KJ_COMPONENT_DRAM = 3,
-    KJ_COMPONENT_NODE =
-        4, /* psys, hwmon or IPMI of the whole machine: beside the parts, never added to them */
+    KJ_COMPONENT_NODE = 4, /* psys, hwmon or IPMI of the whole machine, or AMD's cores within their package:
+                              beside the parts, never added to them */
 };
 
 enum kj_quantity_kind {

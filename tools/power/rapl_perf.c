@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * rapl_perf.c - RAPL through the kernel's "power" PMU: 64-bit counts, no wraparound to mind. One event a
- * domain and package; RAPL events cannot be grouped.
+ * domain and package; RAPL events cannot be grouped. AMD's cores have a PMU of their own, "power_core" (Linux
+ * 6.14): a part of the package, told beside it, summed over its cores.
  */
 #include "power/source.h"
 
@@ -13,9 +14,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define PMU "/sys/bus/event_source/devices/power"
+#define PMUS "/sys/bus/event_source/devices/"
 
-enum { EVENTS_MAX = 128 };
+enum { CHANNELS_MAX = 128, FDS_MAX = 1024 };
 
 static int system_perf_event_open(struct perf_event_attr *attr, pid_t pid, int cpu)
 {
@@ -26,21 +27,26 @@ static int system_perf_event_open(struct perf_event_attr *attr, pid_t pid, int c
 int (*kj_perf_event_open)(struct perf_event_attr *attr, pid_t pid, int cpu) = system_perf_event_open;
 
 static const struct domain {
-    const char *event, *name, *device_format;
+    const char *pmu, *event, *name;
     enum kj_component component;
+    bool once; /* counts on the first package alone, for all; the others show 0 */
 } domains[] = {
-    {"energy-pkg", "package", "package", KJ_COMPONENT_CPU},
-    {"energy-ram", "dram", "dram", KJ_COMPONENT_DRAM},
-    {"energy-psys", "psys", "node", KJ_COMPONENT_NODE},
+    {"power", "energy-pkg", "package", KJ_COMPONENT_CPU, false},
+    {"power", "energy-ram", "dram", KJ_COMPONENT_DRAM, false},
+    {"power", "energy-psys", "psys", KJ_COMPONENT_NODE, true},
+    {"power_core", "energy-core", "cores", KJ_COMPONENT_NODE, false},
 };
 
 struct rapl_perf {
-    uint32_t count;
-    struct event {
-        int fd;
+    uint32_t count, fds_count;
+    struct counter {
+        const struct domain *domain;
+        char device[64];
         double uj_per_count;
         uint64_t base;
-    } events[EVENTS_MAX];
+    } counters[CHANNELS_MAX];
+    int fds[FDS_MAX];
+    uint32_t counter_of_fd[FDS_MAX];
 };
 
 static int read_count(int fd, uint64_t *ret_count)
@@ -50,23 +56,25 @@ static int read_count(int fd, uint64_t *ret_count)
 }
 
 /* "event=0x02" and, on some PMUs, more terms; only the event matters for RAPL. */
-static int read_event(const char *root, const char *name, uint64_t *ret_config, double *ret_uj_per_count)
+static int read_event(const char *root, const struct domain *domain, uint64_t *ret_config,
+                      double *ret_uj_per_count)
 {
     char line[128], *end;
-    int error = kj_root_line(root, line, sizeof(line), PMU "/events/%s", name);
+    const char *pmu = domain->pmu, *name = domain->event;
+    int error = kj_root_line(root, line, sizeof(line), PMUS "%s/events/%s", pmu, name);
     if (error)
         return error;
     const char *term = strstr(line, "event=");
     if (!term)
         return -EPROTO;
     *ret_config = strtoull(term + 6, NULL, 0);
-    error = kj_root_line(root, line, sizeof(line), PMU "/events/%s.scale", name);
+    error = kj_root_line(root, line, sizeof(line), PMUS "%s/events/%s.scale", pmu, name);
     if (error)
         return error;
     double scale = strtod(line, &end);
     if (end == line || !(scale > 0))
         return -EPROTO;
-    error = kj_root_line(root, line, sizeof(line), PMU "/events/%s.unit", name);
+    error = kj_root_line(root, line, sizeof(line), PMUS "%s/events/%s.unit", pmu, name);
     if (error || strcmp(line, "Joules"))
         return error ? error : -EPROTO;
     *ret_uj_per_count = scale * 1e6;
@@ -98,46 +106,71 @@ static int open_event(uint32_t type, uint64_t config, int cpu)
 static void rapl_perf_close(void *state)
 {
     struct rapl_perf *rapl = state;
-    for (uint32_t i = 0; rapl && i < rapl->count; i++)
-        close(rapl->events[i].fd);
+    for (uint32_t i = 0; rapl && i < rapl->fds_count; i++)
+        close(rapl->fds[i]);
     free(rapl);
 }
 
-/* Opens one domain on the nth reader CPU. */
-static int add_event(struct rapl_perf *rapl, const struct kj_source_env *env, struct kj_power *power,
-                     const struct domain *domain, uint64_t type, int cpu, const char *package)
+static int sum_counts(const struct rapl_perf *rapl, uint32_t counter, uint64_t *ret_count)
+{
+    *ret_count = 0;
+    for (uint32_t i = 0; i < rapl->fds_count; i++) {
+        uint64_t one = 0;
+        int error = rapl->counter_of_fd[i] == counter ? read_count(rapl->fds[i], &one) : 0;
+        if (error)
+            return error;
+        *ret_count += one;
+    }
+    return 0;
+}
+
+/* One more event for the counter of that device, which is made with its first. */
+static int add_event(struct rapl_perf *rapl, const struct kj_source_env *env, const struct domain *domain,
+                     uint64_t type, int cpu, const char *device)
 {
     uint64_t config;
-    struct event *event = &rapl->events[rapl->count];
-    if (rapl->count == EVENTS_MAX)
+    uint32_t c = 0;
+    while (c < rapl->count && strcmp(rapl->counters[c].device, device))
+        c++;
+    struct counter *counter = &rapl->counters[c];
+    if (c == CHANNELS_MAX || rapl->fds_count == FDS_MAX)
         return -E2BIG;
-    int error = read_event(env->root, domain->event, &config, &event->uj_per_count);
+    int error = read_event(env->root, domain, &config, &counter->uj_per_count);
     if (error)
         return error;
-    event->fd = open_event((uint32_t)type, config, cpu);
-    if (event->fd < 0)
-        return event->fd;
-    error = read_count(event->fd, &event->base);
-    struct kj_channel channel = {.component = domain->component,
-                                 .kind = KJ_ENERGY_UJ,
-                                 .method = KJ_MEASURED,
-                                 .gain_sd = domain->component == KJ_COMPONENT_DRAM ? 0.10 : 0.03,
-                                 .period_ns = 976562};
-    kj_text(channel.name, sizeof(channel.name), "%s", domain->name);
-    kj_text(channel.model, sizeof(channel.model), "%s", env->cpu.model);
-    if (domain->component == KJ_COMPONENT_NODE)
-        kj_text(channel.device, sizeof(channel.device), "node");
-    else
-        kj_text(channel.device, sizeof(channel.device), "%s%.40s", domain->name, package + strlen("package"));
-    kj_text(channel.basis, sizeof(channel.basis),
-            "RAPL counter through perf; gain 3 %% for packages, 10 %% for memory (1 sigma): an estimate, "
-            "unmetered");
-    if (!error)
-        error = kj_power_add(power, rapl->count, &channel);
-    if (error)
-        close(event->fd);
-    else
+    int fd = open_event((uint32_t)type, config, cpu);
+    if (fd < 0)
+        return fd;
+    if (c == rapl->count) {
         rapl->count++;
+        counter->domain = domain;
+        kj_text(counter->device, sizeof(counter->device), "%s", device);
+    }
+    rapl->counter_of_fd[rapl->fds_count] = c;
+    rapl->fds[rapl->fds_count++] = fd;
+    return 0;
+}
+
+static int add_channels(struct rapl_perf *rapl, const struct kj_source_env *env, struct kj_power *power)
+{
+    int error = 0;
+    for (uint32_t c = 0; c < rapl->count && !error; c++) {
+        struct counter *counter = &rapl->counters[c];
+        const struct domain *domain = counter->domain;
+        struct kj_channel channel = {.component = domain->component,
+                                     .kind = KJ_ENERGY_UJ,
+                                     .method = KJ_MEASURED,
+                                     .gain_sd = domain->component == KJ_COMPONENT_DRAM ? 0.10 : 0.03,
+                                     .period_ns = 976562};
+        kj_text(channel.name, sizeof(channel.name), "%s", domain->name);
+        kj_text(channel.model, sizeof(channel.model), "%s", env->cpu.model);
+        kj_text(channel.device, sizeof(channel.device), "%s", counter->device);
+        kj_text(channel.basis, sizeof(channel.basis),
+                "RAPL counter through perf; gain 3 %% for packages, 10 %% for memory (1 sigma): an estimate, "
+                "unmetered");
+        if (!sum_counts(rapl, c, &counter->base)) /* what cannot be read is no channel */
+            error = kj_power_add(power, c, &channel);
+    }
     return error;
 }
 
@@ -146,7 +179,7 @@ static void explain(const struct kj_source_env *env, int error, struct kj_source
     char paranoid[32] = "unknown";
     switch (error) {
     case -ENOENT:
-        kj_text(status->reason, sizeof(status->reason), "the kernel has no RAPL PMU (" PMU ")%s",
+        kj_text(status->reason, sizeof(status->reason), "the kernel has no RAPL PMU (" PMUS "power)%s",
                 env->cpu.virtual_machine ? ": this is a virtual machine, whose host keeps it back" : "");
         if (!env->cpu.virtual_machine)
             kj_text(status->remedy, sizeof(status->remedy), "sudo modprobe rapl");
@@ -168,44 +201,76 @@ static void explain(const struct kj_source_env *env, int error, struct kj_source
     }
 }
 
+/* "package-0-die-1" of CPUs that read for one die each; of CPUs that read for their cores, the package. */
+static void name_device(const struct kj_source_env *env, const struct domain *domain, int cpu,
+                        unsigned *dies_of_package, char *ret_device, size_t size)
+{
+    uint64_t package = 0;
+    char name[48];
+    bool cores = !strcmp(domain->name, "cores");
+    if (kj_root_number(env->root, &package, "/sys/devices/system/cpu/cpu%d/topology/physical_package_id",
+                       cpu) ||
+        package >= KJ_CPUS_MAX)
+        package = 0;
+    kj_package_name(name, sizeof(name), (unsigned)package, cores ? 0 : dies_of_package[package]++);
+    if (domain->once)
+        kj_text(ret_device, size, "node");
+    else
+        kj_text(ret_device, size, "%s%.40s", domain->name, name + strlen("package"));
+}
+
+/* A sum that lacks a part is none. */
+static void roll_back(struct rapl_perf *rapl, uint32_t count, uint32_t fds_count)
+{
+    while (rapl->fds_count > fds_count)
+        close(rapl->fds[--rapl->fds_count]);
+    rapl->count = count;
+}
+
+/* Of one domain, on each CPU that its PMU reads by. */
+static int add_domain(struct rapl_perf *rapl, const struct kj_source_env *env, const struct domain *domain,
+                      int *ret_readers)
+{
+    uint64_t type = 0;
+    char mask[4096], device[64];
+    int cpus[FDS_MAX], error = kj_root_number(env->root, &type, PMUS "%s/type", domain->pmu);
+    if (!error)
+        error = kj_root_line(env->root, mask, sizeof(mask), PMUS "%s/cpumask", domain->pmu);
+    unsigned *dies = error ? NULL : calloc(KJ_CPUS_MAX, sizeof(*dies));
+    if (!dies)
+        return error ? error : -ENOMEM;
+    uint32_t count = rapl->count, fds_count = rapl->fds_count;
+    int readers = parse_cpus(mask, cpus, FDS_MAX), first_error = 0;
+    for (int i = 0; i < readers && !(domain->once && i); i++) {
+        name_device(env, domain, cpus[i], dies, device, sizeof(device));
+        error = add_event(rapl, env, domain, type, cpus[i], device);
+        first_error = first_error ? first_error : error;
+    }
+    free(dies);
+    if (first_error && !strcmp(domain->name, "cores"))
+        roll_back(rapl, count, fds_count);
+    *ret_readers = readers;
+    return first_error;
+}
+
 static int rapl_perf_open(const struct kj_source_env *env, struct kj_power *power,
                           struct kj_source_status *status, void **ret_state)
 {
-    uint64_t type = 0;
-    char mask[256];
-    int cpus[64], error = kj_root_number(env->root, &type, PMU "/type");
-    if (!error)
-        error = kj_root_line(env->root, mask, sizeof(mask), PMU "/cpumask");
-    if (error) {
-        explain(env, error, status);
-        return error;
-    }
     struct rapl_perf *rapl = calloc(1, sizeof(*rapl));
+    int readers = 0, ignored, first_error = 0;
     if (!rapl)
         return -ENOMEM;
-    int readers = parse_cpus(mask, cpus, 64), first_error = -ENODEV;
-    unsigned dies[KJ_CPUS_MAX / 16] = {0};
-    for (int i = 0; i < readers; i++) {
-        uint64_t package = 0;
-        char name[48];
-        if (kj_root_number(env->root, &package, "/sys/devices/system/cpu/cpu%d/topology/physical_package_id",
-                           cpus[i]))
-            package = 0;
-        if (package >= sizeof(dies) / sizeof(dies[0]))
-            continue;
-        kj_package_name(name, sizeof(name), (unsigned)package, dies[package]++);
-        for (size_t d = 0; d < sizeof(domains) / sizeof(domains[0]); d++) {
-            if (domains[d].component == KJ_COMPONENT_NODE && i > 0)
-                continue; /* psys counts on the first package alone; the others show 0 */
-            error = add_event(rapl, env, power, &domains[d], type, cpus[i], name);
-            if (error && error != -ENOENT && first_error == -ENODEV)
-                first_error = error;
-        }
+    for (size_t d = 0; d < sizeof(domains) / sizeof(domains[0]); d++) {
+        int error = add_domain(rapl, env, &domains[d], d ? &ignored : &readers);
+        /* A PMU without memory or platform is no fault; the packages are what is wanted. */
+        if (error && (d == 0 || error != -ENOENT) && !first_error)
+            first_error = error;
     }
-    if (!rapl->count) {
-        explain(env, first_error, status);
+    int error = rapl->count ? add_channels(rapl, env, power) : first_error ? first_error : -ENODEV;
+    if (error) {
+        explain(env, error, status);
         rapl_perf_close(rapl);
-        return first_error;
+        return error;
     }
     kj_text(status->reason, sizeof(status->reason), "%u RAPL counter%s of %d package%s", rapl->count,
             rapl->count == 1 ? "" : "s", readers, readers == 1 ? "" : "s");
@@ -215,12 +280,13 @@ static int rapl_perf_open(const struct kj_source_env *env, struct kj_power *powe
 
 static int rapl_perf_read(void *state, uint32_t slot, uint64_t *ret_value)
 {
-    struct event *event = &((struct rapl_perf *)state)->events[slot];
+    const struct rapl_perf *rapl = state;
+    const struct counter *counter = &rapl->counters[slot];
     uint64_t count;
-    int error = read_count(event->fd, &count);
+    int error = sum_counts(rapl, slot, &count);
     if (error)
         return error;
-    *ret_value = (uint64_t)((long double)(count - event->base) * event->uj_per_count);
+    *ret_value = (uint64_t)((long double)(count - counter->base) * counter->uj_per_count);
     return 0;
 }
 

@@ -46,7 +46,7 @@ struct kj_source_ops {
 };
 
 extern const struct kj_source_ops kj_source_nvml, kj_source_rapl_perf, kj_source_rapl_powercap,
-    kj_source_hwmon, kj_source_cpu_model, kj_source_dram_model, kj_source_replay;
+    kj_source_hwmon, kj_source_dcmi, kj_source_cpu_model, kj_source_dram_model, kj_source_replay;
 
 /* Adds a channel to the source that is being opened; id and source name are filled in here. slot: handed back
  * to read(). */
@@ -94,7 +94,8 @@ struct kj_unwrap {
 };
 uint64_t kj_unwrap(struct kj_unwrap *unwrap, uint64_t raw, uint64_t range);
 
-/* The system call, replaced in tests. */
+/* System calls, replaced in tests. Negative errno. */
 extern int (*kj_perf_event_open)(struct perf_event_attr *attr, pid_t pid, int cpu);
+extern int (*kj_ipmi_ioctl)(int fd, unsigned long request, void *argument);
 
 #endif
