@@ -235,7 +235,7 @@ static void watch(struct probe *probe)
 
 /* ------------------------------------------------------------------ start */
 
-static int open_all(struct probe *probe, bool force_raw)
+static int open_all(struct probe *probe, bool force_raw, bool by_clock)
 {
     static const char *const sources[] = {"rapl_perf", "rapl_powercap", "hwmon", NULL};
     const struct kj_power_config config = {.only = sources};
@@ -243,7 +243,7 @@ static int open_all(struct probe *probe, bool force_raw)
     char text[KJ_PROBE_TEXT_BYTES];
     if (kj_power_open(&config, &probe->power, &error))
         probe->power = NULL;
-    if (kj_sched_open(force_raw, &probe->sched, text, sizeof(text)))
+    if (kj_sched_open(force_raw, by_clock, &probe->sched, text, sizeof(text)))
         return refuse(probe, text);
     char how[KJ_PROBE_TEXT_BYTES];
     snprintf(how, sizeof(how), "%s", text);
@@ -277,7 +277,7 @@ static bool in_first_pid_namespace(void)
 int main(int argc, char **argv)
 {
     static struct probe probe;
-    bool force_raw = false;
+    bool force_raw = false, by_clock = false;
     int type = 0;
     socklen_t size = sizeof(type);
     if (getsockopt(SOCKET, SOL_SOCKET, SO_TYPE, &type, &size) || type != SOCK_SEQPACKET) {
@@ -288,6 +288,7 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) { /* words that choose, none that name */
         probe.want_phases = probe.want_phases || !strcmp(argv[i], "phases");
         force_raw = force_raw || !strcmp(argv[i], "raw");
+        by_clock = by_clock || !strcmp(argv[i], "clock");
     }
     kj_privileges_begin();
     signal(SIGINT, SIG_IGN); /* the terminal's are meant for the command: we end with our socket */
@@ -303,7 +304,7 @@ int main(int argc, char **argv)
         return refuse(&probe, "it holds no capabilities");
     if (!in_first_pid_namespace())
         return refuse(&probe, "this container has process ids of its own, which the kernel's do not match");
-    int status = open_all(&probe, force_raw);
+    int status = open_all(&probe, force_raw, by_clock);
     alarm(0);
     if (!status)
         watch(&probe);

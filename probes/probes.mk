@@ -23,7 +23,7 @@ probe: $(BUILD)/kjoule-probe
 no-probe:
 	@echo "  SKIP    kjoule-probe (better CPU numbers, optional): missing $(PROBE_MISSING); \`make setup\` installs it"
 
-$(BUILD)/gen/%.bpf.o: probes/%.bpf.c probes/kernel.h probes/maps.h
+$(BUILD)/gen/%.bpf.o: probes/%.bpf.c probes/tree.bpf.h probes/kernel.h probes/maps.h
 	$(call say,BPF,$<)
 	@mkdir -p $(@D)
 	$(Q)$(PROBE_CLANG) $(BPF_CFLAGS) -c $< -o $@

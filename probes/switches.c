@@ -5,6 +5,7 @@
  */
 #include "switches.h"
 
+#include "raw.skel.h"
 #include "sched.skel.h"
 
 #include <bpf/bpf.h>
@@ -30,12 +31,14 @@ struct running {
 };
 
 struct kj_sched_reader {
-    struct kj_sched *skeleton;
-    int cpus, possible;
+    struct kj_sched *sched; /* one of the two */
+    struct kj_raw *raw;
+    int processes_fd, threads_fd; /* tables of whichever it is */
+    int possible;
     struct kj_cpu_slot *slots;
     size_t slots_bytes;
     int *cycle_fds, *instruction_fds; /* by CPU; -1 none */
-    bool cycles, raw;
+    bool cycles;
     struct running *running;
     size_t running_count;
     uint32_t keys[BATCH], dead[BATCH];
@@ -82,19 +85,21 @@ static void touch_cpus(int cpus)
     CPU_FREE(one);
 }
 
-static int open_counter(uint64_t config, int cpu)
+static int open_counter(bool by_clock, uint64_t config, int cpu)
 {
-    struct perf_event_attr attr = {.type = PERF_TYPE_HARDWARE, .size = sizeof(attr), .config = config};
+    struct perf_event_attr attr = {.type = by_clock ? PERF_TYPE_SOFTWARE : PERF_TYPE_HARDWARE,
+                                   .size = sizeof(attr),
+                                   .config = by_clock ? PERF_COUNT_SW_CPU_CLOCK : config};
     return (int)syscall(SYS_perf_event_open, &attr, -1, cpu, -1, PERF_FLAG_FD_CLOEXEC);
 }
 
 /* Cycles and instructions on every CPU, or not at all. */
-static void open_counters(struct kj_sched_reader *reader)
+static void open_counters(struct kj_sched_reader *reader, bool by_clock)
 {
     reader->cycles = true;
     for (int cpu = 0; cpu < reader->possible; cpu++) {
-        reader->cycle_fds[cpu] = open_counter(PERF_COUNT_HW_CPU_CYCLES, cpu);
-        reader->instruction_fds[cpu] = open_counter(PERF_COUNT_HW_INSTRUCTIONS, cpu);
+        reader->cycle_fds[cpu] = open_counter(by_clock, PERF_COUNT_HW_CPU_CYCLES, cpu);
+        reader->instruction_fds[cpu] = open_counter(by_clock, PERF_COUNT_HW_INSTRUCTIONS, cpu);
         if (reader->cycle_fds[cpu] < 0 && errno != ENODEV) /* ENODEV: offline */
             reader->cycles = false;
         if (cpu == 0 && !reader->cycles)
@@ -102,18 +107,11 @@ static void open_counters(struct kj_sched_reader *reader)
     }
 }
 
-static void choose_programs(struct kj_sched *skeleton, bool raw, bool example)
+static void choose_programs(struct kj_raw *raw, bool example)
 {
-    bpf_program__set_autoload(skeleton->progs.on_switch, !raw && !example);
-    bpf_program__set_autoload(skeleton->progs.on_fork, !raw && !example);
-    bpf_program__set_autoload(skeleton->progs.on_exec, !raw && !example);
-    bpf_program__set_autoload(skeleton->progs.on_rename, !raw && !example);
-    bpf_program__set_autoload(skeleton->progs.raw_on_switch, raw && !example);
-    bpf_program__set_autoload(skeleton->progs.raw_on_fork, raw && !example);
-    bpf_program__set_autoload(skeleton->progs.raw_on_exit, raw && !example);
-    bpf_program__set_autoload(skeleton->progs.raw_on_exec, raw && !example);
-    bpf_program__set_autoload(skeleton->progs.raw_on_rename, raw && !example);
-    bpf_program__set_autoload(skeleton->progs.copy_example, example);
+    struct bpf_program *program;
+    bpf_object__for_each_program(program, raw->obj)
+        bpf_program__set_autoload(program, (program == raw->progs.copy_example) == example);
 }
 
 /* Where pid+tgid and comm stand in this kernel's task structure: copies our own, twice under different names,
@@ -123,25 +121,25 @@ static int find_offsets(uint32_t *ret_pid, uint32_t *ret_comm)
     static const char *const names[] = {"kj-example-one", "kj-example-two"};
     static char copies[2][KJ_TASK_COPY_BYTES];
     char own[KJ_COMM_BYTES] = "";
-    struct kj_sched *skeleton = kj_sched__open();
-    if (!skeleton)
+    struct kj_raw *raw = kj_raw__open();
+    if (!raw)
         return -errno;
-    choose_programs(skeleton, false, true);
-    skeleton->rodata->example_tid = (uint32_t)syscall(SYS_gettid);
-    int status = kj_sched__load(skeleton);
+    choose_programs(raw, true);
+    raw->rodata->example_tid = (uint32_t)syscall(SYS_gettid);
+    int status = kj_raw__load(raw);
     if (!status)
-        status = kj_sched__attach(skeleton);
+        status = kj_raw__attach(raw);
     prctl(PR_GET_NAME, own);
     for (int i = 0; !status && i < 2; i++) {
         const struct timespec moment = {.tv_nsec = 2000000};
         uint32_t zero = 0;
         prctl(PR_SET_NAME, names[i]);
         nanosleep(&moment, NULL); /* switches out, and so is copied */
-        status = bpf_map__lookup_elem(skeleton->maps.example, &zero, sizeof(zero), copies[i],
-                                      sizeof(copies[i]), 0);
+        status =
+            bpf_map__lookup_elem(raw->maps.example, &zero, sizeof(zero), copies[i], sizeof(copies[i]), 0);
     }
     prctl(PR_SET_NAME, own);
-    kj_sched__destroy(skeleton);
+    kj_raw__destroy(raw);
     const int32_t ids[2] = {(int32_t)syscall(SYS_gettid), getpid()};
     *ret_pid = *ret_comm = 0;
     for (uint32_t at = 8; !status && at + KJ_COMM_BYTES <= KJ_TASK_COPY_BYTES; at += 4) {
@@ -156,61 +154,96 @@ static int find_offsets(uint32_t *ret_pid, uint32_t *ret_comm)
     return status ? status : *ret_pid && *ret_comm ? 0 : -ENOENT;
 }
 
-static int map_slots(struct kj_sched_reader *reader)
+static int map_slots(struct kj_sched_reader *reader, int cpus_fd)
 {
     long page = sysconf(_SC_PAGESIZE);
     size_t bytes = sizeof(struct kj_cpu_slot) * (size_t)reader->possible;
     reader->slots_bytes = (bytes + (size_t)page - 1) / (size_t)page * (size_t)page;
-    void *memory =
-        mmap(NULL, reader->slots_bytes, PROT_READ, MAP_SHARED, bpf_map__fd(reader->skeleton->maps.cpus), 0);
+    void *memory = mmap(NULL, reader->slots_bytes, PROT_READ, MAP_SHARED, cpus_fd, 0);
     if (memory == MAP_FAILED)
         return -errno;
     reader->slots = memory;
     return 0;
 }
 
+static int open_object(struct kj_sched_reader *reader, bool raw)
+{
+    if (!raw) {
+        reader->sched = kj_sched__open();
+        if (reader->sched)
+            reader->sched->rodata->count_cycles = reader->cycles;
+        return reader->sched ? 0 : -errno;
+    }
+    uint32_t offset_pid = 0, offset_comm = 0;
+    int status = find_offsets(&offset_pid, &offset_comm);
+    reader->raw = status ? NULL : kj_raw__open();
+    if (!reader->raw)
+        return status ? status : -errno;
+    choose_programs(reader->raw, false);
+    reader->raw->rodata->offset_pid = offset_pid;
+    reader->raw->rodata->offset_comm = offset_comm;
+    reader->raw->rodata->count_cycles = reader->cycles;
+    return 0;
+}
+
+static struct bpf_object *object_of(const struct kj_sched_reader *reader)
+{
+    return reader->sched ? reader->sched->obj : reader->raw->obj;
+}
+
+/* The tables that have a row a CPU. */
+static int size_tables(struct kj_sched_reader *reader)
+{
+    static const char *const names[] = {"cpus", "cycles", "instructions"};
+    int status = 0;
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names) && !status; i++)
+        status = bpf_map__set_max_entries(bpf_object__find_map_by_name(object_of(reader), names[i]),
+                                          (uint32_t)reader->possible);
+    return status;
+}
+
+static int fill_counters(struct kj_sched_reader *reader)
+{
+    const int *const fds[] = {reader->cycle_fds, reader->instruction_fds};
+    const int maps[] = {bpf_object__find_map_fd_by_name(object_of(reader), "cycles"),
+                        bpf_object__find_map_fd_by_name(object_of(reader), "instructions")};
+    for (int cpu = 0; reader->cycles && cpu < reader->possible; cpu++)
+        for (int i = 0; i < 2; i++)
+            if (fds[i][cpu] >= 0 && bpf_map_update_elem(maps[i], &cpu, &fds[i][cpu], BPF_ANY))
+                return -errno;
+    return 0;
+}
+
+static void unload(struct kj_sched_reader *reader)
+{
+    if (reader->slots)
+        munmap(reader->slots, reader->slots_bytes);
+    reader->slots = NULL;
+    kj_sched__destroy(reader->sched);
+    kj_raw__destroy(reader->raw);
+    reader->sched = NULL;
+    reader->raw = NULL;
+}
+
 static int load(struct kj_sched_reader *reader, bool raw)
 {
-    struct kj_sched *skeleton = kj_sched__open();
-    if (!skeleton)
-        return -errno;
-    reader->skeleton = skeleton;
-    reader->raw = raw;
-    choose_programs(skeleton, raw, false);
-    uint32_t offset_pid = 0, offset_comm = 0;
-    int status = raw ? find_offsets(&offset_pid, &offset_comm) : 0;
-    skeleton->rodata->offset_pid = offset_pid;
-    skeleton->rodata->offset_comm = offset_comm;
-    skeleton->rodata->count_cycles = reader->cycles;
+    int status = open_object(reader, raw);
     if (!status)
-        status = bpf_map__set_max_entries(skeleton->maps.cpus, (uint32_t)reader->possible);
+        status = size_tables(reader);
     if (!status)
-        status = bpf_map__set_max_entries(skeleton->maps.cycles, (uint32_t)reader->possible);
+        status = raw ? kj_raw__load(reader->raw) : kj_sched__load(reader->sched);
     if (!status)
-        status = bpf_map__set_max_entries(skeleton->maps.instructions, (uint32_t)reader->possible);
+        status = fill_counters(reader);
     if (!status)
-        status = kj_sched__load(skeleton);
-    for (int cpu = 0; !status && reader->cycles && cpu < reader->possible; cpu++) {
-        if (reader->cycle_fds[cpu] >= 0)
-            status = bpf_map__update_elem(skeleton->maps.cycles, &cpu, sizeof(cpu), &reader->cycle_fds[cpu],
-                                          sizeof(int), BPF_ANY);
-        if (!status && reader->instruction_fds[cpu] >= 0)
-            status = bpf_map__update_elem(skeleton->maps.instructions, &cpu, sizeof(cpu),
-                                          &reader->instruction_fds[cpu], sizeof(int), BPF_ANY);
+        status = map_slots(reader, bpf_object__find_map_fd_by_name(object_of(reader), "cpus"));
+    if (!status) {
+        reader->processes_fd = bpf_object__find_map_fd_by_name(object_of(reader), "processes");
+        reader->threads_fd = bpf_object__find_map_fd_by_name(object_of(reader), "threads");
+        *(raw ? &reader->raw->bss->begin_ns : &reader->sched->bss->begin_ns) = now_ns();
+        status = raw ? kj_raw__attach(reader->raw) : kj_sched__attach(reader->sched);
     }
-    if (!status)
-        status = map_slots(reader);
-    if (!status)
-        skeleton->bss->begin_ns = now_ns();
-    if (!status)
-        status = kj_sched__attach(skeleton);
-    if (status) {
-        if (reader->slots)
-            munmap(reader->slots, reader->slots_bytes);
-        reader->slots = NULL;
-        kj_sched__destroy(skeleton);
-        reader->skeleton = NULL;
-    }
+    if (status)
+        unload(reader);
     return status;
 }
 
@@ -223,7 +256,8 @@ static void explain(int status, char *ret_text, size_t size)
                  complaint[0] ? "; " : "", complaint);
 }
 
-int kj_sched_open(bool force_raw, struct kj_sched_reader **ret_reader, char *ret_text, size_t size)
+int kj_sched_open(bool force_raw, bool by_clock, struct kj_sched_reader **ret_reader, char *ret_text,
+                  size_t size)
 {
     struct kj_sched_reader *reader = calloc(1, sizeof(*reader));
     if (!reader)
@@ -240,7 +274,7 @@ int kj_sched_open(bool force_raw, struct kj_sched_reader **ret_reader, char *ret
     if (!status) {
         memset(reader->cycle_fds, -1, count * sizeof(int));
         memset(reader->instruction_fds, -1, count * sizeof(int));
-        open_counters(reader);
+        open_counters(reader, by_clock);
         status = force_raw ? -ENOTSUP : load(reader, false);
         if (status && status != -EPERM && status != -EACCES)
             status = load(reader, true);
@@ -261,9 +295,7 @@ struct kj_sched_reader *kj_sched_close(struct kj_sched_reader *reader)
 {
     if (!reader)
         return NULL;
-    if (reader->slots)
-        munmap(reader->slots, reader->slots_bytes);
-    kj_sched__destroy(reader->skeleton);
+    unload(reader);
     for (int cpu = 0; cpu < reader->possible; cpu++) {
         if (reader->cycle_fds && reader->cycle_fds[cpu] >= 0)
             close(reader->cycle_fds[cpu]);
@@ -281,8 +313,7 @@ bool kj_sched_readable(const struct kj_sched_reader *reader)
 {
     uint32_t key = 0;
     struct kj_tree_process process;
-    return bpf_map_lookup_elem(bpf_map__fd(reader->skeleton->maps.processes), &key, &process) == 0 ||
-           errno == ENOENT;
+    return bpf_map_lookup_elem(reader->processes_fd, &key, &process) == 0 || errno == ENOENT;
 }
 
 bool kj_sched_counts_cycles(const struct kj_sched_reader *reader)
@@ -295,9 +326,9 @@ int kj_sched_watch(struct kj_sched_reader *reader, int32_t pid, const char *name
     uint32_t key = (uint32_t)pid;
     struct kj_tree_process process = {.seeded = 1};
     snprintf(process.name, sizeof(process.name), "%s", name);
-    int status = bpf_map__update_elem(reader->skeleton->maps.processes, &key, sizeof(key), &process,
-                                      sizeof(process), BPF_NOEXIST);
-    return status == -EEXIST ? 0 : status;
+    if (bpf_map_update_elem(reader->processes_fd, &key, &process, BPF_NOEXIST))
+        return errno == EEXIST ? 0 : -errno;
+    return 0;
 }
 
 /* A copy that no switch fell into. */
@@ -341,7 +372,7 @@ static void sum_cpus(struct kj_sched_reader *reader, struct kj_sched_sums *sums)
             continue;
         if (!slot.tid) {
             sums->idle_ns += slice_ns;
-        } else if (bpf_map_lookup_elem(bpf_map__fd(reader->skeleton->maps.processes), &slot.tgid, &process)) {
+        } else if (bpf_map_lookup_elem(reader->processes_fd, &slot.tgid, &process)) {
             sums->others_ns += slice_ns;
         } else {
             sums->tree_ns += slice_ns;
@@ -378,7 +409,7 @@ int kj_sched_read(struct kj_sched_reader *reader, struct kj_sched_sums *ret_sums
                   bool (*visit)(void *context, uint32_t tid, const struct kj_tree_thread *thread),
                   void *context)
 {
-    int fd = bpf_map__fd(reader->skeleton->maps.threads), status = 0;
+    int fd = reader->threads_fd, status = 0;
     uint32_t place = 0;
     memset(ret_sums, 0, sizeof(*ret_sums));
     sum_cpus(reader, ret_sums);

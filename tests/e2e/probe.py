@@ -77,6 +77,11 @@ class Probe:
         ticks = [r for r in self.records if r.kind == TICK]
         return tick(ticks[-1]) if ticks else None
 
+    def thread_counters(self):
+        """(cpu_ns, cycles, instructions) over all threads, by their last numbers."""
+        last = {(r.pid, struct.unpack_from("<i", r.body)[0]): struct.unpack_from("<QQQ", r.body, 8) for r in self.records if r.kind == THREAD}
+        return tuple(sum(numbers) for numbers in zip(*last.values()))
+
     def threads(self):
         """The last numbers of each thread: {(pid, tid): (cpu_ns, dead, comm, process)}, dead ones added up."""
         threads = {}

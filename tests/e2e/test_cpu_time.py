@@ -69,6 +69,42 @@ def test_probe_alone(workload, words):
     assert sum(t[0] for t in p.threads().values()) == pytest.approx(last["tree_ns"], rel=0.005)
 
 
+@pytest.mark.parametrize("words", [("clock",), ("clock", "raw")], ids=["btf", "raw"])
+@pytest.mark.skipif(not HAVE_PROBE, reason="kjoule-probe is not built, or this is no root")
+def test_counters_follow_the_tree(words):
+    """The programs with counting in them, on a counter that every machine has: nanoseconds of the CPUs in place of cycles."""
+    p = probe.Probe(*words)
+    ready = p.wait(probe.READY)
+    assert ready and ready.value == 1, [probe.text(r) for r in p.records]
+    other = subprocess.Popen([kj.program(LOAD), "spin", "100000"], stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(["sh", "-c", 'read go; exec "$@"', "sh", kj.program(LOAD), "threads", "40", "20"], stdin=subprocess.PIPE,
+                             stdout=subprocess.DEVNULL)
+    p.watch(child.pid)
+    p.wait(probe.WATCHING)
+    child.communicate(b"\n")
+    last = p.stop()
+    other.kill()
+    other.wait()
+    # of a slice that began before the program was in the tree, the counters know nothing; the interrupts' time is in the counters alone
+    assert last["tree_cycles"] == pytest.approx(last["tree_ns"], rel=0.05)
+    assert last["tree_instructions"] == pytest.approx(last["tree_cycles"], rel=0.02)
+    assert last["all_cycles"] > 1.3 * last["tree_cycles"]
+    _, cycles, instructions = p.thread_counters()
+    assert cycles == pytest.approx(last["tree_cycles"], rel=0.02) and instructions == pytest.approx(last["tree_instructions"], rel=0.02)
+
+
+@pytest.mark.skipif(not HAVE_PROBE, reason="kjoule-probe is not built, or this is no root")
+def test_a_kernel_without_btf(folder):
+    """Where the kernel shows no type information, by raw tracepoints: hidden here in a mount namespace."""
+    words = [kj.KJOULE, "run", "-q", "-o", folder, "--", kj.program(LOAD), *WORKLOADS["23 forks of forks"]]
+    script = f"mount -t tmpfs none /sys/kernel/btf && exec {' '.join(map(str, words))}"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], env=kj.environment(), capture_output=True, timeout=kj.TIMEOUT_S)
+    assert done.returncode == 0, done.stderr.decode()
+    truth_ns, run = json.loads(done.stdout)["cpu_s"] * 1e9, kj.Run(done, folder)
+    assert with_probe(run)["accepted"] and "raw tracepoint" in with_probe(run)["reason"], with_probe(run)
+    assert run.report["run"]["cpu_time_ns"] == pytest.approx(truth_ns, rel=0.01, abs=3e6)
+
+
 @pytest.mark.skipif(not HAVE_PROBE, reason="kjoule-probe is not built, or this is no root")
 def test_orphans_are_not_lost(folder):
     run, own_ns = run_load(folder, "orphans", 10, 80)

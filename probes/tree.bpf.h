@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only)
+ *
+ * tree.bpf.h - the tables of the scheduler programs, and what both sets of them do with a tree.
+ *
+ * Tree first: most switches on a busy node are of others, and cost one lookup. A thread runs on one CPU at a
+ * time, so its row needs no lock.
+ */
+#ifndef KJ_PROBE_TREE_H
+#define KJ_PROBE_TREE_H
+
+#include "kernel.h"
+
+#define ANY_CPU 0xffffffffULL /* BPF_F_CURRENT_CPU */
+
+const volatile bool count_cycles;
+__u64 begin_ns; /* from when on CPUs are accounted */
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __uint(max_entries, 1); /* CPUs; set at load */
+    __type(key, __u32);
+    __type(value, struct kj_cpu_slot);
+} cpus SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 65536);
+    __type(key, __u32); /* tgid */
+    __type(value, struct kj_tree_process);
+} processes SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 65536);
+    __type(key, __u32); /* tid */
+    __type(value, struct kj_tree_thread);
+} threads SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u32);
+} cycles SEC(".maps"), instructions SEC(".maps");
+
+static __always_inline struct kj_cpu_slot *this_cpu(void)
+{
+    __u32 cpu = bpf_get_smp_processor_id();
+    return bpf_map_lookup_elem(&cpus, &cpu);
+}
+
+static __always_inline __u64 read_counter(void *map)
+{
+    struct bpf_perf_event_value value = {};
+    if (bpf_perf_event_read_value(map, ANY_CPU, &value, sizeof(value)))
+        return 0;
+    return value.counter;
+}
+
+/* The time since this CPU last switched, and the slot opened for writing. */
+static __always_inline __u64 begin_switch(struct kj_cpu_slot *slot, __u64 now_ns)
+{
+    __u64 since_ns = slot->since_ns ? slot->since_ns : begin_ns;
+    __sync_fetch_and_add(&slot->sequence,
+                         1); /* BPF has no fence; this orders on x86 and is a hint elsewhere */
+    slot->since_ns = now_ns;
+    slot->switches++;
+    return now_ns > since_ns ? now_ns - since_ns : 0;
+}
+
+static __always_inline void end_switch(struct kj_cpu_slot *slot, __u32 tid, __u32 tgid)
+{
+    slot->tid = tid;
+    slot->tgid = tgid;
+    if (count_cycles && tgid && bpf_map_lookup_elem(&processes, &tgid)) {
+        slot->start_cycles = read_counter(&cycles);
+        slot->start_instructions = read_counter(&instructions);
+    }
+    __sync_fetch_and_add(&slot->sequence, 1);
+}
+
+static __always_inline void add_cycles(struct kj_cpu_slot *slot, struct kj_tree_thread *thread)
+{
+    __u64 now = read_counter(&cycles), more = now - slot->start_cycles;
+    if (!slot->start_cycles || now < slot->start_cycles) /* was not in the tree yet when switched in */
+        return;
+    __u64 instructions_now = read_counter(&instructions),
+          more_instructions = instructions_now - slot->start_instructions;
+    if (instructions_now < slot->start_instructions)
+        more_instructions = 0;
+    slot->start_cycles = 0;
+    slot->tree_cycles += more;
+    slot->tree_instructions += more_instructions;
+    if (thread) {
+        thread->cycles += more;
+        thread->instructions += more_instructions;
+    }
+}
+
+static __always_inline struct kj_tree_thread *add_thread(__u32 tid, __u32 tgid, const char *comm,
+                                                         const struct kj_tree_process *process)
+{
+    struct kj_tree_thread row = {.tgid = tgid};
+    __builtin_memcpy(row.comm, comm, KJ_COMM_BYTES);
+    __builtin_memcpy(row.process, process->name, KJ_COMM_BYTES);
+    bpf_map_update_elem(&threads, &tid, &row, BPF_ANY);
+    return bpf_map_lookup_elem(&threads, &tid);
+}
+
+static __always_inline void leave_tree(__u32 tgid, struct kj_tree_process *process)
+{
+    __sync_fetch_and_add(&process->threads, -1);
+    if (!process->seeded && process->threads <= 0)
+        bpf_map_delete_elem(&processes, &tgid);
+}
+
+/* A new task: of a tree process it is ours; of any other it may carry the number of one of ours that died. */
+static __always_inline void follow_fork(__u32 parent, __u32 tid, __u32 tgid, const char *comm)
+{
+    struct kj_tree_process *process = bpf_map_lookup_elem(&processes, &parent);
+    if (!process) {
+        if (tid == tgid)
+            bpf_map_delete_elem(&processes, &tgid);
+        return;
+    }
+    if (tid != tgid) {
+        __sync_fetch_and_add(&process->threads, 1);
+        add_thread(tid, tgid, comm, process);
+        return;
+    }
+    struct kj_tree_process child = {.parent = parent, .threads = 1};
+    __builtin_memcpy(child.name, process->name, KJ_COMM_BYTES);
+    bpf_map_update_elem(&processes, &tgid, &child, BPF_ANY);
+    add_thread(tid, tgid, comm, &child);
+}
+
+#endif
