@@ -15,7 +15,7 @@ TRAIN = [kj.PYTHON, str(kj.SOURCES / "train_phases.py")]
 needs_probe = pytest.mark.skipif(not probe.PROBE.exists() or os.geteuid() != 0, reason="kjoule-probe is not built, or this is no root")
 
 
-STEPS = 40
+STEPS = 12
 
 
 def watched(folder):
@@ -68,11 +68,11 @@ def test_phases_agree_with_the_script(folder, optimizer):
         assert phases[phase]["time_ns"] == sum(end - start for start, end in seen[phase])
         for (start, end), (script_start, script_end) in zip(seen[phase], clocked[phase]):
             assert script_start <= start <= end <= script_end
-    # its own Python, before and after the record, is in the script's time: that counts for a small step. By the median, for a step in
-    # which somebody else had the CPU meanwhile says nothing.
-    for phase, python_ns in (("backward", 0), ("optimizer", 0.4e6)):
-        missing_ns = [(b - a - (end - start) - python_ns) / (b - a) for (start, end), (a, b) in zip(seen[phase], clocked[phase])]
-        assert statistics.median(missing_ns) < 0.05
+    # The step's own Python, before and after, is in the script's time alone: some 50 us. By the median: a step in which somebody else
+    # had the CPU meanwhile says nothing.
+    for phase in seen:
+        missing = [1 - (end - start + 1e5) / (b - a) for (start, end), (a, b) in zip(seen[phase], clocked[phase])]
+        assert statistics.median(missing) < 0.05, phase
     assert sum(p["time_ns"] for p in cpu["phases"]) == pytest.approx(report["run"]["duration_ns"], rel=1e-6)
     assert sum(p["energy_uj"] for p in cpu["phases"]) == cpu["dynamic_uj"] + cpu["idle_uj"]
     assert cpu["dynamic_uj"] + cpu["idle_uj"] == sum(c["energy_uj"] for c in report["energy"]["components"] if c["kind"] == "cpu")

@@ -14,8 +14,8 @@ STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 60
 OPTIMIZER = sys.argv[2] if len(sys.argv) > 2 else "Adam"
 torch.manual_seed(0)
 torch.set_num_threads(2)
-model = torch.nn.Sequential(torch.nn.Linear(512, 2048), torch.nn.ReLU(), torch.nn.Linear(2048, 2048), torch.nn.ReLU(),
-                            torch.nn.Linear(2048, 10))
+model = torch.nn.Sequential(torch.nn.Linear(512, 3072), torch.nn.ReLU(), torch.nn.Linear(3072, 3072), torch.nn.ReLU(),
+                            torch.nn.Linear(3072, 10))
 optimizer = getattr(torch.optim, OPTIMIZER)(model.parameters(), lr=1e-3)
 loader = DataLoader(TensorDataset(torch.randn(16 * STEPS, 512), torch.randint(0, 10, (16 * STEPS,))), batch_size=16)
 sys.stdin.readline()
