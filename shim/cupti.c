@@ -25,9 +25,9 @@
 
 enum {
     HARVEST_EVERY_NS = 100000000,
-    FLUSH_PERIOD_MS =
-        1000, /* by CUPTI's own thread, for programs that do not wait and for those that are killed */
+    FLUSH_PERIOD_MS = 1000, /* CUPTI's own thread gives full buffers back, also where nobody waits */
     EXIT_WITHIN_MS = 2000,
+    EXIT_LOOKS_PER_MS = 10,
     EMPTY_HARVESTS = 5, /* in a row, that told of nothing */
 };
 
@@ -319,8 +319,8 @@ void kj_cupti_yield(const char *reason)
     bool inside = kj_self.inside;
     kj_self.inside = true;
     disable(KINDS);
-    flush(ledger,
-          CUPTI_ACTIVITY_FLAG_FLUSH_FORCED); /* the buffers come back before somebody else registers */
+    /* Forced: the buffers come back before somebody else registers. */
+    flush(ledger, CUPTI_ACTIVITY_FLAG_FLUSH_FORCED);
     kj_cupti_count_dropped(ledger, NULL, 0);
     if (kj_cupti.cuptiActivityFlushPeriod)
         kj_cupti.cuptiActivityFlushPeriod(0);
@@ -360,8 +360,8 @@ static void at_exit(void)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (started)
         pthread_detach(thread);
-    for (int ms = 0; started && ms < EXIT_WITHIN_MS * 10 && !atomic_load(&done); ms++)
-        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+    for (int i = 0; started && i < EXIT_WITHIN_MS * EXIT_LOOKS_PER_MS && !atomic_load(&done); i++)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000 / EXIT_LOOKS_PER_MS}, NULL);
     if (started && !atomic_load(&done)) {
         say_why(kj_ledger_now(), "CUPTI did not hand over its last records within 2 s of the end");
         atomic_store(&state, GONE); /* whatever it says from now on is not waited for */

@@ -378,7 +378,7 @@ static void *flush_forever(void *unused)
     for (int ms; (ms = atomic_load(&flush_period_ms));) {
         usleep((useconds_t)ms * 1000);
         pthread_mutex_lock(&lock);
-        deliver(false, true);
+        deliver(false, false); /* as CUPTI's: full ones alone */
         pthread_mutex_unlock(&lock);
     }
     return unused;
