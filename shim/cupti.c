@@ -106,11 +106,12 @@ static void *open_by_name(void)
 {
     static const struct {
         const char *name;
-        int driver; /* which it needs, as cuDriverGetVersion has it */
-    } names[] = {{"libcupti.so.13", 13000},
-                 {"libcupti.so.12", 12000},
-                 {"libcupti.so.11.8", 11080},
-                 {"libcupti.so.11.7", 11070}};
+        int driver;
+    } names[] = {
+#define X(name, driver) {name, driver},
+        KJ_CUPTI_LIBRARIES(X)
+#undef X
+    };
     int version = 0;
     if (!kj_driver.cuDriverGetVersion || kj_driver.cuDriverGetVersion(&version))
         version = INT_MAX;

@@ -13,14 +13,10 @@
 #define KJ_CUPTI_ABI_H
 
 #include "cuda_abi.h"
+#include "cupti_versions.h"
 
 #include <stddef.h>
 #include <stdint.h>
-
-/* lowest and highest version of cuptiGetVersion, and what both are called */
-#define KJ_CUPTI_KNOWN(X)                                                                                    \
-    X(17, 28, "CUDA 11.7 to 12.9")                                                                           \
-    X(130000, 130599, "CUDA 13.0 to 13.5")
 
 typedef int CUptiResult;
 typedef struct CUpti_Subscriber_st *CUpti_SubscriberHandle;

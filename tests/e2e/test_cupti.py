@@ -97,6 +97,15 @@ def test_linked_program(cupti, folder):
     check_times(run, sim)
 
 
+@pytest.mark.parametrize("kind", ["static", "per_thread"])
+def test_programs_of_the_runtime(make_sim, folder, kind):
+    sim = make_sim(QUICK, tables=True)
+    sim.env["LD_LIBRARY_PATH"] = f"{kj.SIMGPU}:{CUPTI}"
+    run = timed([kj.program(f"cudart_{kind}"), 50, 4, 7], folder, sim)
+    assert run.status == 7, run.stderr.decode()
+    check_times(run, sim)
+
+
 @pytest.mark.parametrize("way", ["capture", "threads", "build", "update", "change", "large", "churn", "forbidden", "elsewhere"])
 def test_nodes_of_graphs_are_measured(cupti, folder, way):
     """However the graph is made or changed, each node has its own time: measured, not shared out."""
@@ -256,6 +265,38 @@ def test_killed(cupti, folder):
         assert kernel["launches"] >= 4000 and kernel["timed_launches"] > kernel["launches"] - 1.5 / 500e-6
         true_ns = {"train_gemm": 300e3, "train_softmax": 150e3, "train_update": 50e3}[kernel["name"]]
         assert abs(kernel["time_ns"] / kernel["launches"] / true_ns - 1) < 0.02
+
+
+RAW_END = """
+import ctypes, os
+cuda = ctypes.CDLL("libcuda.so.1")
+lookup = ctypes.CDLL(None).dlsym
+lookup.restype, lookup.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]
+def call(name, *arguments):
+    f = ctypes.CFUNCTYPE(ctypes.c_int, *[type(a) for a in arguments])(lookup(cuda._handle, name))
+    assert f(*arguments) == 0, name
+handle, u, null = ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p()
+context, module, kernel = handle(), handle(), handle()
+call(b"cuInit", u(0))
+call(b"cuDevicePrimaryCtxRetain", handle(ctypes.addressof(context)), ctypes.c_int(0))
+call(b"cuCtxSetCurrent", context)
+image = ctypes.create_string_buffer(b".version 8.0\n.target sm_80\n.visible .entry train_gemm()\n{\n ret;\n}\n")
+call(b"cuModuleLoadData", handle(ctypes.addressof(module)), handle(ctypes.addressof(image)))
+call(b"cuModuleGetFunction", handle(ctypes.addressof(kernel)), module, ctypes.c_char_p(b"train_gemm"))
+for _ in range(50):
+    call(b"cuLaunchKernel", kernel, u(8), u(1), u(1), u(64), u(1), u(1), u(0), null, null, null)
+os._exit(4)
+"""
+
+
+def test_end_without_handlers(cupti, folder):
+    """_exit before any wait: counts are whole, times are unknown and said to be."""
+    sim = cupti()
+    run = timed([kj.PYTHON, "-c", RAW_END], folder, sim)
+    assert run.status == 4, run.stderr.decode()
+    assert run.kernels() == {"train_gemm": 50}
+    assert all(k["time_ns"] is None and k["time_method"] == "unknown" for k in run.report["kernels"])
+    assert any("ended before it had CUPTI's records" in w for w in run.report["quality"]["warnings"])
 
 
 def test_processes(cupti, folder):

@@ -109,5 +109,7 @@ def test_doctor(make_sim):
         assert source in text, text
     (nvml,) = [line for line in text.splitlines() if re.search(r"\bnvml\b", line)][:1]
     assert "accepted" in nvml
+    simulated = kj.kjoule("doctor", env=make_sim(name="cupti").env | {"LD_LIBRARY_PATH": f"{kj.SIMGPU}:{kj.SIMGPU}/cupti"})
+    assert re.search(r"CUPTI\s+found, libcupti.so.13, version 130001: for --timing cupti", simulated.stdout.decode())
     without = kj.kjoule("doctor", env={"LD_LIBRARY_PATH": None})
     assert without.status == 0

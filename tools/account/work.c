@@ -61,6 +61,12 @@ static struct kj_report_timing timing_of(const struct kj_ledger_header *h)
 /* Of every process that launched something; the same words from many ranks are one warning. */
 static void warn_of_timing(struct kj_report *report, const struct kj_report_process *row)
 {
+    if (!strcmp(row->timing.backend, "cupti") && row->launches && !row->timing.records && !row->timing.reason)
+        kj_report_warn(
+            report,
+            "process %d (%s) ended before it had CUPTI's records of its launches (killed, or without "
+            "exit handlers, and without a wait for the GPU): they have no time of their own",
+            row->pid, row->exe);
     if (!row->timing.reason || !row->launches)
         return;
     for (size_t i = 0; i + 1 < report->processes_count; i++)
