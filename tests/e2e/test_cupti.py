@@ -267,7 +267,7 @@ def test_killed(cupti, folder):
         assert abs(kernel["time_ns"] / kernel["launches"] / true_ns - 1) < 0.02
 
 
-RAW_END = """
+RAW_END = r"""
 import ctypes, os
 cuda = ctypes.CDLL("libcuda.so.1")
 lookup = ctypes.CDLL(None).dlsym
