@@ -39,6 +39,7 @@ static _Atomic int state;
 static bool inherited;        /* over a fork */
 static atomic_int looked_for; /* the library: 1 under way, 2 done */
 static void *library;
+static char opened[PATH_MAX]; /* where that is, if it was not in the process before */
 static CUpti_SubscriberHandle subscriber;
 static atomic_flag busy = ATOMIC_FLAG_INIT; /* somebody collects */
 static _Atomic uint64_t harvested_ns;
@@ -69,7 +70,7 @@ static int look_at(struct dl_phdr_info *info, size_t size, void *argument)
     const char *path = info->dlpi_name, *base = path ? strrchr(path, '/') : NULL;
     if (!base || strlen(path) >= PATH_MAX)
         return 0;
-    if (!strncmp(base, "/libcupti.so", 12) && !*search->loaded)
+    if (!strncmp(base, "/libcupti.so", 12) && !*search->loaded && strcmp(path, opened))
         strcpy(search->loaded, path);
     if (!strncmp(base, "/libcudart.so.", 14) && !*search->beside) {
         memcpy(search->beside, path, (size_t)(base - path));
@@ -81,11 +82,12 @@ static int look_at(struct dl_phdr_info *info, size_t size, void *argument)
 
 void *kj_cupti_library(void)
 {
-    if (library)
-        return library;
     struct search search = {.loaded = ""};
+    if (library && !*opened)
+        return library;
     dl_iterate_phdr(look_at, &search);
-    return *search.loaded ? dlopen(search.loaded, RTLD_NOLOAD | RTLD_LAZY | RTLD_LOCAL) : NULL;
+    void *theirs = *search.loaded ? dlopen(search.loaded, RTLD_NOLOAD | RTLD_LAZY | RTLD_LOCAL) : NULL;
+    return theirs ? theirs : library;
 }
 
 /* Toolkits and Python's packages lay it out otherwise. */
@@ -132,9 +134,12 @@ void kj_cupti_load(void)
     bool inside = kj_self.inside;
     kj_self.inside = true;
     void *found = *search.loaded ? dlopen(search.loaded, RTLD_NOLOAD | RTLD_LAZY | RTLD_LOCAL) : NULL;
-    if (!found)
-        found = open_beside(&search);
-    library = found ? found : open_by_name();
+    if (!found && ((found = open_beside(&search)) || (found = open_by_name()))) {
+        struct link_map *map = NULL;
+        if (!dlinfo(found, RTLD_DI_LINKMAP, &map) && map && strlen(map->l_name) < sizeof(opened))
+            strcpy(opened, map->l_name);
+    }
+    library = found;
     kj_self.inside = inside;
     atomic_store(&looked_for, 2);
 }

@@ -15,7 +15,8 @@ struct kj_cupti_api {
 };
 extern struct kj_cupti_api kj_cupti; /* complete once kj_cupti_attach has been through */
 
-/* The library that the application has loaded, or that we have; NULL. A handle that is not closed. */
+/* The library that the application has loaded, else the one that we have; NULL. A handle that is not closed.
+ */
 void *kj_cupti_library(void);
 
 /* ---- records (cupti_records.c) */
