@@ -23,4 +23,27 @@
 #define DRIVER(symbol, params) CUresult CUDAAPI symbol params;
 #include "driver.def"
 #endif
+
+/* The same of CUPTI; the types go by the names that they have in the release of the header. */
+#if __has_include(<cupti_activity.h>) && CUDA_VERSION >= 13000
+#include <cupti_activity.h>
+#include <cupti_callbacks.h>
+#include <cupti_driver_cbid.h>
+#include <cupti_runtime_cbid.h>
+
+typedef CUpti_ActivityKernel10 kj_their_kernel;
+typedef CUpti_ActivityMemcpy6 kj_their_memcpy;
+typedef CUpti_ActivityMemset4 kj_their_memset;
+typedef CUpti_ActivityMemcpyPtoP4 kj_their_peer;
+typedef CUpti_CallbackData kj_their_call;
+typedef CUpti_SubscriberParams kj_their_subscriber_params;
+
+#define VALUE(name, value) _Static_assert((name) == (value), "value of " #name);
+#define RECORD_FIELD(type, field, offset)                                                                    \
+    _Static_assert(offsetof(kj_their_##type, field) == (offset), #type "." #field);
+#include "cupti_layout.def"
+#define CALL(domain, name, number)                                                                           \
+    _Static_assert(CUPTI_##domain##_TRACE_CBID_##name == (number), "number of " #name);
+#include "cupti_calls.def"
+#endif
 #endif

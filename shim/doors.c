@@ -55,6 +55,11 @@ static void *real_dlsym(void *handle, const char *name)
     return kj_real_dlsym ? kj_real_dlsym(handle, name) : NULL;
 }
 
+void *kj_dlsym_behind(void *handle, const char *name)
+{
+    return real_dlsym(handle, name);
+}
+
 /* ---- the table
  * ----------------------------------------------------------------------------------------------------------
  */
@@ -156,6 +161,8 @@ void *kj_resolve(enum kj_hook hook)
     if (handle)
         dlclose(handle);
     kj_session_touch(); /* an exported wrapper was called by a program linked with the driver */
+    if (unlikely(kj_config.cupti))
+        kj_cupti_load();
     return atomic_load(&kj_real[hook]);
 }
 
@@ -172,6 +179,8 @@ static void met_driver(void)
     if (handle) {
         atomic_store(&met, 1);
         dlclose(handle);
+        if (unlikely(kj_config.cupti))
+            kj_cupti_load();
     }
 }
 

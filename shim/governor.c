@@ -25,9 +25,15 @@ void kj_governor_start(uint64_t now_ns)
     atomic_fetch_add(&kj_timing_epoch, 1);
 }
 
+void kj_governor_resume(void)
+{
+    atomic_fetch_add(&kj_timing_epoch, 1);
+    atomic_store(&kj_timing_on, kj_config.events);
+}
+
 void kj_governor_tick(struct kj_ledger_header *ledger, uint64_t now_ns)
 {
-    if (!kj_config.events)
+    if (!kj_config.events || atomic_load_explicit(&kj_cupti_on, memory_order_relaxed))
         return;
     double earned = ADVANCE_NS + kj_config.budget * (double)(now_ns - start_ns);
     double credit = earned - (double)__atomic_load_n(&ledger->self_ns, __ATOMIC_RELAXED);

@@ -85,6 +85,12 @@ static void fill_header(struct kj_ledger_header *ledger, uint64_t size, uint64_t
     ledger->start_wall_ns = (uint64_t)wall.tv_sec * 1000000000u + (uint64_t)wall.tv_nsec;
     ledger->state = KJ_LEDGER_OPEN;
     ledger->flags = KJ_LEDGER_CUDA_LOADED;
+    ledger->timing_asked = kj_config.cupti    ? KJ_TIMING_CUPTI
+                           : kj_config.events ? KJ_TIMING_EVENTS
+                                              : KJ_TIMING_COUNT;
+    ledger->timing_backend = kj_config.events ? KJ_TIMING_EVENTS : KJ_TIMING_COUNT;
+    if (kj_config.cupti) /* until it is */
+        strcpy(ledger->timing_reason, "cuInit was not seen, so CUPTI was not attached");
     ledger->rank = number_from("RANK", "SLURM_PROCID");
     ledger->local_rank = number_from("LOCAL_RANK", "SLURM_LOCALID");
     ledger->world_size = number_from("WORLD_SIZE", "SLURM_NTASKS");

@@ -20,7 +20,7 @@
 #include <stdint.h>
 
 #define KJ_LEDGER_MAGIC     0x3172656764656c6bULL /* "kledger1" as little-endian bytes */
-#define KJ_LEDGER_VERSION   1u
+#define KJ_LEDGER_VERSION   2u
 #define KJ_LEDGER_MAX_BYTES (64u << 20)
 #define KJ_LEDGER_PREFIX    "ledger." /* file name in the run folder: ledger.<pid>.<start_ticks> */
 
@@ -75,6 +75,13 @@ enum kj_ledger_flag {
     KJ_LEDGER_PARTIAL = 1 << 2,     /* some table overflowed */
 };
 
+/* How launches are timed. */
+enum kj_ledger_timing {
+    KJ_TIMING_COUNT = 1, /* not at all */
+    KJ_TIMING_EVENTS,    /* event pairs, in bursts */
+    KJ_TIMING_CUPTI,     /* CUPTI's activity records: every launch, and the nodes of graphs */
+};
+
 struct kj_ledger_header {
     uint64_t magic;
     uint32_t version;
@@ -102,6 +109,21 @@ struct kj_ledger_header {
     uint64_t harvest_errors;   /* event queries that failed */
     uint64_t failed_launches;  /* launches that the driver refused: not counted as launches */
     uint64_t gpa_requests;     /* cuGetProcAddress calls seen */
+
+    uint32_t timing_asked;   /* enum kj_ledger_timing, as KJOULE_TIMING says */
+    uint32_t timing_backend; /* the same, as it is now: CUPTI may step aside */
+    char timing_reason[192]; /* why the two differ; "" where they do not */
+    uint32_t cupti_version;  /* as cuptiGetVersion; 0: none was asked */
+    uint32_t cupti_ties;     /* times that CUPTI's clock was compared with CLOCK_MONOTONIC */
+    /* Ours minus CUPTI's clock lies in [lo, hi] at the newest comparison. */
+    int64_t cupti_tie_lo_ns, cupti_tie_hi_ns;
+    uint64_t cupti_drift_ns; /* the most that it moved from one comparison to the next */
+    uint64_t cupti_early_ns; /* the most that a record claims to have begun before its launch was asked for */
+    uint64_t cupti_records;  /* kernels, copies and fills that CUPTI timed */
+    uint64_t cupti_by_name;  /* of these: found by name and shape, for want of a correlation id */
+    uint64_t cupti_unmatched;  /* of these: belong to nothing that was counted */
+    uint64_t cupti_dropped;    /* records that CUPTI had no room for */
+    uint64_t cupti_incomplete; /* records without a time */
 };
 
 struct kj_ledger_device {
@@ -181,6 +203,9 @@ struct kj_ledger_graph_node {
     uint32_t activity; /* row of ACTIVITIES of the node */
     uint32_t nodes;    /* how many nodes of that activity one graph launch runs */
     uint32_t reserved;
+    /* Durations of single nodes, where the back end tells them; each word is read alone. */
+    uint64_t timed;
+    uint64_t sum_ns;
 };
 
 struct kj_ledger_unhooked {

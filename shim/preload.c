@@ -71,6 +71,7 @@ static void after_fork_in_child(void)
     kj_contexts_forget();
     kj_names_forget();
     kj_graphs_forget();
+    kj_cupti_forget();
     atomic_store(&touched, 0);
 }
 
@@ -83,6 +84,7 @@ __attribute__((constructor)) static void start(void)
     }
     const char *timing = getenv("KJOULE_TIMING");
     kj_config.events = !timing || strcmp(timing, "count");
+    kj_config.cupti = timing && !strcmp(timing, "cupti");
     const char *budget = getenv("KJOULE_BUDGET");
     double percent = budget && *budget ? strtod(budget, NULL) : 1.0;
     kj_config.budget = percent >= 0 && percent <= 100 ? percent / 100 : 0.01;

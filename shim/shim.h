@@ -91,6 +91,7 @@ struct kj_thread {
     uint32_t calls;                  /* to sample every 64th */
     struct kj_context *context;      /* current context, NULL: ask the driver */
     bool inside;                     /* the shim's own driver calls must not be recorded */
+    uint32_t correlation[2]; /* CUPTI's ids of the driver's and the runtime's call under way; 0 none */
 };
 extern __thread struct kj_thread kj_self;
 void kj_thread_start(struct kj_ledger_header *ledger);
@@ -172,10 +173,24 @@ void kj_activity_timed(struct kj_ledger_header *ledger, uint32_t activity, uint6
 struct kj_timing *kj_context_timing(struct kj_context *context);
 uint32_t kj_context_row(const struct kj_context *context);
 
+/* CUPTI in the place of event pairs (cupti.c). */
+extern atomic_int kj_cupti_on; /* its records time every launch */
+void kj_cupti_load(
+    void); /* finds the library: at a look-up of the application's, as dlopen is called there */
+void kj_cupti_attach(struct kj_ledger_header *ledger); /* at the end of a cuInit */
+void kj_cupti_yield(const char *reason);               /* steps aside for good; event pairs take over */
+/* A launch or copy has been counted: what CUPTI's record of it will belong to. On the launch path. */
+void kj_cupti_launched(struct kj_ledger_header *ledger, const struct kj_context *context, uint32_t activity,
+                       uint16_t stream_row, uint64_t launch_ns);
+/* At the application's waits: collects what is complete, now and then. */
+void kj_cupti_harvest(struct kj_ledger_header *ledger, uint64_t now_ns, bool at_once);
+void kj_cupti_forget(void); /* after fork */
+
 /* The governor: whether launches are timed just now, by budget. */
 extern atomic_int kj_timing_on;
 extern _Atomic uint32_t kj_timing_epoch; /* raised when a burst begins */
 void kj_governor_start(uint64_t now_ns);
+void kj_governor_resume(void); /* CUPTI has left: event pairs again, from a burst on */
 void kj_governor_tick(struct kj_ledger_header *ledger, uint64_t now_ns);
 
 /* ---- session (preload.c, start.c)
@@ -186,9 +201,13 @@ struct kj_config {
     const char *no_dir; /* said when CUDA is first touched, so that other processes stay silent */
     bool off;           /* KJOULE_DISABLE, set-uid, or a refusal */
     bool events;        /* KJOULE_TIMING is not "count" */
+    bool cupti;         /* it is "cupti" */
     double budget;      /* fraction of wall time */
 };
 extern struct kj_config kj_config;
+
+/* doors.c: the dlsym behind our own. */
+void *kj_dlsym_behind(void *handle, const char *name);
 
 /* musl.c: another libc than glibc; a definition of `name` other than `own`, there. */
 bool kj_libc_is_foreign(void);

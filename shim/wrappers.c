@@ -15,9 +15,10 @@ struct bracket {
     struct kj_ledger_header *ledger;
     struct kj_context *context;
     struct kj_pair *pair;
-    uint64_t hash;   /* of the activity */
-    uint64_t own_ns; /* of a sampled call: the shim's time so far; 0 not sampled */
-    bool capturing;  /* it becomes a node of a graph: no launch */
+    uint64_t hash;      /* of the activity */
+    uint64_t own_ns;    /* of a sampled call: the shim's time so far; 0 not sampled */
+    uint64_t launch_ns; /* where CUPTI times it; else 0 */
+    bool capturing;     /* it becomes a node of a graph: no launch */
 };
 
 /* ---- launches and copies
@@ -34,12 +35,19 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, bo
     b->hash = likely(b->context) ? kj_activity_hash(kind, kj_context_device(b->context), shape) : 0;
     b->pair = NULL;
     b->capturing = false;
+    b->launch_ns = 0;
+    if (unlikely(atomic_load_explicit(&kj_cupti_on, memory_order_relaxed))) {
+        b->launch_ns = kj_now_ns();
+        kj_self.correlation[0] = 0;
+    }
     if (unlikely(atomic_load_explicit(&kj_captures, memory_order_relaxed))) {
         kj_self.inside = true;
         b->capturing = kj_stream_captures(stream, lane);
         kj_self.inside = false;
-        __atomic_fetch_add(&b->ledger->untimed_capture, 1, __ATOMIC_RELAXED);
-    } else if (timed && b->context && atomic_load_explicit(&kj_timing_on, memory_order_relaxed)) {
+        if (!b->launch_ns) /* CUPTI's records do not mind */
+            __atomic_fetch_add(&b->ledger->untimed_capture, 1, __ATOMIC_RELAXED);
+    } else if (timed && b->context && !b->launch_ns &&
+               atomic_load_explicit(&kj_timing_on, memory_order_relaxed)) {
         kj_self.inside = true;
         b->pair = kj_timing_start(b->ledger, b->context, stream, lane);
         kj_self.inside = false;
@@ -48,7 +56,7 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, bo
 }
 
 static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc, uint8_t kind,
-                              const struct kj_shape *shape, uint64_t bytes)
+                              const struct kj_shape *shape, uint64_t bytes, CUstream stream, int lane)
 {
     uint64_t begun_ns = unlikely(b->own_ns) ? kj_now_ns() : 0;
     kj_call_count(b->ledger, hook, rc, 0);
@@ -69,6 +77,9 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
     }
     if (b->pair)
         kj_timing_end(b->context, b->pair, row, first);
+    if (unlikely(b->launch_ns) && kind != KJ_ACTIVITY_HOST)
+        kj_cupti_launched(b->ledger, b->context, row, kj_stream_row(b->ledger, b->context, stream, lane),
+                          b->launch_ns);
     if (unlikely(begun_ns)) {
         uint64_t now_ns = kj_now_ns(), took_ns = b->own_ns + now_ns - begun_ns;
         /* One sample stands for many: a call that the scheduler interrupted is not what the others cost. */
@@ -111,7 +122,7 @@ static inline void bracket_close(struct bracket *b, CUresult rc, CUstream stream
     if (unlikely(!b.ledger))                                                                                 \
         return rc;                                                                                           \
     bracket_close(&b, rc, on, lane);                                                                         \
-    launch_end(&b, KJ_HOOK_##symbol, rc, kind, &shape, bytes);                                               \
+    launch_end(&b, KJ_HOOK_##symbol, rc, kind, &shape, bytes, on, lane);                                     \
     return rc
 
 static inline uint64_t kj_sum(const size_t *sizes, size_t count)
@@ -138,6 +149,11 @@ static void copy_end(struct kj_ledger_header *ledger, enum kj_hook hook, CUresul
     kj_count(&kj_self.counts[row], 1);
     struct kj_ledger_activity *rows = kj_section(ledger, KJ_SECTION_ACTIVITIES);
     __atomic_fetch_add(&rows[row].bytes, bytes, __ATOMIC_RELAXED);
+    if (unlikely(atomic_load_explicit(&kj_cupti_on, memory_order_relaxed))) {
+        kj_cupti_launched(ledger, context, row, kj_stream_row(ledger, context, NULL, 0), start_ns);
+        kj_cupti_harvest(ledger, end_ns, false);
+        return;
+    }
     kj_activity_timed(ledger, row, end_ns - start_ns, first);
     struct kj_ledger_interval interval = {.start_ns = start_ns,
                                           .end_ns = end_ns,
@@ -179,6 +195,7 @@ static void copy_end(struct kj_ledger_header *ledger, enum kj_hook hook, CUresul
         if (unlikely(!real || !ledger))                                                                      \
             return real ? real args : REFUSED;                                                               \
         uint64_t start_ns = kj_now_ns();                                                                     \
+        kj_self.correlation[0] = 0;                                                                          \
         CUresult rc = real args;                                                                             \
         copy_end(ledger, KJ_HOOK_##symbol, rc, KJ_ACTIVITY_##kind, rc ? 0 : bytes, start_ns);                \
         return rc;                                                                                           \
@@ -194,6 +211,8 @@ static void wait_end(struct kj_ledger_header *ledger, enum kj_hook hook, CUresul
     struct kj_context *context = kj_context_current(ledger);
     if (!rc && context)
         kj_timing_harvest(ledger, context, 0);
+    if (unlikely(atomic_load_explicit(&kj_cupti_on, memory_order_relaxed)))
+        kj_cupti_harvest(ledger, end_ns, false);
     kj_governor_tick(ledger, end_ns);
 }
 
@@ -230,13 +249,23 @@ static void release_begin(struct kj_ledger_header *ledger)
     struct kj_context *context = kj_context_current(ledger);
     if (context && !atomic_load(&kj_captures))
         kj_timing_release(ledger, context);
+    if (unlikely(atomic_load_explicit(&kj_cupti_on, memory_order_relaxed)))
+        kj_cupti_harvest(ledger, kj_now_ns(), true);
+}
+
+/* The context's end has waited for what still ran in it. */
+static void release_end(struct kj_ledger_header *ledger)
+{
+    kj_self.context = NULL;
+    if (unlikely(atomic_load_explicit(&kj_cupti_on, memory_order_relaxed)))
+        kj_cupti_harvest(ledger, kj_now_ns(), true);
 }
 
 #define QUERY(symbol, name, version, lane, params, args) BRACKETED(symbol, params, args, , )
 #define CONTEXT(symbol, name, version, lane, params, args)                                                   \
     BRACKETED(symbol, params, args, , kj_self.context = NULL)
 #define RELEASE(symbol, name, version, lane, params, args)                                                   \
-    BRACKETED(symbol, params, args, release_begin(ledger), kj_self.context = NULL)
+    BRACKETED(symbol, params, args, release_begin(ledger), release_end(ledger))
 #define BEGIN_CAPTURE(symbol, name, version, lane, params, args)                                             \
     BRACKETED(symbol, params, args, atomic_fetch_add(&kj_captures, 1), kj_capture_begun(rc))
 #define END_CAPTURE(symbol, name, version, lane, params, args)                                               \
@@ -297,5 +326,7 @@ CUresult cuInit(unsigned flags)
     CUresult rc = real(flags);
     if (ledger && !rc)
         ledger->flags |= KJ_LEDGER_CUDA_INIT;
+    if (ledger && !rc && kj_config.cupti)
+        kj_cupti_attach(ledger);
     return kj_counted(KJ_HOOK_cuInit, rc);
 }

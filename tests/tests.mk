@@ -6,14 +6,14 @@ SIM_CUDA   := $(SIM_COMMON) $(wildcard tests/simgpu/cuda*.c)
 SIM_NVML   := $(SIM_COMMON) $(wildcard tests/simgpu/nvml*.c)
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 UNIT_BIN   := $(UNIT_SRC:tests/unit/%.c=$(BUILD)/unit/%)
-PROGRAM_SRC := $(filter-out tests/programs/neighbour.c,$(wildcard tests/programs/*.c))
-PROGRAM_BIN := $(PROGRAM_SRC:tests/programs/%.c=$(BUILD)/programs/%) $(addprefix $(BUILD)/programs/,cuda_linked cuda_asan hello_static neighbour.so)
+PROGRAM_SRC := $(filter-out tests/programs/neighbour.c tests/programs/profiler.c,$(wildcard tests/programs/*.c))
+PROGRAM_BIN := $(PROGRAM_SRC:tests/programs/%.c=$(BUILD)/programs/%) $(addprefix $(BUILD)/programs/,cuda_linked cuda_asan hello_static neighbour.so profiler)
 CUDART_BIN  := $(addprefix $(BUILD)/programs/cudart_,static shared per_thread)
 # The private tables that NVIDIA's own libcudart wants of a simulated driver; kept outside the project.
 LAB_TABLES  := $(wildcard ../shared/lab/private_tables.c)
 PYTHON     ?= /usr/bin/python3
 
-simgpu: $(SIM_DIR)/libcuda.so.1 $(SIM_DIR)/libnvidia-ml.so.1 $(SIM_DIR)/libsimblas.so $(SIM_DIR)/simgpu-truth ## the simulated driver and NVML
+simgpu: $(SIM_DIR)/libcuda.so.1 $(SIM_DIR)/libnvidia-ml.so.1 $(SIM_DIR)/cupti/libcupti.so.13 $(SIM_DIR)/libsimblas.so $(SIM_DIR)/simgpu-truth ## the simulated driver and NVML
 $(SIM_DIR)/libcuda.so.1: $(SIM_CUDA:%.c=$(BUILD)/%.o)
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
@@ -27,6 +27,11 @@ $(SIM_DIR)/libsimblas.so: $(BUILD)/tests/simgpu/blas.o
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) -shared -o $@ $^ -lpthread -ldl
+# In a folder of its own: who wants a libcupti says so.
+$(SIM_DIR)/cupti/libcupti.so.13: $(BUILD)/tests/simgpu/cupti.o
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -shared -o $@ $^ -Wl,-soname,libcupti.so.13 -lpthread -ldl
 $(SIM_DIR)/simgpu-truth: $(SIM_COMMON:%.c=$(BUILD)/%.o) $(BUILD)/tests/simgpu/truth.o
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
@@ -52,6 +57,9 @@ $(BUILD)/programs/cuda_asan: tests/programs/cuda_driver.c
 $(BUILD)/programs/neighbour.so: tests/programs/neighbour.c
 	$(call say,CC,$@)
 	$(Q)$(PROGRAM_CC) -Wno-missing-prototypes -shared -fPIC -o $@ $< -ldl
+$(BUILD)/programs/profiler: tests/programs/profiler.c $(SIM_DIR)/cupti/libcupti.so.13
+	$(call say,CC,$@)
+	$(Q)$(PROGRAM_CC) -o $@ $< -L$(SIM_DIR)/cupti -l:libcupti.so.13 -Wl,--allow-shlib-undefined -ldl
 $(BUILD)/programs/hello_static: tests/programs/hello.c
 	$(call say,CC,$@)
 	$(Q)$(PROGRAM_CC) -static -o $@ $<

@@ -8,6 +8,7 @@
 #include "base/options.h"
 #include "base/units.h"
 #include "commands.h"
+#include "cupti_versions.h"
 #include "power/power.h"
 #include "record/probe.h"
 
@@ -46,6 +47,9 @@ struct doctor {
     int cuda_version;     /* -1: no library, 0: it does not tell */
     bool nvml;
     char library[PATH_MAX]; /* libkjoule.so, "" not found */
+    const char *cupti;      /* for --timing=cupti; NULL: none on the loader's path */
+    uint32_t cupti_version;
+    bool cupti_known;
 };
 
 static void look_for_driver(struct doctor *doctor)
@@ -63,6 +67,29 @@ static void look_for_driver(struct doctor *doctor)
     doctor->nvml = nvml;
     if (nvml)
         dlclose(nvml);
+}
+
+/* Told without attaching it to anything. A program may bring another one along, as PyTorch does. */
+static void look_for_cupti(struct doctor *doctor)
+{
+    static const char *const names[] = {
+#define X(name, driver) name,
+        KJ_CUPTI_LIBRARIES(X)
+#undef X
+    };
+    void *cupti = NULL;
+    for (size_t i = 0; !cupti && i < sizeof(names) / sizeof(names[0]); i++)
+        if ((cupti = dlopen(names[i], RTLD_LAZY | RTLD_LOCAL)))
+            doctor->cupti = names[i];
+    int (*get_version)(uint32_t *) = cupti ? (int (*)(uint32_t *))dlsym(cupti, "cuptiGetVersion") : NULL;
+    uint32_t version = 0;
+    if (get_version && !get_version(&version))
+        doctor->cupti_version = version;
+#define X(lowest, highest, what) || (version >= (lowest) && version <= (highest))
+    doctor->cupti_known = false KJ_CUPTI_KNOWN(X);
+#undef X
+    if (cupti)
+        dlclose(cupti);
 }
 
 /* Where `kjoule run` looks: beside itself in a build folder, ../lib/kjoule when installed. */
@@ -269,6 +296,14 @@ static void print_rest(const struct doctor *doctor)
         printf(
             "  %-13s  not found beside kjoule or in ../lib/kjoule: runs get no kernels; set KJOULE_LIBRARY\n",
             "libkjoule.so");
+    if (doctor->cupti)
+        printf("  %-13s  found, %s, version %u%s\n", "CUPTI", doctor->cupti, doctor->cupti_version,
+               doctor->cupti_known ? ": for --timing cupti"
+                                   : ": not one that is known here, so --timing cupti falls back to events");
+    else
+        printf("  %-13s  not on the loader's path: --timing cupti works in programs that bring it along, as "
+               "PyTorch does\n",
+               "CUPTI");
     printf("  %-13s  not needed: ptrace, root, a hidepid-free /proc; kjoule looks at the user's own "
            "processes alone\n",
            "privileges");
@@ -306,6 +341,14 @@ static json_t *used_json(const struct doctor *doctor)
     return used;
 }
 
+static json_t *cupti_json(const struct doctor *doctor)
+{
+    if (!doctor->cupti)
+        return json_null();
+    return json_pack("{s:s, s:I, s:b}", "library", doctor->cupti, "version",
+                     (json_int_t)doctor->cupti_version, "known", doctor->cupti_known);
+}
+
 static int print_json(const struct doctor *doctor)
 {
     json_t *sources = json_array(), *channels = json_array();
@@ -321,11 +364,12 @@ static int print_json(const struct doctor *doctor)
                                              doctor->probe.running, "reason", doctor->probe_text, "remedy",
                                              doctor->probe.remedy));
     json_t *root =
-        json_pack("{s:s, s:s, s:o, s:o, s:o, s:{s:b, s:o, s:b}, s:o}", "schema", "kjoule.doctor/1", "version",
-                  KJ_VERSION, "sources", sources, "channels", channels, "used", used_json(doctor), "driver",
-                  "cuda_found", doctor->cuda_version >= 0, "cuda_version",
+        json_pack("{s:s, s:s, s:o, s:o, s:o, s:{s:b, s:o, s:b, s:o}, s:o}", "schema", "kjoule.doctor/1",
+                  "version", KJ_VERSION, "sources", sources, "channels", channels, "used", used_json(doctor),
+                  "driver", "cuda_found", doctor->cuda_version >= 0, "cuda_version",
                   doctor->cuda_version > 0 ? json_integer(doctor->cuda_version) : json_null(), "nvml_found",
-                  doctor->nvml, "library", doctor->library[0] ? json_string(doctor->library) : json_null());
+                  doctor->nvml, "cupti", cupti_json(doctor), "library",
+                  doctor->library[0] ? json_string(doctor->library) : json_null());
     int error = !root || json_dumpf(root, stdout, JSON_INDENT(2));
     json_decref(root);
     printf("\n");
@@ -343,6 +387,7 @@ static int examine(struct doctor *doctor, const char *replay_file)
     doctor->channels_count = kj_power_channels(doctor->power, &doctor->channels);
     doctor->statuses_count = kj_power_statuses(doctor->power, &doctor->statuses);
     look_for_driver(doctor);
+    look_for_cupti(doctor);
     ask_probe(doctor);
     take_readings(doctor);
     return 0;

@@ -74,13 +74,13 @@ def alike(plain, wrapped):
     return plain.returncode == wrapped.returncode and plain.stdout == wrapped.stdout
 
 
-def median_ratio(bench, command, options, pairs, seconds_of):
+def median_ratio(bench, command, options, pairs, seconds_of, **kwargs):
     """Paired runs in changing order: median of wrapped / bare."""
     ratios = []
     for i in range(pairs + 1):
         took = {}
         for kind in ("bare", "wrapped") if i % 2 else ("wrapped", "bare"):
-            done = bench.bare(command) if kind == "bare" else bench.wrapped(command, *options)[0]
+            done = bench.bare(command, **kwargs) if kind == "bare" else bench.wrapped(command, *options, **kwargs)[0]
             assert done.returncode == 0, done.stderr[-500:]
             took[kind] = seconds_of(done)
         if i:
@@ -147,6 +147,84 @@ def check_timing(bench):
                             "ok": kernel["launches"] == said["launches"]["burn"] and
                             abs(ours_ms / (said["events_ms"] / count) - 1) < (0.5 if ms < 0.1 else 0.15)}
     return {"ok": all(r["ok"] for r in rows.values()), "rows": rows}
+
+
+def cupti_environment(bench):
+    """os.environ with a libcupti on the loader's path: the system's, the toolkit's, PyTorch's."""
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    folders = [f"{home}/extras/CUPTI/lib64", f"{home}/lib64", f"{home}/lib"]
+    done = bench.bare([bench.python, "-c", "import nvidia; print(*nvidia.__path__, sep='\\n')"])
+    for root in done.stdout.split() if done.returncode == 0 else []:
+        folders += [str(p.parent) for p in pathlib.Path(root).glob("*/lib/libcupti.so.1*")]
+    found = [f for f in folders if list(pathlib.Path(f).glob("libcupti.so.1*"))][:1]
+    return os.environ | {"LD_LIBRARY_PATH": ":".join(filter(None, [os.environ.get("LD_LIBRARY_PATH"), *found]))}
+
+
+def timing_of(report):
+    """How the one process that launched something was timed."""
+    return next((p["timing"] for p in report["processes"] if p["launches"]), {"backend": None, "reason": "no launch was seen"})
+
+
+def check_cupti(bench):
+    """--timing cupti against --timing events and the program's own events; each node of a graph; how many records found their launch by
+    correlation; ends of a process; that torch.profiler is let in; what it costs."""
+    env, rows = cupti_environment(bench), {}
+    cupti = lambda command: bench.wrapped(command, "--timing", "cupti", env=env)
+    for ms, count in ((0.01, 2000), (0.05, 400), (1, 300), (20, 40)):
+        command = [bench.program("workload"), "compute", count, ms]
+        done, report = cupti(command)
+        said, how = json.loads(done.stdout), timing_of(report)
+        if how["backend"] != "cupti":
+            raise Skip(f"CUPTI was not attached: {how['reason']}")
+        events = bench.wrapped(command, "--budget", "100")[1]
+        mean_ms = lambda r: next(k["time_ns"] / 1e6 / k["launches"] for k in r["kernels"] if k["name"] == "burn")
+        (kernel,) = [k for k in report["kernels"] if k["name"] == "burn"]
+        own_ms = said["events_ms"] / count
+        # Events bracket a kernel, so CUPTI's time is not longer, but for the clock's resolution.
+        rows[f"{ms} ms"] = {"cupti_ms": mean_ms(report), "events_ms": mean_ms(events), "own_ms": own_ms, "timing": how,
+                            "ok": kernel["launches"] == said["launches"]["burn"] == kernel["timed_launches"] and
+                            kernel["time_method"] == "measured" and how["unmatched"] == how["dropped"] == 0 and
+                            mean_ms(report) < own_ms * 1.02 + 0.001 and (ms < 1 or mean_ms(report) > own_ms * 0.95)}
+    for way in ("capture", "threads", "build", "update", "change", "large", "churn", "forbidden", "elsewhere"):
+        plain = bench.bare([bench.program("cuda_graphs"), way])
+        done, report = cupti([bench.program("cuda_graphs"), way])
+        methods = {k["name"]: [k["time_method"], k["launches"], k["timed_launches"], k["time_ns"]] for k in report["kernels"]}
+        rows[f"graph {way}"] = {"ok": alike(plain, done) and all(m[0] == "measured" for m in methods.values()), "kernels": methods,
+                                "timing": timing_of(report)}
+    for kind in ("static", "shared", "per_thread"):
+        try:
+            command = [bench.program(f"cudart_{kind}"), "100", "2"]
+        except Skip:
+            continue
+        plain = bench.bare(command)
+        if plain.returncode:
+            rows[f"runtime {kind}"] = {"ok": True, "skipped": plain.stderr.strip()[-200:]}
+            continue
+        done, report = cupti(command)
+        how = timing_of(report)
+        rows[f"runtime {kind}"] = {"ok": alike(plain, done) and how["backend"] == "cupti" and how["unmatched"] == 0 and
+                                   all(k["timed_launches"] == k["launches"] for k in report["kernels"]), "timing": how}
+    for how_it_ends in ("return", "_exit", "abort", "reset", "destroy", "thread", "segv"):
+        command = [bench.program("workload"), "end", how_it_ends]
+        plain, start = bench.bare(command), time.monotonic()
+        done, report = cupti(command)
+        status = plain.returncode if plain.returncode >= 0 else 128 - plain.returncode
+        rows[f"end {how_it_ends}"] = {"ok": done.returncode == status and done.stdout == plain.stdout and report is not None and
+                                      time.monotonic() - start < 60, "status": [plain.returncode, done.returncode],
+                                      "timing": timing_of(report) if report else None}
+    pairs, own = 5 if bench.quick else 11, lambda done: json.loads(done.stdout)["seconds"]
+    for name, command in (("launch-bound", ["launches", "20000"]), ("compute-bound", ["compute", "500", "1"])):
+        rows[f"cost, {name}"] = median_ratio(bench, [bench.program("workload"), *command], ["--timing", "cupti"], pairs, own, env=env)
+    try:
+        bench.torch()
+        out = bench.work / "let_in.json"
+        done, report = cupti([bench.python, ROOT / "tests/gpu/profiled.py", out, PROGRAMS / "train_gpt.py", "--steps", "30"])
+        theirs = json.loads(out.read_text()) if out.exists() else {}
+        rows["torch.profiler is let in"] = {"ok": done.returncode == 0 and sum(r[0] for r in theirs.values()) > 0, "names": len(theirs),
+                                            "timing": timing_of(report), "stderr": done.stderr[-300:]}
+    except Skip as reason:
+        rows["torch.profiler is let in"] = {"ok": True, "skipped": str(reason)}
+    return {"ok": all(r.get("ok", True) for r in rows.values()), "rows": rows}
 
 
 def check_profiler(bench):
@@ -312,7 +390,7 @@ def check_ends(bench):
     return {"ok": all(r["ok"] for r in rows.values()), "rows": rows}
 
 
-CHECKS = [check_doctor, check_driver_programs, check_capture, check_runtime, check_timing, check_ends, check_energy, check_overhead,
+CHECKS = [check_doctor, check_driver_programs, check_capture, check_runtime, check_timing, check_cupti, check_ends, check_energy, check_overhead,
           check_sensor, check_training, check_profiler]
 
 

@@ -56,6 +56,14 @@ int sim_visible_devices(void)
     return visible_count;
 }
 
+int sim_device_to_ordinal(int device)
+{
+    for (int i = 0; i < sim_visible_devices(); i++)
+        if (visible[i] == device)
+            return i;
+    return -1;
+}
+
 int sim_ordinal_to_device(int ordinal)
 {
     return ordinal >= 0 && ordinal < sim_visible_devices() ? visible[ordinal] : -1;

@@ -29,9 +29,12 @@ CUgraphNode sim_node_add(CUgraph graph, int type)
 
 CUgraph sim_graph_new(void)
 {
+    static _Atomic uint32_t last_id;
     CUgraph graph = calloc(1, sizeof(*graph));
-    if (graph)
+    if (graph) {
         graph->magic = SIM_GRAPH;
+        graph->id = atomic_fetch_add(&last_id, 1) + 1;
+    }
     return graph;
 }
 
@@ -477,21 +480,19 @@ static CUresult run_graph(CUgraph graph, CUstream stream)
 
 static CUresult run_node(CUgraphNode n, CUstream stream)
 {
-    const CUDA_KERNEL_NODE_PARAMS_v2 *k = &n->kernel;
     if (n->off)
         return CUDA_SUCCESS;
     switch (n->type) {
     case NODE_KERNEL:
-        return sim_run_kernel(stream, k->func ? k->func : (CUfunction)k->kern,
-                              (uint64_t)k->gridDimX * k->gridDimY * k->gridDimZ, true);
+        return sim_run_kernel(stream, &n->kernel, n);
     case NODE_MEMCPY:
         sim_copy_bytes(n->copy[0], n->copy[1], n->bytes);
-        return sim_run_copy(stream, n->activity, n->bytes, true);
+        return sim_run_copy(stream, n->activity, n->bytes, n);
     case NODE_MEMSET:
         if (n->element)
             for (uint64_t i = 0; i + n->element <= n->bytes; i += n->element)
                 memcpy((char *)n->copy[0] + i, &n->value, n->element);
-        return sim_run_copy(stream, n->activity, n->bytes, true);
+        return sim_run_copy(stream, n->activity, n->bytes, n);
     case NODE_HOST:
         return sim_host_call(stream, n->host, n->user_data);
     case NODE_GRAPH:

@@ -4,23 +4,49 @@
  */
 #include "cuda_sim.h"
 
-CUresult sim_run_kernel(CUstream stream, CUfunction function, uint64_t blocks, bool graph)
+static uint32_t graph_of(CUgraphNode node)
 {
+    return node ? node->graph->id : 0;
+}
+
+CUresult sim_run_kernel(CUstream stream, const CUDA_KERNEL_NODE_PARAMS_v2 *p, CUgraphNode node)
+{
+    CUfunction function = p->func ? p->func : (CUfunction)p->kern;
     int device = stream->context->device;
     uint32_t kernel = atomic_load_explicit(&function->kernel[device], memory_order_relaxed);
     if (!kernel) {
         kernel = sim_kernel_find(device, function->name, false) + 1;
         atomic_store_explicit(&function->kernel[device], kernel, memory_order_relaxed);
     }
-    sim_stream_end(stream, sim_work(device, kernel - 1, sim_stream_start(stream), blocks, 0, graph));
+    uint64_t blocks = (uint64_t)p->gridDimX * p->gridDimY * p->gridDimZ, start_ns;
+    uint64_t end_ns =
+        sim_work(device, kernel - 1, sim_stream_start(stream), blocks, 0, node != NULL, &start_ns);
+    sim_stream_end(stream, end_ns);
+    sim_trace(stream, (struct sim_trace_work){.name = function->name,
+                                              .graph = graph_of(node),
+                                              .node = (uintptr_t)node,
+                                              .start_ns = start_ns,
+                                              .end_ns = end_ns,
+                                              .grid = {p->gridDimX, p->gridDimY, p->gridDimZ},
+                                              .block = {p->blockDimX, p->blockDimY, p->blockDimZ},
+                                              .shared = p->sharedMemBytes});
     return CUDA_SUCCESS;
 }
 
-CUresult sim_run_copy(CUstream stream, const char *activity, uint64_t bytes, bool graph)
+CUresult sim_run_copy(CUstream stream, const char *activity, uint64_t bytes, CUgraphNode node)
 {
     int device = stream->context->device;
     uint32_t kernel = sim_kernel_find(device, activity, true);
-    sim_stream_end(stream, sim_work(device, kernel, sim_stream_start(stream), 0, bytes, graph));
+    uint64_t start_ns,
+        end_ns = sim_work(device, kernel, sim_stream_start(stream), 0, bytes, node != NULL, &start_ns);
+    sim_stream_end(stream, end_ns);
+    sim_trace(stream, (struct sim_trace_work){.name = activity,
+                                              .copy = true,
+                                              .graph = graph_of(node),
+                                              .node = (uintptr_t)node,
+                                              .start_ns = start_ns,
+                                              .end_ns = end_ns,
+                                              .bytes = bytes});
     return CUDA_SUCCESS;
 }
 
@@ -50,22 +76,23 @@ static CUresult launch(CUfunction function, const struct shape *s, unsigned shar
     if (!blocks || !threads || threads > 1024 || shared > 232448)
         return CUDA_ERROR_INVALID_VALUE;
     burn_launch_cost();
+    const CUDA_KERNEL_NODE_PARAMS_v2 kernel = {.func = function,
+                                               .gridDimX = s->grid[0],
+                                               .gridDimY = s->grid[1],
+                                               .gridDimZ = s->grid[2],
+                                               .blockDimX = s->block[0],
+                                               .blockDimY = s->block[1],
+                                               .blockDimZ = s->block[2],
+                                               .sharedMemBytes = shared,
+                                               .kernelParams = params,
+                                               .extra = extra};
     if (sim_capturing(stream, &rc)) {
         CUgraphNode node = rc ? NULL : sim_capture_add(stream, NODE_KERNEL);
         if (node)
-            node->kernel = (CUDA_KERNEL_NODE_PARAMS_v2){.func = function,
-                                                        .gridDimX = s->grid[0],
-                                                        .gridDimY = s->grid[1],
-                                                        .gridDimZ = s->grid[2],
-                                                        .blockDimX = s->block[0],
-                                                        .blockDimY = s->block[1],
-                                                        .blockDimZ = s->block[2],
-                                                        .sharedMemBytes = shared,
-                                                        .kernelParams = params,
-                                                        .extra = extra};
+            node->kernel = kernel;
         return rc;
     }
-    return sim_run_kernel(stream, function, blocks, false);
+    return sim_run_kernel(stream, &kernel, NULL);
 }
 
 #define GRID                                                                                                 \

@@ -351,7 +351,7 @@ static CUresult enqueue(const struct copy *c, CUstream handle, int lane)
         return rc;
     }
     perform(c);
-    return sim_run_copy(stream, c->activity, c->bytes, false);
+    return sim_run_copy(stream, c->activity, c->bytes, NULL);
 }
 
 static CUresult copy_now(const struct copy *c, int lane)

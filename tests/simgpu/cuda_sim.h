@@ -8,6 +8,7 @@
 
 #include "cuda_abi.h"
 #include "device.h"
+#include "trace.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -27,7 +28,17 @@ struct sim_entry {
     int version, lane;
 };
 extern const struct sim_entry sim_entries[SIM_EXPORTS];
-#define CALLED(symbol) __atomic_fetch_add(&sim_machine()->calls[SIM_##symbol], 1, __ATOMIC_RELAXED)
+#define CALLED(symbol)                                                                                       \
+    __atomic_fetch_add(&sim_machine()->calls[SIM_##symbol], 1, __ATOMIC_RELAXED);                            \
+    __attribute__((cleanup(sim_call_end), unused)) struct sim_call call_ = sim_call_begin(SIM_##symbol)
+
+/* A call under way, for a listener (trace.h). */
+struct sim_call {
+    const char *symbol; /* NULL: nobody listens */
+    uint32_t outer;
+};
+struct sim_call sim_call_begin(int export);
+void sim_call_end(struct sim_call *call);
 
 enum {
     CUDA_ERROR_OUT_OF_MEMORY = 2,
@@ -134,7 +145,7 @@ struct CUgraphNode_st {
 };
 
 struct CUgraph_st {
-    uint32_t magic;
+    uint32_t magic, id;
     CUgraphNode first, last_added;
     size_t nodes;
 };
@@ -151,6 +162,7 @@ CUresult sim_ready(void);    /* NOT_INITIALIZED, DEINITIALIZED or 0 */
 CUcontext sim_current(void); /* NULL when there is none */
 CUresult sim_primary(CUcontext *ret_context, int device, bool retain);
 int sim_ordinal_to_device(int ordinal); /* by CUDA_VISIBLE_DEVICES */
+int sim_device_to_ordinal(int device);
 int sim_visible_devices(void);
 CUresult sim_current_get(void **ret_context);
 
@@ -170,8 +182,11 @@ bool sim_capturing(CUstream stream, CUresult *ret_rc); /* true: add a node inste
 CUresult
 sim_unsafe(void); /* a call that a capture forbids: 0 or the error, after invalidating what it must */
 CUgraphNode sim_capture_add(CUstream stream, int type);
-CUresult sim_run_kernel(CUstream stream, CUfunction function, uint64_t blocks, bool graph);
-CUresult sim_run_copy(CUstream stream, const char *activity, uint64_t bytes, bool graph);
+/* node: of the graph that runs it, or NULL. */
+CUresult sim_run_kernel(CUstream stream, const CUDA_KERNEL_NODE_PARAMS_v2 *kernel, CUgraphNode node);
+CUresult sim_run_copy(CUstream stream, const char *activity, uint64_t bytes, CUgraphNode node);
+/* Tells the listener, if there is one; ordinal, stream and correlation are filled in. */
+void sim_trace(CUstream stream, struct sim_trace_work work);
 CUresult sim_host_call(CUstream stream, CUhostFn fn, void *user_data);
 void sim_copy_bytes(void *to, const void *from, size_t bytes);
 

@@ -294,7 +294,7 @@ uint32_t sim_kernel_find(int device, const char *name, bool copy)
 }
 
 uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t grid_blocks, uint64_t bytes,
-                  bool graph)
+                  bool graph, uint64_t *ret_start_ns)
 {
     struct sim_machine *m = sim_machine();
     struct sim_device *d = &m->device[device];
@@ -317,12 +317,13 @@ uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t 
         uint64_t first_ns = d->pending[0].end_ns;
         unlock(d);
         sim_sleep_until(first_ns);
-        return sim_work(device, kernel, not_before_ns, grid_blocks, bytes, graph);
+        return sim_work(device, kernel, not_before_ns, grid_blocks, bytes, graph, ret_start_ns);
     }
     d->pending[d->pending_count++] = (struct sim_interval){start_ns, end_ns, kernel, (float)k->dynamic_w};
     k->launches++;
     k->graph_launches += graph;
     k->time_ns += end_ns - start_ns;
+    *ret_start_ns = start_ns;
     unlock(d);
     return end_ns;
 }

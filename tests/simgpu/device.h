@@ -99,9 +99,9 @@ void sim_sleep_until(uint64_t t_ns);
 /* Index of a kernel (or copy) by name, made from the script at first sight. */
 uint32_t sim_kernel_find(int device, const char *name, bool copy);
 /* Puts work on the device: begins at the later of now and not_before, returns its end. grid_blocks decides an
- * automatic duration, bytes a copy's. */
+ * automatic duration, bytes a copy's; ret_start_ns says when it begins. */
 uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t grid_blocks, uint64_t bytes,
-                  bool graph);
+                  bool graph, uint64_t *ret_start_ns);
 
 void sim_context_made(int device);
 void sim_context_gone(int device);

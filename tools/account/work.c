@@ -34,6 +34,52 @@ static uint64_t kernel_launches(const struct kj_ledger_view *view)
     return sum;
 }
 
+static char *timing_name(uint32_t timing)
+{
+    static const char *const names[] = {
+        [KJ_TIMING_COUNT] = "count", [KJ_TIMING_EVENTS] = "events", [KJ_TIMING_CUPTI] = "cupti"};
+    return strdup(timing && timing < sizeof(names) / sizeof(names[0]) ? names[timing] : "unknown");
+}
+
+static struct kj_report_timing timing_of(const struct kj_ledger_header *h)
+{
+    /* Half of what the comparison left open, and what the clocks were seen to move, or to be wrong. */
+    double error_ns = (double)(h->cupti_tie_hi_ns - h->cupti_tie_lo_ns) / 2 +
+                      (double)(h->cupti_drift_ns > h->cupti_early_ns ? h->cupti_drift_ns : h->cupti_early_ns);
+    return (struct kj_report_timing){.backend = timing_name(h->timing_backend),
+                                     .asked = timing_name(h->timing_asked),
+                                     .reason = *h->timing_reason ? strdup(h->timing_reason) : NULL,
+                                     .cupti_version = h->cupti_version,
+                                     .records = h->cupti_records,
+                                     .by_name = h->cupti_by_name,
+                                     .unmatched = h->cupti_unmatched,
+                                     .dropped = h->cupti_dropped,
+                                     .incomplete = h->cupti_incomplete,
+                                     .clock_error_ns = h->cupti_ties ? error_ns : -1};
+}
+
+/* Of every process that launched something; the same words from many ranks are one warning. */
+static void warn_of_timing(struct kj_report *report, const struct kj_report_process *row)
+{
+    if (!strcmp(row->timing.backend, "cupti") && row->launches && !row->timing.records && !row->timing.reason)
+        kj_report_warn(
+            report,
+            "process %d (%s) ended before it had CUPTI's records of its launches (killed, or without "
+            "exit handlers, and without a wait for the GPU): they have no time of their own",
+            row->pid, row->exe);
+    if (!row->timing.reason || !row->launches)
+        return;
+    for (size_t i = 0; i + 1 < report->processes_count; i++)
+        if (report->processes[i].timing.reason && report->processes[i].launches &&
+            !strcmp(report->processes[i].timing.reason, row->timing.reason))
+            return;
+    if (!strcmp(row->timing.asked, row->timing.backend))
+        kj_report_warn(report, "--timing %s: %s", row->timing.asked, row->timing.reason);
+    else
+        kj_report_warn(report, "--timing %s: %s; launches are timed by %s instead%s", row->timing.asked,
+                       row->timing.reason, row->timing.backend, row->timing.records ? " from there on" : "");
+}
+
 static int add_process(struct kj_report *report, const struct kj_ledger_view *view)
 {
     const struct kj_ledger_header *h = kj_ledger_view_header(view);
@@ -47,8 +93,10 @@ static int add_process(struct kj_report *report, const struct kj_ledger_view *vi
                                       .failed_launches = h->failed_launches,
                                       .cuda_driver_version = h->cuda_driver_version,
                                       .state = strdup(state_name(h->state)),
-                                      .reason = *h->disabled_reason ? strdup(h->disabled_reason) : NULL};
+                                      .reason = *h->disabled_reason ? strdup(h->disabled_reason) : NULL,
+                                      .timing = timing_of(h)};
     warn_of_process(report, h);
+    warn_of_timing(report, row);
     report->shim_ns += h->self_ns;
     report->untimed_launches += h->untimed_no_event + h->untimed_capture;
     report->harvest_errors += h->harvest_errors;

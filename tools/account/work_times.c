@@ -4,8 +4,8 @@
  *
  * A launch without a duration of its own takes the mean of its launch shape, else that of its class. The
  * first launch of a shape may have waited for lazy loading, so its bracket is used only where nothing else is
- * known. The nodes of a graph share the measured time of the whole graph in proportion to (nodes x mean
- * duration when launched eagerly).
+ * known. A node of a graph has its own mean where CUPTI timed it; the others share the measured time of the
+ * whole graph in proportion to (nodes x mean duration when launched eagerly).
  */
 #include "account/work.h"
 
@@ -50,6 +50,8 @@ struct node {
     uint32_t class;
     uint32_t nodes;
     double eager_mean_ns; /* 0 unknown */
+    uint64_t timed;       /* by itself, in the graph */
+    uint64_t sum_ns;      /* of those */
 };
 
 static double eager_mean_ns(const struct kj_work *work, size_t v, uint32_t activity_index, uint32_t class)
@@ -59,6 +61,17 @@ static double eager_mean_ns(const struct kj_work *work, size_t v, uint32_t activ
         activity.timed)
         return (double)activity.sum_ns / (double)activity.timed;
     return kj_work_mean_ns(&work->classes[class]);
+}
+
+/* What was timed by itself takes its time from there. */
+static void add_timed_node(struct kj_work_class *class, const struct node *node, uint64_t launches)
+{
+    uint64_t node_launches = launches * node->nodes;
+    uint64_t timed = node->timed < node_launches ? node->timed : node_launches;
+    class->launches += node_launches;
+    class->timed += timed;
+    class->unmeasured += node_launches - timed;
+    class->time_ns += (double)node->sum_ns / (double)node->timed * (double)node_launches;
 }
 
 static void add_graph(struct kj_work *work, struct node *nodes, size_t count, uint64_t launches,
@@ -78,6 +91,10 @@ static void add_graph(struct kj_work *work, struct node *nodes, size_t count, ui
     }
     for (size_t i = 0; i < count; i++) {
         struct kj_work_class *class = &work->classes[nodes[i].class];
+        if (nodes[i].timed) {
+            add_timed_node(class, &nodes[i], launches);
+            continue;
+        }
         uint64_t node_launches = launches * nodes[i].nodes;
         class->launches += node_launches;
         class->unmeasured += node_launches;
@@ -115,7 +132,10 @@ static void add_graphs(struct kj_work *work, size_t v)
                 continue;
             uint32_t class = work->class_of[v][row.activity];
             if (class != KJ_NO_CLASS && work->classes[class].kind != KJ_ACTIVITY_GRAPH)
-                nodes[count++] = (struct node){class, row.nodes, eager_mean_ns(work, v, row.activity, class)};
+                nodes[count++] = (struct node){class, row.nodes,
+                                               row.timed ? (double)row.sum_ns / (double)row.timed
+                                                         : eager_mean_ns(work, v, row.activity, class),
+                                               row.timed, row.sum_ns};
         }
         if (!count)
             continue;

@@ -35,8 +35,8 @@ static const struct {
 /* What a text must be; NULL for good, else what is accepted. */
 static const char *check_text(int id, const char *value)
 {
-    if (id == KJ_OPT_TIMING && strcmp(value, "events") && strcmp(value, "count"))
-        return "events or count";
+    if (id == KJ_OPT_TIMING && strcmp(value, "events") && strcmp(value, "cupti") && strcmp(value, "count"))
+        return "events, cupti or count";
     if (id == KJ_OPT_PROBE && strcmp(value, "auto") && strcmp(value, "off"))
         return "auto or off";
     if (id == KJ_OPT_IDLE_SHARE && strcmp(value, "auto") && strcmp(value, "cores") && strcmp(value, "cpu") &&

@@ -258,18 +258,29 @@ static json_t *copies_json(const struct kj_report *r)
     return list;
 }
 
+static json_t *timing_json(const struct kj_report_timing *t)
+{
+    return json_pack("{s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:I,s:o}", "backend", text(t->backend), "asked",
+                     text(t->asked), "reason", text(t->reason), "cupti_version",
+                     t->cupti_version ? json_integer(t->cupti_version) : json_null(), "records",
+                     (json_int_t)t->records, "matched_by_name", (json_int_t)t->by_name, "unmatched",
+                     (json_int_t)t->unmatched, "dropped", (json_int_t)t->dropped, "incomplete",
+                     (json_int_t)t->incomplete, "clock_error_ns", whole_or_null(t->clock_error_ns));
+}
+
 static json_t *processes_json(const struct kj_report *r)
 {
     json_t *list = json_array();
     for (size_t i = 0; i < r->processes_count; i++) {
         const struct kj_report_process *p = &r->processes[i];
         json_array_append_new(
-            list, json_pack("{s:i,s:o,s:o,s:I,s:I,s:o,s:o,s:o}", "pid", p->pid, "rank",
-                            p->rank < 0 ? json_null() : json_integer(p->rank), "exe", text(p->exe),
-                            "launches", (json_int_t)p->launches, "failed_launches",
-                            (json_int_t)p->failed_launches, "cuda_driver_version",
-                            p->cuda_driver_version ? json_integer(p->cuda_driver_version) : json_null(),
-                            "state", text(p->state), "reason", text(p->reason)));
+            list,
+            json_pack("{s:i,s:o,s:o,s:I,s:I,s:o,s:o,s:o,s:o}", "pid", p->pid, "rank",
+                      p->rank < 0 ? json_null() : json_integer(p->rank), "exe", text(p->exe), "launches",
+                      (json_int_t)p->launches, "failed_launches", (json_int_t)p->failed_launches,
+                      "cuda_driver_version",
+                      p->cuda_driver_version ? json_integer(p->cuda_driver_version) : json_null(), "state",
+                      text(p->state), "reason", text(p->reason), "timing", timing_json(&p->timing)));
     }
     return list;
 }

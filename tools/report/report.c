@@ -80,6 +80,9 @@ static void free_process(struct kj_report_process *row)
     free(row->exe);
     free(row->state);
     free(row->reason);
+    free(row->timing.backend);
+    free(row->timing.asked);
+    free(row->timing.reason);
 }
 static void free_source(struct kj_report_source *row)
 {

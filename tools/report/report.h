@@ -85,6 +85,15 @@ struct kj_report_process {
     int32_t cuda_driver_version;
     char *state; /* "closed" "open" "disabled" */
     char *reason;
+    /* How its launches were timed. */
+    struct kj_report_timing {
+        char *backend; /* "events" "cupti" "count" */
+        char *asked;   /* the same */
+        char *reason;  /* why they differ; NULL: they do not */
+        uint32_t cupti_version;
+        uint64_t records, by_name, unmatched, dropped, incomplete; /* CUPTI's */
+        double clock_error_ns;                                     /* of CUPTI's clock on ours; < 0 unknown */
+    } timing;
 };
 
 struct kj_report_factor {

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * cuda_trace.c - tells a listener of calls and work (trace.h). Without one it costs a load and a branch.
+ */
+#include "cuda_sim.h"
+
+static const char *const symbols[] = {
+#define EXPORT(symbol, name, version, lane) #symbol,
+#include "cuda_exports.def"
+#undef EXPORT
+};
+
+static _Atomic(const struct sim_tracer *) tracer;
+static _Atomic uint32_t last_correlation;
+static __thread uint32_t correlation; /* of the call under way */
+
+API void sim_trace_set(const struct sim_tracer *listener)
+{
+    atomic_store(&tracer, listener);
+}
+
+struct sim_call sim_call_begin(int export)
+{
+    struct sim_call call = {.symbol = NULL, .outer = correlation};
+    const struct sim_tracer *t = atomic_load_explicit(&tracer, memory_order_acquire);
+    if (!t)
+        return call;
+    call.symbol = symbols[export];
+    correlation = atomic_fetch_add(&last_correlation, 1) + 1;
+    t->call(call.symbol, correlation, true);
+    return call;
+}
+
+void sim_call_end(struct sim_call *call)
+{
+    const struct sim_tracer *t = atomic_load_explicit(&tracer, memory_order_acquire);
+    if (t && call->symbol)
+        t->call(call->symbol, correlation, false);
+    correlation = call->outer;
+}
+
+void sim_trace(CUstream stream, struct sim_trace_work work)
+{
+    const struct sim_tracer *t = atomic_load_explicit(&tracer, memory_order_acquire);
+    if (!t)
+        return;
+    work.ordinal = sim_device_to_ordinal(stream->context->device);
+    work.stream = (uint32_t)stream->id;
+    work.correlation = correlation;
+    t->work(&work);
+}
