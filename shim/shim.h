@@ -88,7 +88,9 @@ struct kj_thread {
     bool exclusive;                  /* nobody else writes that shard */
     uint8_t role;                    /* enum kj_activity_role */
     uint16_t row;                    /* of THREADS */
-    uint32_t calls;                  /* to sample every 64th */
+    uint32_t until_sample;           /* launches until the shim's own time is taken again */
+    uint32_t sample_distance;        /* from the last one to that one */
+    uint32_t random;                 /* draws the distances */
     struct kj_context *context;      /* current context, NULL: ask the driver */
     bool inside;                     /* the shim's own driver calls must not be recorded */
 };
@@ -119,10 +121,13 @@ struct kj_shape {
  * this call. */
 uint32_t kj_activity_find(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
                           const struct kj_shape *shape, bool *ret_first);
-/* In two steps: the hash before the driver's call, which also fetches what the second step will need. */
-uint64_t kj_activity_hash(uint8_t kind, uint16_t device, const struct kj_shape *shape);
-uint32_t kj_activity_find_hashed(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
-                                 const struct kj_shape *shape, uint64_t hash, bool *ret_first);
+/* In two steps. Before the driver's call: the row if it has one, KJ_ROW_UNKNOWN otherwise, with its hash for
+ * the second step, and whether a launch is to be timed in this mode. After it: the row that it lacked. */
+#define KJ_ROW_UNKNOWN UINT32_MAX
+uint32_t kj_activity_seek(uint8_t kind, uint16_t device, const struct kj_shape *shape, int mode,
+                          uint64_t *ret_hash, bool *ret_timed);
+uint32_t kj_activity_make(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
+                          const struct kj_shape *shape, uint64_t hash, bool *ret_first);
 /* A function handle went away: a later use of the same handle is another kernel. */
 void kj_activities_forget(const void *function);
 void kj_activities_reset(void); /* a new ledger */
@@ -157,9 +162,12 @@ void kj_graphs_forget(void);
  * ------------------------------------------------------------------------------------------------ */
 
 struct kj_pair; /* start and end event of one launch */
-/* An event pair with its start recorded on the stream, or NULL: not timed. */
+/* An event pair with its start recorded on the stream, or NULL: not timed. `burst`: one of all launches, not
+ * one of a kernel that is timed alone. */
 struct kj_pair *kj_timing_start(struct kj_ledger_header *ledger, struct kj_context *context, CUstream stream,
-                                int lane);
+                                int lane, bool burst);
+/* A launch goes untimed inside a burst: the timeline is not complete across it. */
+void kj_timing_gap(struct kj_context *context);
 /* Records the end event on the stream; false when the driver refused. */
 bool kj_timing_mark(struct kj_pair *pair, CUstream stream, int lane);
 void kj_timing_end(struct kj_context *context, struct kj_pair *pair, uint32_t activity, bool first);
@@ -172,10 +180,24 @@ void kj_activity_timed(struct kj_ledger_header *ledger, uint32_t activity, uint6
 struct kj_timing *kj_context_timing(struct kj_context *context);
 uint32_t kj_context_row(const struct kj_context *context);
 
-/* The governor: whether launches are timed just now, by budget. */
-extern atomic_int kj_timing_on;
+/* The governor: which launches are timed just now, by budget. */
+enum kj_timing_mode {
+    KJ_TIME_NONE,
+    KJ_TIME_NEW, /* those of kernels that were hardly timed before */
+    KJ_TIME_ALL, /* a burst */
+};
+extern atomic_int kj_timing_on;          /* enum kj_timing_mode */
 extern _Atomic uint32_t kj_timing_epoch; /* raised when a burst begins */
+extern _Atomic uint32_t kj_event_ns;     /* device time of one event record; UINT32_MAX not known yet */
+#define KJ_SAMPLE_EVERY   64             /* on average */
+#define KJ_SAMPLE_MOST_NS 20000
 void kj_governor_start(uint64_t now_ns);
+/* The shim's time in one launch, read in so many stretches of the clock, for as many launches as it stands
+ * for. */
+void kj_governor_sample(struct kj_ledger_header *ledger, uint64_t took_ns, unsigned stretches,
+                        unsigned stands_for);
+/* Two events without work between them lay this far apart: one event takes no longer. */
+void kj_governor_event_seen(uint32_t event_ns);
 void kj_governor_tick(struct kj_ledger_header *ledger, uint64_t now_ns);
 
 /* ---- session (preload.c, start.c)

@@ -39,6 +39,8 @@ struct sim_script {
     double idle_w, context_w, cap_w;
     double copy_gbs, copy_w, copy_latency_us;
     uint64_t launch_cost_ns;
+    double event_host_ns, event_device_ns; /* what recording an event takes of either */
+    double drift_ppm;                      /* events' clock gains this on the host's */
     double window_ms, period_ms, delay_ms, gain, offset_w, noise; /* instant power */
     double counter_period_ms, counter_gain;
     bool refuse_counter, refuse_power;
