@@ -123,8 +123,8 @@ struct kj_ledger_context {
     uint64_t placed;       /* intervals */
     uint64_t error_sum_ns; /* over them */
     uint64_t error_most_ns;
-    uint32_t conflicts;    /* times the clocks were found further apart than they are taken to drift */
-    uint32_t event_ns;     /* two events without work between them, the least seen; UINT32_MAX never seen */
+    uint32_t conflicts; /* times the clocks were found further apart than they are taken to drift */
+    uint32_t event_ns;  /* of the device, that one event takes; UINT32_MAX not seen */
 };
 
 enum kj_activity_kind {

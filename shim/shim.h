@@ -91,6 +91,7 @@ struct kj_thread {
     uint32_t until_sample;           /* launches until the shim's own time is taken again */
     uint32_t sample_distance;        /* from the last one to that one */
     uint32_t random;                 /* draws the distances */
+    int64_t owed_ns;                 /* own time not yet in the ledger */
     struct kj_context *context;      /* current context, NULL: ask the driver */
     bool inside;                     /* the shim's own driver calls must not be recorded */
 };
@@ -188,16 +189,12 @@ enum kj_timing_mode {
 };
 extern atomic_int kj_timing_on;          /* enum kj_timing_mode */
 extern _Atomic uint32_t kj_timing_epoch; /* raised when a burst begins */
-extern _Atomic uint32_t kj_event_ns;     /* device time of one event record; UINT32_MAX not known yet */
+extern _Atomic uint32_t kj_event_ns;     /* device time of one event record, as far as it is known */
 #define KJ_SAMPLE_EVERY   64             /* on average */
-#define KJ_SAMPLE_MOST_NS 20000
+#define KJ_EVENT_GUESS_NS 1000           /* before it was seen */
 void kj_governor_start(uint64_t now_ns);
-/* The shim's time in one launch, read in so many stretches of the clock, for as many launches as it stands
- * for. */
-void kj_governor_sample(struct kj_ledger_header *ledger, uint64_t took_ns, unsigned stretches,
-                        unsigned stands_for);
-/* Two events without work between them lay this far apart: one event takes no longer. */
-void kj_governor_event_seen(uint32_t event_ns);
+/* The shim's time in one launch, for as many launches as it stands for. */
+void kj_governor_sample(struct kj_ledger_header *ledger, int64_t took_ns, uint32_t stands_for);
 void kj_governor_tick(struct kj_ledger_header *ledger, uint64_t now_ns);
 
 /* ---- session (preload.c, start.c)

@@ -53,8 +53,7 @@ void kj_tie_continue(struct kj_tie *tie, const struct kj_tie *before, uint64_t n
 {
     float ms;
     tie->continued = true;
-    if (!before->recorded || !before->tied ||
-        kj_driver.cuEventElapsedTime(&ms, before->event, tie->event))
+    if (!before->recorded || !before->tied || kj_driver.cuEventElapsedTime(&ms, before->event, tie->event))
         return;
     int64_t elapsed_ns = (int64_t)((double)ms * 1e6);
     int64_t slack_ns = reading_error(elapsed_ns) + drift_over(before->at_ns, now_ns);
@@ -65,8 +64,7 @@ void kj_tie_continue(struct kj_tie *tie, const struct kj_tie *before, uint64_t n
 void kj_tie_narrow(struct kj_tie *tie, const struct kj_pair *pair, uint64_t seen_ns, uint32_t *conflicts)
 {
     /* The pair's own moment may be that far back. */
-    int64_t slack_ns =
-        reading_error(pair->start_ns + pair->length_ns) + drift_over(pair->launch_ns, seen_ns);
+    int64_t slack_ns = reading_error(pair->start_ns + pair->length_ns) + drift_over(pair->launch_ns, seen_ns);
     narrow(tie, (int64_t)pair->launch_ns - pair->start_ns - slack_ns,
            (int64_t)seen_ns - pair->start_ns - pair->length_ns + slack_ns, seen_ns, conflicts);
 }

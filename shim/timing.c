@@ -7,7 +7,10 @@
 
 #include <string.h>
 
-#define BASE_LIFE_NS 2000000000u
+#define BASE_LIFE_NS  2000000000u
+#define QUEUED_NS     20000 /* launched that long before the one ahead of it ended: it waited for the device */
+#define EVENT_MOST_NS 20000
+#define EVENTS_MEAN   64
 
 static bool try_lock(struct kj_timing *timing)
 {
@@ -60,11 +63,10 @@ static struct kj_ledger_context *context_row(struct kj_ledger_header *ledger,
 /* Makes sure that there is a base event to measure from, and renews it now and then. Under the context's
  * lock. */
 static bool base_ready(struct kj_ledger_header *ledger, struct kj_context *context, CUstream stream, int lane,
-                       uint64_t now_ns, bool *ret_fresh)
+                       uint64_t now_ns)
 {
     struct kj_timing *timing = kj_context_timing(context);
     struct kj_tie *tie = &timing->tie[timing->base];
-    *ret_fresh = false;
     if (tie->recorded && now_ns - tie->recorded_ns < BASE_LIFE_NS)
         return true;
     struct kj_tie *next = tie->recorded ? &timing->tie[timing->base ^ 1] : tie;
@@ -77,7 +79,6 @@ static bool base_ready(struct kj_ledger_header *ledger, struct kj_context *conte
     context_row(ledger, context)->retied += next != tie;
     kj_tie_begin(next, now_ns);
     timing->base = (uint8_t)(next - timing->tie);
-    *ret_fresh = true;
     return true;
 }
 
@@ -119,13 +120,10 @@ struct kj_pair *kj_timing_start(struct kj_ledger_header *ledger, struct kj_conte
     struct kj_pair *pair = NULL;
     if (try_lock(timing)) {
         uint64_t now_ns = kj_now_ns();
-        bool fresh;
         if (!timing->free_count)
             make_pairs(ledger, timing);
-        if (timing->free_count && base_ready(ledger, context, stream, lane, now_ns, &fresh)) {
+        if (timing->free_count && base_ready(ledger, context, stream, lane, now_ns))
             pair = take_pair(timing, stream, now_ns, burst);
-            pair->at_base = fresh;
-        }
         unlock(timing);
     }
     if (!pair) {
@@ -222,12 +220,26 @@ static int look(struct kj_ledger_header *ledger, struct kj_context *context, str
     if (!tie->continued)
         kj_tie_continue(tie, &timing->tie[pair->base ^ 1], seen_ns, conflicts);
     kj_tie_narrow(tie, pair, seen_ns, conflicts);
-    if (pair->at_base && pair->start_ns >= 0 && pair->start_ns < UINT32_MAX) {
-        struct kj_ledger_context *row = context_row(ledger, context);
-        row->event_ns = pair->start_ns < row->event_ns ? (uint32_t)pair->start_ns : row->event_ns;
-        kj_governor_event_seen((uint32_t)pair->start_ns);
-    }
     return FINISHED;
+}
+
+/* What an event takes of the device: timing.h. */
+static void learn_event(struct kj_timing *timing, struct kj_ledger_context *row, const struct kj_pair *pair,
+                        uint64_t start_ns)
+{
+    __typeof__(timing->newest[0]) *newest = &timing->newest[pair->stream_row % KJ_NEWEST];
+    uint64_t before_ns = newest->stream_row == pair->stream_row ? newest->end_ns : 0;
+    newest->stream_row = pair->stream_row;
+    newest->end_ns = pair->flags & KJ_INTERVAL_ALONE ? 0 : start_ns + (uint64_t)pair->length_ns;
+    bool waiting = pair->launch_ns + QUEUED_NS < before_ns;
+    if (!waiting || pair->flags || start_ns > before_ns + EVENT_MOST_NS)
+        return;
+    timing->between_ns += start_ns > before_ns ? start_ns - before_ns : 0;
+    if (++timing->betweens % EVENTS_MEAN)
+        return;
+    row->event_ns = (uint32_t)(timing->between_ns / EVENTS_MEAN);
+    timing->between_ns = 0;
+    atomic_store_explicit(&kj_event_ns, row->event_ns, memory_order_relaxed);
 }
 
 static void publish(struct kj_ledger_header *ledger, struct kj_context *context, const struct kj_pair *pair)
@@ -235,6 +247,7 @@ static void publish(struct kj_ledger_header *ledger, struct kj_context *context,
     struct kj_ledger_context *row = context_row(ledger, context);
     uint64_t error_ns;
     int64_t start_ns = kj_tie_host_ns(&kj_context_timing(context)->tie[pair->base], pair, &error_ns);
+    learn_event(kj_context_timing(context), row, pair, (uint64_t)start_ns);
     row->placed++;
     row->error_sum_ns += error_ns;
     row->error_most_ns = error_ns > row->error_most_ns ? error_ns : row->error_most_ns;

@@ -15,6 +15,7 @@
 #include "shim.h"
 
 enum { KJ_PAIRS_CAP = 2048, KJ_PAIRS_BATCH = 32 };
+enum { KJ_NEWEST = 64 };
 #define KJ_DRIFT_PPM 100 /* what the host's clock and a GPU's are taken to drift at most */
 
 struct kj_pair {
@@ -23,11 +24,10 @@ struct kj_pair {
     uint64_t launch_ns;
     uint32_t activity;
     uint16_t stream_row, thread_row;
-    uint8_t flags; /* enum kj_interval_flag */
-    uint8_t base;  /* which base event it is measured from */
-    bool open;     /* start is recorded, end is not yet */
-    bool at_base;  /* its start was recorded right behind its base event */
-    bool seen;     /* finished: the two below are known */
+    uint8_t flags;               /* enum kj_interval_flag */
+    uint8_t base;                /* which base event it is measured from */
+    bool open;                   /* start is recorded, end is not yet */
+    bool seen;                   /* finished: the two below are known */
     int64_t start_ns, length_ns; /* start from the base event */
 };
 
@@ -53,6 +53,13 @@ struct kj_timing {
     uint8_t base; /* of new pairs */
     uint32_t epoch;
     atomic_bool gap; /* the next pair has untimed launches before it */
+    /* Between a pair's end and the start of the next there is nothing but these two events. Where the device
+     * had work waiting, the time from one to the other is what an event takes of it. */
+    struct {
+        uint64_t end_ns; /* of the newest pair on the stream, on the host's clock */
+        uint16_t stream_row;
+    } newest[KJ_NEWEST];
+    uint64_t between_ns, betweens;
 };
 
 void kj_timing_init(struct kj_timing *timing);

@@ -16,8 +16,9 @@ struct bracket {
     uint64_t hash;       /* of the activity */
     uint32_t row;        /* of the activity, KJ_ROW_UNKNOWN at its first launch */
     uint32_t stands_for; /* of a sampled call: launches; else 0 */
-    uint64_t begun_ns, called_ns, returned_ns; /* of a sampled call: the real one lies between the latter two */
-    bool capturing; /* it becomes a node of a graph: no launch */
+    uint64_t begun_ns, called_ns,
+        returned_ns; /* of a sampled call: the real one lies between the latter two */
+    bool capturing;  /* it becomes a node of a graph: no launch */
 };
 
 /* ---- launches and copies
@@ -86,8 +87,10 @@ static inline void bracket_close(struct bracket *b, CUresult rc, CUstream stream
 
 static void sample_end(struct bracket *b)
 {
-    uint64_t now_ns = kj_now_ns();
-    kj_governor_sample(b->ledger, b->called_ns - b->begun_ns + now_ns - b->returned_ns, 2, b->stands_for);
+    uint64_t done_ns = kj_now_ns(), now_ns = kj_now_ns();
+    uint64_t took_ns = b->called_ns - b->begun_ns + done_ns - b->returned_ns;
+    /* Each of its two stretches holds one reading of the clock, which takes as long as this one. */
+    kj_governor_sample(b->ledger, (int64_t)took_ns - 2 * (int64_t)(now_ns - done_ns), b->stands_for);
     kj_governor_tick(b->ledger, now_ns);
     if (b->pair)
         kj_timing_harvest(b->ledger, b->context, 2 * KJ_SAMPLE_EVERY); /* keeps its own time */

@@ -9,8 +9,8 @@
  *     cpu_load forks DEPTH MS        a chain: each forks the next, burns, waits for it
  *     cpu_load orphans COUNT MS      children that outlive their parents; not in the rusage that it says
  *     cpu_load exec MS               a second thread, which execs this program anew
- *     cpu_load switches SECONDS [RATE]   two threads that hand a byte to and fro, RATE switches a second at most
- *     cpu_load sleep MS
+ *     cpu_load switches SECONDS [RATE]   two threads that hand a byte to and fro, RATE switches a second at
+ * most cpu_load sleep MS
  */
 #include <errno.h>
 #include <pthread.h>

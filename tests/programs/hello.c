@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * hello - says so and exits with 7; after a while, when told one. Built against glibc, statically, and against musl.
+ * hello - says so and exits with 7; after a while, when told one. Built against glibc, statically, and
+ * against musl.
  */
 #include <stdio.h>
 #include <stdlib.h>

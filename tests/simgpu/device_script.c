@@ -41,6 +41,7 @@ static const struct setting {
     S("event", "host_ns", event_host_ns),
     S("event", "device_ns", event_device_ns),
     S("clock", "drift_ppm", drift_ppm),
+    S("wait", "spin", spin),
 #undef S
 };
 
