@@ -16,6 +16,7 @@ enum {
     PROBES = 64,
     SLOTS_FULL = SLOTS / 4 * 3, /* from here on no new shapes */
     SHAPES_PER_KERNEL = 256,    /* more than that share one row, grid 0 */
+    TRIES = 8,                  /* timings before a kernel is no longer timed alone */
 };
 
 struct slot {
@@ -26,7 +27,8 @@ struct slot {
     uint16_t device;
     uint8_t kind, role;
     uint32_t row;
-    uint32_t padding[3];
+    uint32_t tries; /* timings begun outside of bursts or in them, up to TRIES */
+    uint32_t padding[2];
 };
 #define HUGE_PAGE ((size_t)2 << 20)
 _Static_assert(SLOTS * sizeof(struct slot) % HUGE_PAGE == 0, "whole huge pages");
@@ -194,33 +196,45 @@ static uint32_t find_slowly(struct kj_ledger_header *ledger, uint8_t kind, uint1
     return row;
 }
 
-uint64_t kj_activity_hash(uint8_t kind, uint16_t device, const struct kj_shape *shape)
+uint32_t kj_activity_seek(uint8_t kind, uint16_t device, const struct kj_shape *shape, int mode,
+                          uint64_t *ret_hash, bool *ret_timed)
 {
-    uint64_t hash = hash_of(kind, device, role_of(kind), shape);
-    /* Thousands of kernels do not fit the caches: the line is on its way while the driver is at work. */
-    if (likely(slots))
-        __builtin_prefetch(&slots[(hash >> 16) & (SLOTS - 1)]);
-    return hash;
+    uint8_t role = role_of(kind);
+    *ret_hash = hash_of(kind, device, role, shape);
+    *ret_timed = mode != KJ_TIME_NONE;
+    struct slot *slot = likely(slots) ? probe(*ret_hash, kind, device, role, shape) : NULL;
+    if (unlikely(!slot))
+        return KJ_ROW_UNKNOWN;
+    /* Thousands of kernels do not fit the caches: the count is on its way while the driver is at work. */
+    __builtin_prefetch(&kj_self.counts[slot->row], 1);
+    if (unlikely(mode != KJ_TIME_NONE)) {
+        bool learned = slot->tries >= TRIES; /* threads may race here: one try more or less */
+        slot->tries += !learned;
+        *ret_timed = mode == KJ_TIME_ALL || !learned;
+    }
+    return slot->row;
+}
+
+uint32_t kj_activity_make(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
+                          const struct kj_shape *shape, uint64_t hash, bool *ret_first)
+{
+    *ret_first = false;
+    if (unlikely(!slots))
+        return 0;
+    uint64_t begun_ns = kj_now_ns();
+    uint32_t row = find_slowly(ledger, kind, device, role_of(kind), shape, hash, ret_first);
+    kj_self_time_add(ledger, kj_now_ns() - begun_ns); /* too rare, and too long, for the samples */
+    return row;
 }
 
 uint32_t kj_activity_find(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
                           const struct kj_shape *shape, bool *ret_first)
 {
-    return kj_activity_find_hashed(ledger, kind, device, shape, kj_activity_hash(kind, device, shape),
-                                   ret_first);
-}
-
-uint32_t kj_activity_find_hashed(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
-                                 const struct kj_shape *shape, uint64_t hash, bool *ret_first)
-{
+    uint64_t hash;
+    bool timed;
+    uint32_t row = kj_activity_seek(kind, device, shape, KJ_TIME_NONE, &hash, &timed);
     *ret_first = false;
-    if (unlikely(!slots))
-        return 0;
-    uint8_t role = role_of(kind);
-    struct slot *slot = probe(hash, kind, device, role, shape);
-    if (likely(slot != NULL))
-        return slot->row;
-    return find_slowly(ledger, kind, device, role, shape, hash, ret_first);
+    return row != KJ_ROW_UNKNOWN ? row : kj_activity_make(ledger, kind, device, shape, hash, ret_first);
 }
 
 void kj_activities_forget(const void *function)

@@ -54,6 +54,8 @@ void kj_thread_start(struct kj_ledger_header *ledger)
     kj_self.counts = (uint64_t *)kj_section(ledger, KJ_SECTION_COUNTS) + (size_t)shard * KJ_LEDGER_COUNTS_CAP;
     kj_self.row = row >= 0 ? (uint16_t)row : 0;
     kj_self.role = (uint8_t)thread.role;
+    kj_self.random = (uint32_t)thread.tid * 2654435761u | 1;
+    kj_self.sample_distance = kj_self.until_sample = KJ_SAMPLE_EVERY / 2;
     kj_self.ledger = ledger;
 }
 
@@ -136,7 +138,7 @@ static struct kj_context *context_add(struct kj_ledger_header *ledger, CUcontext
         context->device = device_row(ledger, &device);
         context->row = (uint32_t)row;
         struct kj_ledger_context *rows = kj_section(ledger, KJ_SECTION_CONTEXTS);
-        rows[row] = (struct kj_ledger_context){.device = context->device};
+        rows[row] = (struct kj_ledger_context){.device = context->device, .event_ns = UINT32_MAX};
         kj_row_publish(ledger, KJ_SECTION_CONTEXTS);
         kj_timing_init(&context->timing);
         atomic_store(&context->handle, handle);

@@ -2,45 +2,87 @@
  *
  * governor.c - holds the shim's own time under its budget by timing launches in bursts. Counting never stops.
  *
- * A credit account in nanoseconds: it earns budget x elapsed time, starts with a small advance so that
- * warm-up is seen, and pays what the shim's calls are measured to cost (every 64th is measured and stands for
- * 64). Out of credit ends a burst; a burst begins when enough is saved for a stretch that is long beside a
- * power sensor's window.
+ * The account, in nanoseconds: what the shim has cost, less budget x elapsed time. The cost is the shim's own
+ * time on the host, sampled (wrappers.c), and what its events take of the device, two for each timed launch:
+ * the one slows a program that waits for its launches, the other one that waits for its GPU, and which it is
+ * the shim does not know, so it pays for both.
+ *
+ * The first burst may run up a debt, so that warm-up and the first seconds are seen; after it, nothing is
+ * timed until that is paid back. Later bursts begin when enough is saved, and end when it is spent. Between
+ * them, and never on credit, a kernel that has hardly been timed yet is timed alone: one that first runs
+ * late, or whose turn always falls between bursts, is learned all the same.
  */
 #include "shim.h"
 
-#define ADVANCE_NS 20000000 /* 20 ms */
+#define SAMPLE_MOST_NS 20000
+#define ADVANCE_NS     20e6 /* of the first burst: 2 s of the default budget */
 #define BURST_MIN_NS                                                                                         \
-    2000000 /* credit that begins a burst: 2 ms of the shim's time, some thousand launches                   \
-             */
+    10e6 /* saved before a burst: some thousand launches, tens of milliseconds of timeline                   \
+          */
 
 atomic_int kj_timing_on;
 _Atomic uint32_t kj_timing_epoch;
+_Atomic uint32_t kj_event_ns = KJ_EVENT_GUESS_NS;
 static uint64_t start_ns;
+static atomic_bool advance_spent;
 
 void kj_governor_start(uint64_t now_ns)
 {
     start_ns = now_ns;
-    atomic_store(&kj_timing_on, kj_config.events);
+    atomic_store(&advance_spent, false);
+    atomic_store(&kj_event_ns, KJ_EVENT_GUESS_NS);
     atomic_fetch_add(&kj_timing_epoch, 1);
+    atomic_store(&kj_timing_on, kj_config.events ? KJ_TIME_ALL : KJ_TIME_NONE);
+}
+
+void kj_governor_sample(struct kj_ledger_header *ledger, int64_t took_ns, uint32_t stands_for)
+{
+    /* One sample stands for many: a call that the scheduler interrupted is not what the others cost. */
+    took_ns = took_ns < SAMPLE_MOST_NS ? took_ns : SAMPLE_MOST_NS;
+    /* A single sample may come out below zero, for the clock is no steadier than what it measures. */
+    kj_self.owed_ns += took_ns * (int64_t)stands_for;
+    if (kj_self.owed_ns > 0) {
+        kj_self_time_add(ledger, (uint64_t)kj_self.owed_ns);
+        kj_self.owed_ns = 0;
+    }
+}
+
+/* What is known of the device's share: pairs so far x two events each. */
+static uint64_t device_cost_ns(struct kj_ledger_header *ledger)
+{
+    uint64_t cost_ns = 2 * (uint64_t)atomic_load_explicit(&kj_event_ns, memory_order_relaxed) *
+                       __atomic_load_n(&ledger->timed_pairs, __ATOMIC_RELAXED);
+    __atomic_store_n(&ledger->events_device_ns, cost_ns, __ATOMIC_RELAXED);
+    return cost_ns;
 }
 
 void kj_governor_resume(void)
 {
     atomic_fetch_add(&kj_timing_epoch, 1);
-    atomic_store(&kj_timing_on, kj_config.events);
+    atomic_store(&kj_timing_on, kj_config.events ? KJ_TIME_ALL : KJ_TIME_NONE);
 }
 
 void kj_governor_tick(struct kj_ledger_header *ledger, uint64_t now_ns)
 {
     if (!kj_config.events || atomic_load_explicit(&kj_cupti_on, memory_order_relaxed))
         return;
-    double earned = ADVANCE_NS + kj_config.budget * (double)(now_ns - start_ns);
-    double credit = earned - (double)__atomic_load_n(&ledger->self_ns, __ATOMIC_RELAXED);
-    if (credit < 0) {
-        atomic_store_explicit(&kj_timing_on, 0, memory_order_relaxed);
-    } else if (credit > BURST_MIN_NS && !atomic_load_explicit(&kj_timing_on, memory_order_relaxed)) {
-        atomic_fetch_add(&kj_timing_epoch, 1);
-        atomic_store_explicit(&kj_timing_on, 1, memory_order_relaxed);
+    double cost_ns = (double)(__atomic_load_n(&ledger->self_ns, __ATOMIC_RELAXED) + device_cost_ns(ledger));
+    if (kj_config.budget >= 1) /* all of the time: no limit */
+        return;
+    double over_ns = cost_ns - kj_config.budget * (double)(now_ns - start_ns);
+    int mode = atomic_load_explicit(&kj_timing_on, memory_order_relaxed), next = mode;
+    bool advance = !atomic_load_explicit(&advance_spent, memory_order_relaxed);
+    if (mode == KJ_TIME_ALL) {
+        if (over_ns > (advance ? ADVANCE_NS : 0)) {
+            atomic_store_explicit(&advance_spent, true, memory_order_relaxed);
+            next = KJ_TIME_NONE;
+        }
+    } else {
+        next = over_ns < -BURST_MIN_NS ? KJ_TIME_ALL : over_ns < 0 ? KJ_TIME_NEW : KJ_TIME_NONE;
     }
+    if (next == mode)
+        return;
+    if (next == KJ_TIME_ALL)
+        atomic_fetch_add(&kj_timing_epoch, 1);
+    atomic_store_explicit(&kj_timing_on, next, memory_order_relaxed);
 }

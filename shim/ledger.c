@@ -228,12 +228,17 @@ void kj_interval_publish(struct kj_ledger_header *ledger, const struct kj_ledger
     struct kj_ledger_interval *ring = kj_section(ledger, KJ_SECTION_RING);
     while (atomic_flag_test_and_set_explicit(&ring_lock, memory_order_acquire))
         ;
+    static bool dropped; /* under the lock */
     uint64_t tail = __atomic_load_n(&ledger->ring_tail, __ATOMIC_ACQUIRE);
     if (entry->used - tail < entry->cap) {
-        ring[entry->used % entry->cap] = *interval;
+        struct kj_ledger_interval *row = &ring[entry->used % entry->cap];
+        *row = *interval;
+        row->flags |= dropped ? KJ_INTERVAL_GAP_BEFORE : 0;
+        dropped = dropped && interval->flags & KJ_INTERVAL_ALONE;
         __atomic_store_n(&entry->used, entry->used + 1, __ATOMIC_RELEASE);
     } else {
         entry->dropped++; /* nobody drains: the sums still count it */
+        dropped = true;
     }
     atomic_flag_clear_explicit(&ring_lock, memory_order_release);
 }

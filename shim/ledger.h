@@ -124,6 +124,7 @@ struct kj_ledger_header {
     uint64_t cupti_unmatched;  /* of these: belong to nothing that was counted */
     uint64_t cupti_dropped;    /* records that CUPTI had no room for */
     uint64_t cupti_incomplete; /* records without a time */
+    uint64_t events_device_ns; /* GPU time that the event pairs took, estimated; 0 not known */
 };
 
 struct kj_ledger_device {
@@ -137,9 +138,15 @@ struct kj_ledger_device {
 
 struct kj_ledger_context {
     uint32_t device;   /* row of DEVICES */
-    uint32_t retied;   /* times the tie was renewed */
-    int64_t tie_lo_ns; /* host time of the context's base event lies in [tie_lo_ns, tie_hi_ns] */
+    uint32_t retied;   /* times the base event was renewed */
+    int64_t tie_lo_ns; /* host time of the newest base event lies in [tie_lo_ns, tie_hi_ns] */
     int64_t tie_hi_ns;
+    /* How far off an interval of this context may lie on the host's clock, either way. */
+    uint64_t placed;       /* intervals */
+    uint64_t error_sum_ns; /* over them */
+    uint64_t error_most_ns;
+    uint32_t conflicts; /* times the clocks were found further apart than they are taken to drift */
+    uint32_t event_ns;  /* of the device, that one event takes; UINT32_MAX not seen */
 };
 
 enum kj_activity_kind {
@@ -217,7 +224,8 @@ struct kj_ledger_unhooked {
 
 enum kj_interval_flag {
     KJ_INTERVAL_FIRST = 1 << 0,      /* first launch of its activity: the bracket may hold lazy loading */
-    KJ_INTERVAL_GAP_BEFORE = 1 << 1, /* launches before it on this stream went untimed: a burst begins */
+    KJ_INTERVAL_GAP_BEFORE = 1 << 1, /* launches before it went untimed: a burst begins */
+    KJ_INTERVAL_ALONE = 1 << 2,      /* of no burst: launches before and after it may be untimed */
 };
 
 /* One event pair: an upper bound of the activity's run time. Host clock, by the context's tie. */
@@ -233,6 +241,7 @@ struct kj_ledger_interval {
 
 _Static_assert(sizeof(struct kj_ledger_section_entry) == 32, "section entry layout");
 _Static_assert(sizeof(struct kj_ledger_activity) == 96, "activity layout");
+_Static_assert(sizeof(struct kj_ledger_context) == 56, "context layout");
 _Static_assert(sizeof(struct kj_ledger_interval) == 40, "interval layout");
 _Static_assert(sizeof(struct kj_ledger_header) <= 4096, "header fits a page");
 

@@ -88,7 +88,10 @@ struct kj_thread {
     bool exclusive;                  /* nobody else writes that shard */
     uint8_t role;                    /* enum kj_activity_role */
     uint16_t row;                    /* of THREADS */
-    uint32_t calls;                  /* to sample every 64th */
+    uint32_t until_sample;           /* launches until the shim's own time is taken again */
+    uint32_t sample_distance;        /* from the last one to that one */
+    uint32_t random;                 /* draws the distances */
+    int64_t owed_ns;                 /* own time not yet in the ledger */
     struct kj_context *context;      /* current context, NULL: ask the driver */
     bool inside;                     /* the shim's own driver calls must not be recorded */
     uint32_t correlation[2]; /* CUPTI's ids of the driver's and the runtime's call under way; 0 none */
@@ -120,10 +123,13 @@ struct kj_shape {
  * this call. */
 uint32_t kj_activity_find(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
                           const struct kj_shape *shape, bool *ret_first);
-/* In two steps: the hash before the driver's call, which also fetches what the second step will need. */
-uint64_t kj_activity_hash(uint8_t kind, uint16_t device, const struct kj_shape *shape);
-uint32_t kj_activity_find_hashed(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
-                                 const struct kj_shape *shape, uint64_t hash, bool *ret_first);
+/* In two steps. Before the driver's call: the row if it has one, KJ_ROW_UNKNOWN otherwise, with its hash for
+ * the second step, and whether a launch is to be timed in this mode. After it: the row that it lacked. */
+#define KJ_ROW_UNKNOWN UINT32_MAX
+uint32_t kj_activity_seek(uint8_t kind, uint16_t device, const struct kj_shape *shape, int mode,
+                          uint64_t *ret_hash, bool *ret_timed);
+uint32_t kj_activity_make(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
+                          const struct kj_shape *shape, uint64_t hash, bool *ret_first);
 /* A function handle went away: a later use of the same handle is another kernel. */
 void kj_activities_forget(const void *function);
 void kj_activities_reset(void); /* a new ledger */
@@ -158,9 +164,12 @@ void kj_graphs_forget(void);
  * ------------------------------------------------------------------------------------------------ */
 
 struct kj_pair; /* start and end event of one launch */
-/* An event pair with its start recorded on the stream, or NULL: not timed. */
+/* An event pair with its start recorded on the stream, or NULL: not timed. `burst`: one of all launches, not
+ * one of a kernel that is timed alone. */
 struct kj_pair *kj_timing_start(struct kj_ledger_header *ledger, struct kj_context *context, CUstream stream,
-                                int lane);
+                                int lane, bool burst);
+/* A launch goes untimed inside a burst: the timeline is not complete across it. */
+void kj_timing_gap(struct kj_context *context);
 /* Records the end event on the stream; false when the driver refused. */
 bool kj_timing_mark(struct kj_pair *pair, CUstream stream, int lane);
 void kj_timing_end(struct kj_context *context, struct kj_pair *pair, uint32_t activity, bool first);
@@ -186,11 +195,21 @@ void kj_cupti_launched(struct kj_ledger_header *ledger, const struct kj_context 
 void kj_cupti_harvest(struct kj_ledger_header *ledger, uint64_t now_ns, bool at_once);
 void kj_cupti_forget(void); /* after fork */
 
-/* The governor: whether launches are timed just now, by budget. */
-extern atomic_int kj_timing_on;
+/* The governor: which launches are timed just now, by budget. */
+enum kj_timing_mode {
+    KJ_TIME_NONE,
+    KJ_TIME_NEW, /* those of kernels that were hardly timed before */
+    KJ_TIME_ALL, /* a burst */
+};
+extern atomic_int kj_timing_on;          /* enum kj_timing_mode */
 extern _Atomic uint32_t kj_timing_epoch; /* raised when a burst begins */
+extern _Atomic uint32_t kj_event_ns;     /* device time of one event record, as far as it is known */
+#define KJ_SAMPLE_EVERY   64             /* on average */
+#define KJ_EVENT_GUESS_NS 1000           /* before it was seen */
 void kj_governor_start(uint64_t now_ns);
 void kj_governor_resume(void); /* CUPTI has left: event pairs again, from a burst on */
+/* The shim's time in one launch, for as many launches as it stands for. */
+void kj_governor_sample(struct kj_ledger_header *ledger, int64_t took_ns, uint32_t stands_for);
 void kj_governor_tick(struct kj_ledger_header *ledger, uint64_t now_ns);
 
 /* ---- session (preload.c, start.c)

@@ -7,7 +7,10 @@
 
 #include <string.h>
 
-#define BASE_LIFE_NS 2000000000u
+#define BASE_LIFE_NS  2000000000u
+#define QUEUED_NS     20000 /* launched that long before the one ahead of it ended: it waited for the device */
+#define EVENT_MOST_NS 20000
+#define EVENTS_MEAN   64
 
 static bool try_lock(struct kj_timing *timing)
 {
@@ -28,18 +31,20 @@ void kj_timing_init(struct kj_timing *timing)
     atomic_flag_clear(&timing->lock);
 }
 
-static void make_pairs(struct kj_timing *timing)
+static void make_pairs(struct kj_ledger_header *ledger, struct kj_timing *timing)
 {
+    uint64_t begun_ns = kj_now_ns();
     for (int i = 0; i < KJ_PAIRS_BATCH && timing->made < KJ_PAIRS_CAP; i++) {
         struct kj_pair *pair = &timing->pairs[timing->made];
         if (kj_driver.cuEventCreate(&pair->start, CU_EVENT_DEFAULT))
-            return;
+            break;
         if (kj_driver.cuEventCreate(&pair->end, CU_EVENT_DEFAULT)) {
             kj_driver.cuEventDestroy_v2(pair->start);
-            return;
+            break;
         }
         timing->free[timing->free_count++] = (uint16_t)timing->made++;
     }
+    kj_self_time_add(ledger, kj_now_ns() - begun_ns);
 }
 
 static CUresult record(CUevent event, CUstream stream, int lane)
@@ -49,10 +54,18 @@ static CUresult record(CUevent event, CUstream stream, int lane)
     return kj_driver.cuEventRecord(event, stream);
 }
 
+static struct kj_ledger_context *context_row(struct kj_ledger_header *ledger,
+                                             const struct kj_context *context)
+{
+    return (struct kj_ledger_context *)kj_section(ledger, KJ_SECTION_CONTEXTS) + kj_context_row(context);
+}
+
 /* Makes sure that there is a base event to measure from, and renews it now and then. Under the context's
  * lock. */
-static bool base_ready(struct kj_timing *timing, CUstream stream, int lane, uint64_t now_ns)
+static bool base_ready(struct kj_ledger_header *ledger, struct kj_context *context, CUstream stream, int lane,
+                       uint64_t now_ns)
 {
+    struct kj_timing *timing = kj_context_timing(context);
     struct kj_tie *tie = &timing->tie[timing->base];
     if (tie->recorded && now_ns - tie->recorded_ns < BASE_LIFE_NS)
         return true;
@@ -63,10 +76,8 @@ static bool base_ready(struct kj_timing *timing, CUstream stream, int lane, uint
         return false;
     if (record(next->event, stream, lane))
         return false;
-    next->recorded = true;
-    next->recorded_ns = now_ns;
-    next->lo_ns = (int64_t)now_ns;
-    next->hi_ns = INT64_MAX;
+    context_row(ledger, context)->retied += next != tie;
+    kj_tie_begin(next, now_ns);
     timing->base = (uint8_t)(next - timing->tie);
     return true;
 }
@@ -77,44 +88,63 @@ static bool driver_can_time(void)
            kj_driver.cuEventDestroy_v2 && kj_real_of(KJ_HOOK_cuEventQuery);
 }
 
+/* A pair from the pool, in its place in the ring. Under the context's lock. */
+static struct kj_pair *take_pair(struct kj_timing *timing, CUstream stream, uint64_t now_ns, bool burst)
+{
+    uint16_t index = timing->free[--timing->free_count];
+    struct kj_pair *pair = &timing->pairs[index];
+    pair->stream = stream;
+    pair->launch_ns = now_ns;
+    pair->base = timing->base;
+    pair->thread_row = kj_self.row;
+    pair->open = true;
+    pair->seen = false;
+    pair->flags = KJ_INTERVAL_ALONE;
+    if (burst) {
+        uint32_t epoch = atomic_load_explicit(&kj_timing_epoch, memory_order_relaxed);
+        bool gap = atomic_exchange_explicit(&timing->gap, false, memory_order_relaxed);
+        pair->flags = gap || timing->epoch != epoch ? KJ_INTERVAL_GAP_BEFORE : 0;
+        timing->epoch = epoch;
+    }
+    timing->tie[pair->base].pending++;
+    timing->pending[(timing->head + timing->count++) % KJ_PAIRS_CAP] = index;
+    return pair;
+}
+
 struct kj_pair *kj_timing_start(struct kj_ledger_header *ledger, struct kj_context *context, CUstream stream,
-                                int lane)
+                                int lane, bool burst)
 {
     if (!kj_config.events || !driver_can_time())
         return NULL;
     struct kj_timing *timing = kj_context_timing(context);
-    if (!try_lock(timing)) {
-        __atomic_fetch_add(&ledger->untimed_no_event, 1, __ATOMIC_RELAXED);
-        return NULL;
-    }
     struct kj_pair *pair = NULL;
-    uint64_t now_ns = kj_now_ns();
-    if (!timing->free_count)
-        make_pairs(timing);
-    if (!timing->free_count) {
-        __atomic_fetch_add(&ledger->untimed_no_event, 1, __ATOMIC_RELAXED);
-    } else if (base_ready(timing, stream, lane, now_ns)) {
-        pair = &timing->pairs[timing->free[--timing->free_count]];
-        pair->stream = stream;
-        pair->launch_ns = now_ns;
-        pair->base = timing->base;
-        pair->thread_row = kj_self.row;
-        pair->open = true;
-        uint32_t epoch = atomic_load_explicit(&kj_timing_epoch, memory_order_relaxed);
-        pair->flags = timing->epoch == epoch ? 0 : KJ_INTERVAL_GAP_BEFORE;
-        timing->epoch = epoch;
-        timing->tie[pair->base].pending++;
-        timing->pending[(timing->head + timing->count++) % KJ_PAIRS_CAP] = (uint16_t)(pair - timing->pairs);
+    if (try_lock(timing)) {
+        uint64_t now_ns = kj_now_ns();
+        if (!timing->free_count)
+            make_pairs(ledger, timing);
+        if (timing->free_count && base_ready(ledger, context, stream, lane, now_ns))
+            pair = take_pair(timing, stream, now_ns, burst);
+        unlock(timing);
     }
-    unlock(timing);
-    if (!pair)
+    if (!pair) {
+        if (burst)
+            kj_timing_gap(context);
+        __atomic_fetch_add(&ledger->untimed_no_event, 1, __ATOMIC_RELAXED);
         return NULL;
+    }
     pair->stream_row = kj_stream_row(ledger, context, stream, lane);
     if (record(pair->start, stream, lane)) {
         kj_timing_cancel(context, pair);
         return NULL;
     }
     return pair;
+}
+
+void kj_timing_gap(struct kj_context *context)
+{
+    atomic_bool *gap = &kj_context_timing(context)->gap;
+    if (!atomic_load_explicit(gap, memory_order_relaxed))
+        atomic_store_explicit(gap, true, memory_order_relaxed);
 }
 
 bool kj_timing_mark(struct kj_pair *pair, CUstream stream, int lane)
@@ -161,30 +191,14 @@ void kj_activity_timed(struct kj_ledger_header *ledger, uint32_t activity, uint6
     __atomic_fetch_add(&a->timed, 1, __ATOMIC_RELEASE);
 }
 
-/* Narrows where the base lies, by one event seen complete. Under the context's lock. */
-static void tie_narrow(struct kj_ledger_header *ledger, struct kj_context *context, struct kj_tie *tie,
-                       const struct kj_pair *pair, int64_t start_ns, int64_t end_ns, uint64_t seen_ns)
-{
-    int64_t lo = (int64_t)pair->launch_ns - start_ns, hi = (int64_t)seen_ns - end_ns;
-    if (lo > tie->lo_ns)
-        tie->lo_ns = lo;
-    if (hi < tie->hi_ns)
-        tie->hi_ns = hi;
-    if (tie->lo_ns > tie->hi_ns) /* the clocks drifted apart: believe the newest */
-        tie->lo_ns = lo, tie->hi_ns = hi;
-    struct kj_ledger_context *row =
-        (struct kj_ledger_context *)kj_section(ledger, KJ_SECTION_CONTEXTS) + kj_context_row(context);
-    row->tie_lo_ns = tie->lo_ns;
-    row->tie_hi_ns = tie->hi_ns;
-    row->retied++;
-}
-
 enum { UNFINISHED, FINISHED, FAILED };
 
-static int collect(struct kj_ledger_header *ledger, struct kj_context *context, struct kj_timing *timing,
-                   struct kj_pair *pair)
+/* Asks the driver about one pair, and what it says narrows the tie. */
+static int look(struct kj_ledger_header *ledger, struct kj_context *context, struct kj_pair *pair)
 {
+    struct kj_timing *timing = kj_context_timing(context);
     struct kj_tie *tie = &timing->tie[pair->base];
+    uint32_t *conflicts = &context_row(ledger, context)->conflicts;
     float start_ms, length_ms;
     CUresult rc = ((__typeof__(&cuEventQuery))kj_real_of(KJ_HOOK_cuEventQuery))(pair->end);
     if (rc == CUDA_ERROR_NOT_READY)
@@ -200,13 +214,46 @@ static int collect(struct kj_ledger_header *ledger, struct kj_context *context, 
         __atomic_fetch_add(&ledger->harvest_errors, 1, __ATOMIC_RELAXED);
         return FAILED;
     }
-    int64_t start_ns = (int64_t)((double)start_ms * 1e6);
-    int64_t length_ns = (int64_t)((double)length_ms * 1e6 + 0.5);
-    tie_narrow(ledger, context, tie, pair, start_ns, start_ns + length_ns, seen_ns);
-    int64_t base_ns = tie->lo_ns + (tie->hi_ns - tie->lo_ns) / 2;
+    pair->start_ns = (int64_t)((double)start_ms * 1e6);
+    pair->length_ns = (int64_t)((double)length_ms * 1e6 + 0.5);
+    pair->seen = true;
+    if (!tie->continued)
+        kj_tie_continue(tie, &timing->tie[pair->base ^ 1], seen_ns, conflicts);
+    kj_tie_narrow(tie, pair, seen_ns, conflicts);
+    return FINISHED;
+}
+
+/* What an event takes of the device: timing.h. */
+static void learn_event(struct kj_timing *timing, struct kj_ledger_context *row, const struct kj_pair *pair,
+                        uint64_t start_ns)
+{
+    __typeof__(timing->newest[0]) *newest = &timing->newest[pair->stream_row % KJ_NEWEST];
+    uint64_t before_ns = newest->stream_row == pair->stream_row ? newest->end_ns : 0;
+    newest->stream_row = pair->stream_row;
+    newest->end_ns = pair->flags & KJ_INTERVAL_ALONE ? 0 : start_ns + (uint64_t)pair->length_ns;
+    bool waiting = pair->launch_ns + QUEUED_NS < before_ns;
+    if (!waiting || pair->flags || start_ns > before_ns + EVENT_MOST_NS)
+        return;
+    timing->between_ns += start_ns > before_ns ? start_ns - before_ns : 0;
+    if (++timing->betweens % EVENTS_MEAN)
+        return;
+    row->event_ns = (uint32_t)(timing->between_ns / EVENTS_MEAN);
+    timing->between_ns = 0;
+    atomic_store_explicit(&kj_event_ns, row->event_ns, memory_order_relaxed);
+}
+
+static void publish(struct kj_ledger_header *ledger, struct kj_context *context, const struct kj_pair *pair)
+{
+    struct kj_ledger_context *row = context_row(ledger, context);
+    uint64_t error_ns;
+    int64_t start_ns = kj_tie_host_ns(&kj_context_timing(context)->tie[pair->base], pair, &error_ns);
+    learn_event(kj_context_timing(context), row, pair, (uint64_t)start_ns);
+    row->placed++;
+    row->error_sum_ns += error_ns;
+    row->error_most_ns = error_ns > row->error_most_ns ? error_ns : row->error_most_ns;
     struct kj_ledger_interval interval = {
-        .start_ns = (uint64_t)(base_ns + start_ns),
-        .end_ns = (uint64_t)(base_ns + start_ns + length_ns),
+        .start_ns = (uint64_t)start_ns,
+        .end_ns = (uint64_t)(start_ns + pair->length_ns),
         .launch_ns = pair->launch_ns,
         .activity = pair->activity,
         .stream = pair->stream_row,
@@ -214,9 +261,53 @@ static int collect(struct kj_ledger_header *ledger, struct kj_context *context, 
         .flags = pair->flags,
         .context = kj_context_row(context),
     };
-    kj_activity_timed(ledger, pair->activity, (uint64_t)length_ns, pair->flags & KJ_INTERVAL_FIRST);
+    kj_activity_timed(ledger, pair->activity, (uint64_t)pair->length_ns, pair->flags & KJ_INTERVAL_FIRST);
     kj_interval_publish(ledger, &interval);
-    return FINISHED;
+}
+
+/* A pair that is not published leaves a hole in the timeline, or takes the mark of one with it: the pair
+ * launched next has it then. `after`: how many places behind the head of the ring that one is. */
+static void pass_gap_on(struct kj_timing *timing, const struct kj_pair *pair, unsigned after)
+{
+    if (pair->seen || pair->flags & KJ_INTERVAL_ALONE)
+        return;
+    if (after < timing->count)
+        timing->pairs[timing->pending[(timing->head + after) % KJ_PAIRS_CAP]].flags |= KJ_INTERVAL_GAP_BEFORE;
+    else
+        atomic_store_explicit(&timing->gap, true, memory_order_relaxed);
+}
+
+/* Frees what is finished of the oldest `most` pairs (0: of all), in the order of their launches. */
+static void collect(struct kj_ledger_header *ledger, struct kj_context *context, unsigned most)
+{
+    struct kj_timing *timing = kj_context_timing(context);
+    CUstream behind[16]; /* streams whose oldest pair is unfinished */
+    unsigned behind_count = 0, kept = 0, looked = 0, count = timing->count;
+    for (; looked < count && (!most || looked < most) && behind_count < 16; looked++) {
+        uint16_t index = timing->pending[(timing->head + looked) % KJ_PAIRS_CAP];
+        struct kj_pair *pair = &timing->pairs[index];
+        bool blocked = __atomic_load_n(&pair->open, __ATOMIC_ACQUIRE);
+        for (unsigned i = 0; i < behind_count && !blocked; i++)
+            blocked = behind[i] == pair->stream;
+        int state = blocked                        ? UNFINISHED
+                    : pair->activity == UINT32_MAX ? FAILED
+                                                   : look(ledger, context, pair);
+        if (state != UNFINISHED) {
+            timing->tie[pair->base].pending--;
+            timing->free[timing->free_count++] = index;
+            pass_gap_on(timing, pair, looked + 1);
+            continue;
+        }
+        if (!blocked)
+            behind[behind_count++] = pair->stream;
+        timing->pending[(timing->head + kept++) % KJ_PAIRS_CAP] = index;
+    }
+    /* Close the gap: move what was kept up against what was not looked at. */
+    for (unsigned i = 0; i < kept; i++)
+        timing->pending[(timing->head + looked - 1 - i) % KJ_PAIRS_CAP] =
+            timing->pending[(timing->head + kept - 1 - i) % KJ_PAIRS_CAP];
+    timing->head = (timing->head + looked - kept) % KJ_PAIRS_CAP;
+    timing->count = count - (looked - kept);
 }
 
 void kj_timing_harvest(struct kj_ledger_header *ledger, struct kj_context *context, unsigned most)
@@ -230,32 +321,14 @@ void kj_timing_harvest(struct kj_ledger_header *ledger, struct kj_context *conte
         CU_STREAM_CAPTURE_MODE_RELAXED; /* our queries must not end a capture that begins meanwhile */
     if (kj_driver.cuThreadExchangeStreamCaptureMode)
         kj_driver.cuThreadExchangeStreamCaptureMode(&mode);
-    CUstream behind[16]; /* streams whose oldest pair is unfinished */
-    unsigned behind_count = 0, kept = 0, looked = 0, count = timing->count;
-    for (; looked < count && (!most || looked < most) && behind_count < 16; looked++) {
-        uint16_t index = timing->pending[(timing->head + looked) % KJ_PAIRS_CAP];
-        struct kj_pair *pair = &timing->pairs[index];
-        bool blocked = __atomic_load_n(&pair->open, __ATOMIC_ACQUIRE);
-        for (unsigned i = 0; i < behind_count && !blocked; i++)
-            blocked = behind[i] == pair->stream;
-        int state = blocked                        ? UNFINISHED
-                    : pair->activity == UINT32_MAX ? FAILED
-                                                   : collect(ledger, context, timing, pair);
-        if (state != UNFINISHED) {
-            timing->tie[pair->base].pending--;
-            timing->free[timing->free_count++] = index;
-            continue;
-        }
-        if (!blocked)
-            behind[behind_count++] = pair->stream;
-        timing->pending[(timing->head + kept++) % KJ_PAIRS_CAP] = index;
-    }
-    /* Close the gap: move what was kept up against what was not looked at. */
-    for (unsigned i = 0; i < kept; i++)
-        timing->pending[(timing->head + looked - 1 - i) % KJ_PAIRS_CAP] =
-            timing->pending[(timing->head + kept - 1 - i) % KJ_PAIRS_CAP];
-    timing->head = (timing->head + looked - kept) % KJ_PAIRS_CAP;
-    timing->count = count - (looked - kept);
+    uint32_t first = timing->free_count;
+    collect(ledger, context, most);
+    /* Only now: the later of them have told best where the earlier ones lie on the host's clock. */
+    for (uint32_t i = first; i < timing->free_count; i++)
+        if (timing->pairs[timing->free[i]].seen)
+            publish(ledger, context, &timing->pairs[timing->free[i]]);
+    context_row(ledger, context)->tie_lo_ns = timing->tie[timing->base].lo_ns;
+    context_row(ledger, context)->tie_hi_ns = timing->tie[timing->base].hi_ns;
     if (kj_driver.cuThreadExchangeStreamCaptureMode)
         kj_driver.cuThreadExchangeStreamCaptureMode(&mode);
     kj_self.inside = false;

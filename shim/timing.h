@@ -7,7 +7,7 @@
  * It cannot have happened before its record call was made, nor after it was first seen complete, so
  *     record_call(e) - elapsed(base, e) <= base <= seen_complete(e) - elapsed(base, e)
  * and the intersection over many events is a few microseconds wide. Clocks drift (50 ppm is 0.1 ms in 2 s),
- * so the base is renewed.
+ * so what is known loosens with time, and the base is renewed, by ties.c.
  */
 #ifndef KJ_TIMING_H
 #define KJ_TIMING_H
@@ -15,6 +15,8 @@
 #include "shim.h"
 
 enum { KJ_PAIRS_CAP = 2048, KJ_PAIRS_BATCH = 32 };
+enum { KJ_NEWEST = 64 };
+#define KJ_DRIFT_PPM 100 /* what the host's clock and a GPU's are taken to drift at most */
 
 struct kj_pair {
     CUevent start, end;
@@ -22,17 +24,21 @@ struct kj_pair {
     uint64_t launch_ns;
     uint32_t activity;
     uint16_t stream_row, thread_row;
-    uint8_t flags; /* enum kj_interval_flag */
-    uint8_t base;  /* which base event it is measured from */
-    bool open;     /* start is recorded, end is not yet */
+    uint8_t flags;               /* enum kj_interval_flag */
+    uint8_t base;                /* which base event it is measured from */
+    bool open;                   /* start is recorded, end is not yet */
+    bool seen;                   /* finished: the two below are known */
+    int64_t start_ns, length_ns; /* start from the base event */
 };
 
 struct kj_tie {
     CUevent event;
     bool recorded;
+    bool continued;       /* what was known of the base before it has been taken over, or could not be */
+    bool tied;            /* hi_ns is known */
     uint32_t pending;     /* pairs under way that are measured from it */
-    int64_t lo_ns, hi_ns; /* host time of the base event */
-    uint64_t recorded_ns;
+    int64_t lo_ns, hi_ns; /* host time of the base event, as of at_ns */
+    uint64_t recorded_ns, at_ns;
 };
 
 struct kj_timing {
@@ -46,9 +52,25 @@ struct kj_timing {
     struct kj_tie tie[2];
     uint8_t base; /* of new pairs */
     uint32_t epoch;
+    atomic_bool gap; /* the next pair has untimed launches before it */
+    /* Between a pair's end and the start of the next there is nothing but these two events. Where the device
+     * had work waiting, the time from one to the other is what an event takes of it. */
+    struct {
+        uint64_t end_ns; /* of the newest pair on the stream, on the host's clock */
+        uint16_t stream_row;
+    } newest[KJ_NEWEST];
+    uint64_t between_ns, betweens;
 };
 
 void kj_timing_init(struct kj_timing *timing);
+/* A base event has just been recorded. */
+void kj_tie_begin(struct kj_tie *tie, uint64_t now_ns);
+/* Once it is complete: takes over what is known of the one before it. */
+void kj_tie_continue(struct kj_tie *tie, const struct kj_tie *before, uint64_t now_ns, uint32_t *conflicts);
+/* Narrows where the base lies, by a pair seen finished. */
+void kj_tie_narrow(struct kj_tie *tie, const struct kj_pair *pair, uint64_t seen_ns, uint32_t *conflicts);
+/* When the pair started, and how far off that may be either way. */
+int64_t kj_tie_host_ns(const struct kj_tie *tie, const struct kj_pair *pair, uint64_t *ret_error_ns);
 /* Destroys the events; the context is still alive. */
 void kj_timing_drop(struct kj_timing *timing);
 

@@ -7,16 +7,17 @@
 
 #define REFUSED                                                                                              \
     CUDA_ERROR_NOT_FOUND /* no driver behind this name; the dynamic linker would have said so earlier */
-#define SAMPLE_EVERY   64
-#define SAMPLE_MOST_NS 20000
 
 /* What one launch or copy carries from before the real call to after it. */
 struct bracket {
     struct kj_ledger_header *ledger;
     struct kj_context *context;
     struct kj_pair *pair;
-    uint64_t hash;      /* of the activity */
-    uint64_t own_ns;    /* of a sampled call: the shim's time so far; 0 not sampled */
+    uint64_t hash;       /* of the activity */
+    uint32_t row;        /* of the activity, KJ_ROW_UNKNOWN at its first launch */
+    uint32_t stands_for; /* of a sampled call: launches; else 0 */
+    uint64_t begun_ns, called_ns,
+        returned_ns;    /* of a sampled call: the real one lies between the latter two */
     uint64_t launch_ns; /* where CUPTI times it; else 0 */
     bool capturing;     /* it becomes a node of a graph: no launch */
 };
@@ -24,41 +25,89 @@ struct bracket {
 /* ---- launches and copies
  * ------------------------------------------------------------------------------------------ */
 
+/* Distances of samples are drawn, 64 on average: programs have periods of their own. */
+static uint32_t draw_sample(void)
+{
+    uint32_t r = kj_self.random;
+    r ^= r << 13;
+    r ^= r >> 17;
+    r ^= r << 5;
+    kj_self.random = r;
+    return KJ_SAMPLE_EVERY / 2 + r % (KJ_SAMPLE_EVERY + 1);
+}
+
+static void sample_begin(struct bracket *b)
+{
+    b->stands_for = kj_self.sample_distance;
+    kj_self.sample_distance = kj_self.until_sample = draw_sample();
+    b->begun_ns = kj_now_ns();
+}
+
 static inline void launch_begin(struct bracket *b, CUstream stream, int lane, bool timed, uint8_t kind,
                                 const struct kj_shape *shape)
 {
     b->ledger = kj_enter();
     if (!b->ledger)
         return;
-    uint64_t begun_ns = unlikely((++kj_self.calls & (SAMPLE_EVERY - 1)) == 0) ? kj_now_ns() : 0;
-    b->context = kj_context_current(b->ledger);
-    b->hash = likely(b->context) ? kj_activity_hash(kind, kj_context_device(b->context), shape) : 0;
+    b->stands_for = 0;
+    if (unlikely(--kj_self.until_sample == 0))
+        sample_begin(b);
     b->pair = NULL;
     b->capturing = false;
     b->launch_ns = 0;
     if (unlikely(atomic_load_explicit(&kj_cupti_on, memory_order_relaxed))) {
         b->launch_ns = kj_now_ns();
         kj_self.correlation[0] = 0;
+        timed = false; /* CUPTI's records do */
     }
+    b->row = KJ_ROW_UNKNOWN;
+    b->context = kj_context_current(b->ledger);
+    if (unlikely(!b->context))
+        return;
+    int mode = timed ? atomic_load_explicit(&kj_timing_on, memory_order_relaxed) : KJ_TIME_NONE;
+    b->row = kj_activity_seek(kind, kj_context_device(b->context), shape, mode, &b->hash, &timed);
     if (unlikely(atomic_load_explicit(&kj_captures, memory_order_relaxed))) {
         kj_self.inside = true;
         b->capturing = kj_stream_captures(stream, lane);
         kj_self.inside = false;
-        if (!b->launch_ns) /* CUPTI's records do not mind */
+        if (!b->launch_ns) { /* CUPTI's records do not mind */
             __atomic_fetch_add(&b->ledger->untimed_capture, 1, __ATOMIC_RELAXED);
-    } else if (timed && b->context && !b->launch_ns &&
-               atomic_load_explicit(&kj_timing_on, memory_order_relaxed)) {
+            kj_timing_gap(b->context);
+        }
+    } else if (unlikely(timed)) {
         kj_self.inside = true;
-        b->pair = kj_timing_start(b->ledger, b->context, stream, lane);
+        b->pair = kj_timing_start(b->ledger, b->context, stream, lane, mode == KJ_TIME_ALL);
         kj_self.inside = false;
     }
-    b->own_ns = unlikely(begun_ns) ? kj_now_ns() - begun_ns + 1 : 0;
+    if (unlikely(b->stands_for))
+        b->called_ns = kj_now_ns();
+}
+
+/* Ends the bracket on the device, right after the real call, so that our own bookkeeping is not in it. */
+static inline void bracket_close(struct bracket *b, CUresult rc, CUstream stream, int lane)
+{
+    if (unlikely(b->stands_for))
+        b->returned_ns = kj_now_ns();
+    if (b->pair && !rc && !kj_timing_mark(b->pair, stream, lane)) {
+        kj_timing_cancel(b->context, b->pair);
+        b->pair = NULL;
+    }
+}
+
+static void sample_end(struct bracket *b)
+{
+    uint64_t done_ns = kj_now_ns(), now_ns = kj_now_ns();
+    uint64_t took_ns = b->called_ns - b->begun_ns + done_ns - b->returned_ns;
+    /* Each of its two stretches holds one reading of the clock, which takes as long as this one. */
+    kj_governor_sample(b->ledger, (int64_t)took_ns - 2 * (int64_t)(now_ns - done_ns), b->stands_for);
+    kj_governor_tick(b->ledger, now_ns);
+    if (b->pair)
+        kj_timing_harvest(b->ledger, b->context, 2 * KJ_SAMPLE_EVERY); /* keeps its own time */
 }
 
 static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc, uint8_t kind,
                               const struct kj_shape *shape, uint64_t bytes, CUstream stream, int lane)
 {
-    uint64_t begun_ns = unlikely(b->own_ns) ? kj_now_ns() : 0;
     kj_call_count(b->ledger, hook, rc, 0);
     if (unlikely(rc || b->capturing || !b->context)) {
         if (rc)
@@ -67,36 +116,24 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
             kj_timing_cancel(b->context, b->pair);
         return;
     }
-    bool first;
-    uint32_t row =
-        kj_activity_find_hashed(b->ledger, kind, kj_context_device(b->context), shape, b->hash, &first);
+    bool first = false;
+    uint32_t row = b->row;
+    if (unlikely(row == KJ_ROW_UNKNOWN)) {
+        row = kj_activity_make(b->ledger, kind, kj_context_device(b->context), shape, b->hash, &first);
+        b->stands_for = 0; /* it took its own time */
+    }
     kj_count(&kj_self.counts[row], 1);
     if (bytes) {
         struct kj_ledger_activity *rows = kj_section(b->ledger, KJ_SECTION_ACTIVITIES);
         __atomic_fetch_add(&rows[row].bytes, bytes, __ATOMIC_RELAXED);
     }
-    if (b->pair)
+    if (unlikely(b->pair))
         kj_timing_end(b->context, b->pair, row, first);
     if (unlikely(b->launch_ns) && kind != KJ_ACTIVITY_HOST)
         kj_cupti_launched(b->ledger, b->context, row, kj_stream_row(b->ledger, b->context, stream, lane),
                           b->launch_ns);
-    if (unlikely(begun_ns)) {
-        uint64_t now_ns = kj_now_ns(), took_ns = b->own_ns + now_ns - begun_ns;
-        /* One sample stands for many: a call that the scheduler interrupted is not what the others cost. */
-        kj_self_time_add(b->ledger, (took_ns < SAMPLE_MOST_NS ? took_ns : SAMPLE_MOST_NS) * SAMPLE_EVERY);
-        kj_governor_tick(b->ledger, now_ns);
-    }
-    if (b->pair && unlikely((kj_self.calls & (SAMPLE_EVERY - 1)) == 0))
-        kj_timing_harvest(b->ledger, b->context, 2 * SAMPLE_EVERY); /* keeps its own time */
-}
-
-/* Ends the bracket on the device, right after the real call, so that our own bookkeeping is not in it. */
-static inline void bracket_close(struct bracket *b, CUresult rc, CUstream stream, int lane)
-{
-    if (b->pair && !rc && !kj_timing_mark(b->pair, stream, lane)) {
-        kj_timing_cancel(b->context, b->pair);
-        b->pair = NULL;
-    }
+    if (unlikely(b->stands_for))
+        sample_end(b);
 }
 
 #define SHAPE(f, gx, gy, gz, bx, by, bz, shared)                                                             \
@@ -133,6 +170,13 @@ static inline uint64_t kj_sum(const size_t *sizes, size_t count)
     return sum;
 }
 
+/* A copy is seen inside a burst and outside of one. */
+static uint32_t copy_flags(bool first)
+{
+    bool burst = atomic_load_explicit(&kj_timing_on, memory_order_relaxed) == KJ_TIME_ALL;
+    return (first ? KJ_INTERVAL_FIRST : 0) | (burst ? 0 : KJ_INTERVAL_ALONE);
+}
+
 /* A synchronous copy has no stream to put events on: the time of the call, in which the device did it, is its
  * bracket. */
 static void copy_end(struct kj_ledger_header *ledger, enum kj_hook hook, CUresult rc, uint8_t kind,
@@ -161,10 +205,10 @@ static void copy_end(struct kj_ledger_header *ledger, enum kj_hook hook, CUresul
                                           .activity = row,
                                           .stream = kj_stream_row(ledger, context, NULL, 0),
                                           .thread = kj_self.row,
-                                          .flags = first ? KJ_INTERVAL_FIRST : 0,
+                                          .flags = copy_flags(first),
                                           .context = kj_context_row(context)};
     kj_interval_publish(ledger, &interval);
-    kj_timing_harvest(ledger, context, 2 * SAMPLE_EVERY);
+    kj_timing_harvest(ledger, context, 2 * KJ_SAMPLE_EVERY);
 }
 
 #define LAUNCH(symbol, name, version, lane, shape, stream, params, args)                                     \
@@ -297,6 +341,7 @@ CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *list, unsigned
         struct kj_context *context = kj_context_of_stream(ledger, p->hStream);
         if (!context)
             continue;
+        kj_timing_gap(context); /* these are not timed */
         const struct kj_shape shape = SHAPE(p->function, p->gridDimX, p->gridDimY, p->gridDimZ, p->blockDimX,
                                             p->blockDimY, p->blockDimZ, p->sharedMemBytes);
         bool first;

@@ -5,7 +5,7 @@
  * launches and its synchronise are timed apart, because event pairs are collected at synchronise calls.
  * Prints one line of name=value.
  *
- *     launch [--threads N] [--one-stream] [--kernels N] [--batches N] [--batch N]
+ *     launch [--threads N] [--one-stream | --streams N] [--kernels N] [--ordered] [--batches N] [--batch N]
  */
 #include <dlfcn.h>
 #include <pthread.h>
@@ -32,8 +32,8 @@ typedef struct handle *handle;
 FUNCTIONS(X)
 #undef X
 
-enum { THREADS_CAP = 64 };
-static int threads = 1, one_stream, kernels = 20, batches = 200, batch = 256;
+enum { THREADS_CAP = 64, STREAMS_CAP = 64 };
+static int threads = 1, one_stream, streams = 1, kernels = 20, ordered, batches = 200, batch = 256;
 static handle context, shared_stream, *functions;
 static double *launch_ns, *sync_ns; /* of each batch of each thread, per launch */
 static pthread_barrier_t barrier;
@@ -87,27 +87,28 @@ static void load(void)
 static void *work(void *argument)
 {
     long worker = (long)argument;
-    handle stream = shared_stream;
+    handle stream[STREAMS_CAP] = {shared_stream};
     unsigned next = (unsigned)worker * 7919u;
     must(cuCtxSetCurrent(context), "cuCtxSetCurrent");
-    if (!one_stream)
-        must(cuStreamCreate(&stream, 1), "cuStreamCreate");
+    for (int s = 0; s < streams && !one_stream; s++)
+        must(cuStreamCreate(&stream[s], 1), "cuStreamCreate");
     for (int k = 0; k < kernels; k++) { /* every kernel's first launch, and a warm pool of events */
-        cuLaunchKernel(functions[k], 1, 1, 1, 32, 1, 1, 0, stream, NULL, NULL);
+        cuLaunchKernel(functions[k], 1, 1, 1, 32, 1, 1, 0, stream[0], NULL, NULL);
         if (k % batch == 0)
-            cuStreamSynchronize(stream);
+            cuStreamSynchronize(stream[0]);
     }
-    cuStreamSynchronize(stream);
+    cuStreamSynchronize(stream[0]);
     pthread_barrier_wait(&barrier);
     for (int b = 0; b < batches; b++) {
         double start = now_ns();
         for (int i = 0; i < batch; i++) {
-            next = next * 1103515245u + 12345u;
-            handle function = functions[(next >> 8) % (unsigned)kernels];
-            cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, stream, NULL, NULL);
+            next = ordered ? next + 1 : next * 1103515245u + 12345u;
+            handle function = functions[(ordered ? next : next >> 8) % (unsigned)kernels];
+            cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, stream[i % streams], NULL, NULL);
         }
         double launched = now_ns();
-        must(cuStreamSynchronize(stream), "cuStreamSynchronize");
+        for (int s = 0; s < streams; s++)
+            must(cuStreamSynchronize(stream[s]), "cuStreamSynchronize");
         launch_ns[worker * batches + b] = (launched - start) / batch;
         sync_ns[worker * batches + b] = (now_ns() - launched) / batch;
     }
@@ -128,6 +129,10 @@ int main(int argc, char **argv)
         const char *value = i + 1 < argc ? argv[i + 1] : "0";
         if (!strcmp(argv[i], "--one-stream"))
             one_stream = 1;
+        else if (!strcmp(argv[i], "--ordered"))
+            ordered = 1;
+        else if (!strcmp(argv[i], "--streams"))
+            streams = atoi(value), i++;
         else if (!strcmp(argv[i], "--threads"))
             threads = atoi(value), i++;
         else if (!strcmp(argv[i], "--kernels"))
@@ -137,7 +142,8 @@ int main(int argc, char **argv)
         else if (!strcmp(argv[i], "--batch"))
             batch = atoi(value), i++;
     }
-    if (threads < 1 || threads > THREADS_CAP || kernels < 1 || batches < 1 || batch < 1)
+    if (threads < 1 || threads > THREADS_CAP || streams < 1 || streams > (one_stream ? 1 : STREAMS_CAP) ||
+        kernels < 1 || batches < 1 || batch < 1)
         return 2;
     void *library = dlopen("libcuda.so.1", RTLD_NOW);
     if (!library) {
@@ -163,13 +169,15 @@ int main(int argc, char **argv)
         pthread_create(&handles[t], NULL, work, (void *)t);
     pthread_barrier_wait(&barrier);
     long before = resident_kib();
+    double loops = now_ns();
     for (int t = 0; t < threads; t++)
         pthread_join(handles[t], NULL);
+    loops = now_ns() - loops;
     long after = resident_kib();
     qsort(launch_ns, count, sizeof(double), by_value);
     qsort(sync_ns, count, sizeof(double), by_value);
-    printf("launch_ns=%.1f launch_p90_ns=%.1f sync_ns=%.1f launches=%lld grown_kib=%ld\n",
+    printf("launch_ns=%.1f launch_p90_ns=%.1f sync_ns=%.1f launches=%lld loops_s=%.6f grown_kib=%ld\n",
            launch_ns[count / 2], launch_ns[count * 9 / 10], sync_ns[count / 2], (long long)count * batch,
-           after - before);
+           loops * 1e-9, after - before);
     return 0;
 }

@@ -12,8 +12,10 @@ import shutil
 import statistics
 import subprocess
 import tempfile
+import sys
 import time
 
+import governor
 import probe
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -115,6 +117,7 @@ def main():
         rows += [("1 thread, 20,000 kernels", ["--kernels", 20000, "--batches", batches])]
         launches(rows, 1 if quick else 3, work)
         launches([("100 million launches", ["--batches", 390625 // scale])], 1, work, MODES[:3], QUICK_KERNELS)
+        governor.main(sys.modules[__name__], work, quick)
         probe.main(quick)
 
 

@@ -50,9 +50,8 @@ CUresult sim_run_copy(CUstream stream, const char *activity, uint64_t bytes, CUg
     return CUDA_SUCCESS;
 }
 
-static void burn_launch_cost(void)
+void sim_burn(uint64_t cost_ns)
 {
-    uint64_t cost_ns = sim_machine()->script.launch_cost_ns;
     if (cost_ns)
         for (uint64_t until_ns = sim_now_ns() + cost_ns; sim_now_ns() < until_ns;)
             ;
@@ -75,7 +74,7 @@ static CUresult launch(CUfunction function, const struct shape *s, unsigned shar
     uint64_t blocks = (uint64_t)s->grid[0] * s->grid[1] * s->grid[2];
     if (!blocks || !threads || threads > 1024 || shared > 232448)
         return CUDA_ERROR_INVALID_VALUE;
-    burn_launch_cost();
+    sim_burn(sim_machine()->script.launch_cost_ns);
     const CUDA_KERNEL_NODE_PARAMS_v2 kernel = {.func = function,
                                                .gridDimX = s->grid[0],
                                                .gridDimY = s->grid[1],

@@ -171,6 +171,7 @@ CUstream sim_stream(CUstream handle, int lane, CUresult *ret_rc);
 /* Earliest start of work on the stream, and its end put back. */
 uint64_t sim_stream_start(CUstream stream);
 void sim_stream_end(CUstream stream, uint64_t end_ns);
+void sim_burn(uint64_t cost_ns); /* host time */
 CUresult sim_stream_wait(CUstream stream);
 CUresult sim_context_wait(CUcontext context);
 bool sim_valid(const void *handle, uint32_t magic);

@@ -246,8 +246,12 @@ static CUresult event_record(CUevent event, CUstream handle, int lane)
         event->stream = stream;
         return CUDA_SUCCESS;
     }
+    const struct sim_script *script = &sim_machine()->script;
+    sim_burn((uint64_t)script->event_host_ns);
     uint64_t now_ns = sim_now_ns(), tail_ns = sim_stream_start(stream);
-    event->time_ns = tail_ns > now_ns ? tail_ns : now_ns;
+    event->time_ns = (tail_ns > now_ns ? tail_ns : now_ns) + (uint64_t)script->event_device_ns;
+    if (script->event_device_ns > 0) /* what follows on the stream waits for the time stamp */
+        sim_stream_end(stream, event->time_ns);
     event->recorded = true;
     event->capture = NULL;
     return CUDA_SUCCESS;
@@ -295,8 +299,9 @@ API CUresult cuEventElapsedTime(float *ret_ms, CUevent start, CUevent end)
     uint64_t now_ns = sim_now_ns();
     if (now_ns < start->time_ns || now_ns < end->time_ns)
         return CUDA_ERROR_NOT_READY;
-    *ret_ms = (float)((double)((int64_t)(end->time_ns - start->time_ns) / 500 * 500) *
-                      1e-6); /* 0.5 us resolution */
+    double ns = (double)(int64_t)(end->time_ns - start->time_ns);
+    ns += ns * sim_machine()->script.drift_ppm * 1e-6;
+    *ret_ms = (float)((double)((int64_t)ns / 500 * 500) * 1e-6); /* 0.5 us resolution */
     return CUDA_SUCCESS;
 }
 

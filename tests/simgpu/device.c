@@ -35,7 +35,7 @@ void sim_sleep_until(uint64_t t_ns)
 {
     /* Sleep most of it, spin the rest: a sleep alone ends some 60 us late. */
     uint64_t now_ns = sim_now_ns();
-    if (t_ns > now_ns + 150000) {
+    if (t_ns > now_ns + 150000 && sim_machine()->script.spin <= 0) {
         struct timespec t = {(time_t)((t_ns - 80000) / 1000000000u), (long)((t_ns - 80000) % 1000000000u)};
         while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR)
             ;
@@ -324,6 +324,7 @@ uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t 
     k->graph_launches += graph;
     k->time_ns += end_ns - start_ns;
     *ret_start_ns = start_ns;
+    sim_timeline_add(device, start_ns, end_ns, k->name);
     unlock(d);
     return end_ns;
 }

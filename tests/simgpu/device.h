@@ -39,6 +39,9 @@ struct sim_script {
     double idle_w, context_w, cap_w;
     double copy_gbs, copy_w, copy_latency_us;
     uint64_t launch_cost_ns;
+    double event_host_ns, event_device_ns; /* what recording an event takes of either */
+    double spin;      /* waiting spins and does not sleep, as a driver's does by default */
+    double drift_ppm; /* events' clock gains this on the host's */
     double window_ms, period_ms, delay_ms, gain, offset_w, noise; /* instant power */
     double counter_period_ms, counter_gain;
     bool refuse_counter, refuse_power;
@@ -113,6 +116,9 @@ uint32_t sim_power_mw(int device);
 uint64_t sim_counter_mj(int device);
 
 void sim_uuid(int device, uint8_t ret_uuid[16]);
+/* One line start_ns,end_ns,name for each work of this process, into KJ_SIM_TIMELINE where that is set. Under
+ * the device's lock. */
+void sim_timeline_add(int device, uint64_t start_ns, uint64_t end_ns, const char *name);
 /* Writes the truth as JSON by replacing the file; "-" is stdout. */
 int sim_truth_write(struct sim_machine *machine, const char *path);
 void sim_script_read(struct sim_script *script, const char *path);

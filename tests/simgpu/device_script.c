@@ -38,6 +38,10 @@ static const struct setting {
     S("sensor", "noise", noise),
     S("counter", "period_ms", counter_period_ms),
     S("counter", "gain", counter_gain),
+    S("event", "host_ns", event_host_ns),
+    S("event", "device_ns", event_device_ns),
+    S("clock", "drift_ppm", drift_ppm),
+    S("wait", "spin", spin),
 #undef S
 };
 

@@ -5,6 +5,7 @@
 #include "device.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -57,6 +58,24 @@ static void write_device(FILE *out, const struct sim_device *d, int index)
     fprintf(out, "], \"copies\": [");
     write_activities(out, d, true);
     fprintf(out, "]}");
+}
+
+static FILE *timeline;
+
+static void open_timeline(void)
+{
+    const char *path = getenv("KJ_SIM_TIMELINE");
+    if (path && *path && (timeline = fopen(path, "we")))
+        fprintf(timeline, "start_ns,end_ns,name,device\n");
+}
+
+void sim_timeline_add(int device, uint64_t start_ns, uint64_t end_ns, const char *name)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, open_timeline);
+    if (timeline) /* closed by exit */
+        fprintf(timeline, "%llu,%llu,%s,%d\n", (unsigned long long)start_ns, (unsigned long long)end_ns, name,
+                device);
 }
 
 int sim_truth_write(struct sim_machine *m, const char *path)

@@ -14,7 +14,9 @@ static const struct {
     const char *demangled, *brief;
 } names[] = {
     {"train_gemm", "train_gemm"},
-    {"layer::forward(float*, float const*, int)", "forward"},
+    {"layer::forward(float*, float const*, int)", "layer::forward"},
+    {"void mine::inner::vectorized_layer_norm_kernel<float, mine::other, false>(int, float)",
+     "vectorized_layer_norm_kernel<float,other>"},
     {"void " NS "(anonymous namespace)::vectorized_layer_norm_kernel<float, float, false>(int, float)",
      "vectorized_layer_norm_kernel<float,float>"},
     {"void " NS "vectorized_elementwise_kernel<4, " NS

@@ -121,13 +121,15 @@ static struct kj_report_kernel *add_kernel(struct kj_report *report, const struc
 {
     struct kj_report_kernel *row = kj_report_add_kernel(report);
     if (row)
-        *row = (struct kj_report_kernel){.name = strdup(class->name),
-                                         .device = strdup(work->devices[class->device].key),
-                                         .launches = class->launches,
-                                         .timed = class->timed,
-                                         .time_ns = class->untimed ? -1 : class->time_ns,
-                                         .group = -1,
-                                         .time_method = class->unmeasured ? KJ_ESTIMATED : KJ_MEASURED};
+        *row =
+            (struct kj_report_kernel){.name = strdup(class->name),
+                                      .device = strdup(work->devices[class->device].key),
+                                      .launches = class->launches,
+                                      .timed = class->timed,
+                                      .time_ns = class->untimed ? -1 : class->time_ns,
+                                      .time_sd_ns = class->time_var_ns2 < 0 ? -1 : sqrt(class->time_var_ns2),
+                                      .group = -1,
+                                      .time_method = class->unmeasured ? KJ_ESTIMATED : KJ_MEASURED};
     return row;
 }
 

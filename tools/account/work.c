@@ -80,6 +80,28 @@ static void warn_of_timing(struct kj_report *report, const struct kj_report_proc
                        row->timing.reason, row->timing.backend, row->timing.records ? " from there on" : "");
 }
 
+/* How event time was tied to the host's, over all contexts. */
+static void add_clocks(struct kj_report *report, const struct kj_ledger_view *view)
+{
+    struct kj_ledger_context context;
+    uint64_t conflicts = report->clock.conflicts;
+    for (uint32_t i = 0; kj_ledger_view_row(view, KJ_SECTION_CONTEXTS, i, &context); i++) {
+        report->clock.placed += context.placed;
+        report->clock.error_sum_ns += context.error_sum_ns;
+        if (context.error_most_ns > report->clock.error_most_ns)
+            report->clock.error_most_ns = context.error_most_ns;
+        report->clock.retied += context.retied;
+        report->clock.conflicts += context.conflicts;
+    }
+    if (report->clock.conflicts > conflicts)
+        kj_report_warn(
+            report,
+            "process %d: the GPU's clock and the host's ran apart by more than 100 ppm %llu times; "
+            "timed launches may lie further off than quality.clock says; is the host's clock being "
+            "corrected (chronyc tracking, ntpq -p)?",
+            kj_ledger_view_header(view)->pid, (unsigned long long)(report->clock.conflicts - conflicts));
+}
+
 static int add_process(struct kj_report *report, const struct kj_ledger_view *view)
 {
     const struct kj_ledger_header *h = kj_ledger_view_header(view);
@@ -98,6 +120,8 @@ static int add_process(struct kj_report *report, const struct kj_ledger_view *vi
     warn_of_process(report, h);
     warn_of_timing(report, row);
     report->shim_ns += h->self_ns;
+    report->shim_device_ns += h->events_device_ns;
+    add_clocks(report, view);
     report->untimed_launches += h->untimed_no_event + h->untimed_capture;
     report->harvest_errors += h->harvest_errors;
     struct kj_ledger_unhooked unhooked;

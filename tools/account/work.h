@@ -19,6 +19,7 @@ struct kj_work_class {
     uint64_t untimed;    /* launches that no activity of this class has a duration for */
     uint64_t unmeasured; /* launches whose own time is not in time_ns: learned, or of a graph */
     double time_ns;      /* of launches - untimed */
+    double time_var_ns2; /* variance of the part that is learned; < 0 unknown */
 };
 
 struct kj_work_device {

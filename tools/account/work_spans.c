@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * work_spans.c - where the timeline of a process is complete: its bursts, which begin at intervals that the
- * shim flagged. A process whose event pool ran dry, or that captured meanwhile, has launches missing nobody
- * knows where: then nowhere.
+ * shim flagged. So it flags what follows a launch that it could not time. What it timed outside of bursts
+ * belongs to none. A process that captured launches graphs, whose nodes are not told apart: then nowhere.
  */
 #include "account/work.h"
 
@@ -36,18 +36,18 @@ static int add_span(struct kj_work *work, uint32_t view, uint32_t device, const 
 int kj_work_add_spans(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *rows,
                       size_t count)
 {
-    const struct kj_ledger_header *header = kj_ledger_view_header(work->views[view]);
     uint32_t activities = kj_ledger_view_rows(work->views[view], KJ_SECTION_ACTIVITIES);
     struct launch *launches = malloc((count + 1) * sizeof(*launches));
     size_t n = 0;
     int status = launches ? 0 : -1;
-    if (header->untimed_no_event || header->untimed_capture) {
+    if (kj_ledger_view_header(work->views[view])->untimed_capture) {
         free(launches);
         return status;
     }
     for (size_t i = 0; !status && i < count; i++) {
         uint32_t class = rows[i].activity < activities ? work->class_of[view][rows[i].activity] : KJ_NO_CLASS;
-        if (class != KJ_NO_CLASS && rows[i].end_ns >= rows[i].start_ns)
+        if (class != KJ_NO_CLASS && rows[i].end_ns >= rows[i].start_ns &&
+            !(rows[i].flags & KJ_INTERVAL_ALONE))
             launches[n++] =
                 (struct launch){rows[i].launch_ns, rows[i].start_ns, rows[i].end_ns,
                                 work->classes[class].device, (rows[i].flags & KJ_INTERVAL_GAP_BEFORE) != 0};

@@ -9,10 +9,30 @@
  */
 #include "account/work.h"
 
+#include <math.h>
+
 double kj_work_mean_ns(const struct kj_work_class *class)
 {
     uint64_t known = class->launches - class->untimed;
     return known ? class->time_ns / (double)known : 0;
+}
+
+/* Of rest launches that take a mean of `timed` ones: each has its own spread, and all share the mean's error.
+ * Launches are taken as independent of each other. < 0: the spread was not seen. */
+static double learned_variance(const struct kj_ledger_activity *activity, double rest)
+{
+    double n = (double)activity->timed, sum = (double)activity->sum_ns;
+    if (rest <= 0)
+        return 0;
+    if (activity->timed < 2)
+        return -1;
+    double variance = fmax(activity->sum_ns2 - sum * sum / n, 0) / (n - 1);
+    return rest * variance + rest * rest * variance / n;
+}
+
+static void add_variance(struct kj_work_class *class, double variance)
+{
+    class->time_var_ns2 = class->time_var_ns2 < 0 || variance < 0 ? -1 : class->time_var_ns2 + variance;
 }
 
 static void add_activity(struct kj_work_class *class, const struct kj_ledger_activity *activity,
@@ -26,10 +46,12 @@ static void add_activity(struct kj_work_class *class, const struct kj_ledger_act
         double mean_ns = (double)activity->sum_ns / (double)activity->timed;
         class->time_ns += mean_ns * (double)launches;
         uint64_t rest = launches - timed;
+        add_variance(class, learned_variance(activity, (double)rest));
         class->unmeasured += activity->first_ns && rest ? rest - 1 : rest;
     } else if (activity->first_ns && launches) {
         class->time_ns += (double)activity->first_ns * (double)launches;
         class->unmeasured += launches - 1;
+        add_variance(class, launches > 1 ? -1 : 0);
     } else {
         class->untimed += launches;
         class->unmeasured += launches;
@@ -42,6 +64,7 @@ static void spread_means(struct kj_work_class *class)
     double mean_ns = kj_work_mean_ns(class);
     if (class->untimed && mean_ns > 0) {
         class->time_ns += mean_ns * (double)class->untimed;
+        add_variance(class, -1);
         class->untimed = 0;
     }
 }
@@ -98,6 +121,7 @@ static void add_graph(struct kj_work *work, struct node *nodes, size_t count, ui
         uint64_t node_launches = launches * nodes[i].nodes;
         class->launches += node_launches;
         class->unmeasured += node_launches;
+        add_variance(class, -1);
         if (graph_mean_ns > 0)
             class->time_ns +=
                 graph_mean_ns * (double)launches * nodes[i].eager_mean_ns * nodes[i].nodes / sum_ns;

@@ -234,6 +234,7 @@ static json_t *kernels_json(const struct kj_report *r)
         set(row, "launches", json_integer((json_int_t)k->launches));
         set(row, "timed_launches", json_integer((json_int_t)k->timed));
         set(row, "time_ns", whole_or_null(k->time_ns));
+        set(row, "time_sd_ns", k->time_ns < 0 ? json_null() : whole_or_null(k->time_sd_ns));
         set(row, "time_method", json_string(k->time_ns < 0 ? "unknown" : kj_method_name(k->time_method)));
         set_energy(row, "", &k->energy);
         set(row, "energy_sd_uj", k->energy.known ? whole_or_null(k->energy_sd_uj) : json_null());
@@ -339,6 +340,13 @@ static json_t *quality_json(const struct kj_report *r)
     set(quality, "residual", real(r->residual_relative));
     set(quality, "warnings", warnings);
     set(quality, "unhooked", unhooked);
+    set(quality, "clock",
+        json_pack("{s:I,s:o,s:o,s:I,s:I}", "placed", (json_int_t)r->clock.placed, "error_bound_ns",
+                  r->clock.placed ? json_integer((json_int_t)r->clock.error_most_ns) : json_null(),
+                  "error_mean_ns",
+                  r->clock.placed ? json_integer((json_int_t)(r->clock.error_sum_ns / r->clock.placed))
+                                  : json_null(),
+                  "retied", (json_int_t)r->clock.retied, "conflicts", (json_int_t)r->clock.conflicts));
     set(quality, "untimed_launches", json_integer((json_int_t)r->untimed_launches));
     set(quality, "harvest_errors", json_integer((json_int_t)r->harvest_errors));
     set(quality, "dropped_intervals", json_integer((json_int_t)r->dropped_intervals));
@@ -372,7 +380,7 @@ static json_t *per_json(const struct kj_report *r)
 int kj_write_json(const struct kj_report *r, FILE *out)
 {
     json_t *root = json_object();
-    double share = r->duration_ns ? (double)r->shim_ns / (double)r->duration_ns : 0;
+    double share = r->duration_ns ? (double)(r->shim_ns + r->shim_device_ns) / (double)r->duration_ns : 0;
     set(root, "schema", json_string(KJ_REPORT_SCHEMA));
     set(root, "run", run_json(r));
     set(root, "energy", energy_json(r));
@@ -384,8 +392,8 @@ int kj_write_json(const struct kj_report *r, FILE *out)
     set(root, "carbon", carbon_json(r));
     set(root, "per", per_json(r));
     set(root, "overhead",
-        json_pack("{s:I,s:o,s:s}", "shim_ns", (json_int_t)r->shim_ns, "share_of_duration", real(share),
-                  "method", "estimated"));
+        json_pack("{s:I,s:I,s:o,s:s}", "shim_ns", (json_int_t)r->shim_ns, "device_ns",
+                  (json_int_t)r->shim_device_ns, "share_of_duration", real(share), "method", "estimated"));
     set(root, "quality", quality_json(r));
     set(root, "provenance", provenance_json(r));
     int status = json_dumpf(root, out, JSON_INDENT(1) | JSON_REAL_PRECISION(12)) ? -EIO : 0;

@@ -61,7 +61,8 @@ struct kj_report_kernel {
     char *name; /* mangled */
     char *device;
     uint64_t launches, timed;
-    double time_ns; /* < 0 unknown */
+    double time_ns;    /* < 0 unknown */
+    double time_sd_ns; /* of what was learned and not measured; < 0 unknown: the spread was never seen */
     enum kj_method time_method;
     struct kj_energy energy;
     double energy_sd_uj;
@@ -205,7 +206,14 @@ struct kj_report {
     char *table_sha256;
 
     /* overhead and quality */
-    uint64_t shim_ns; /* of all processes; its own estimate */
+    uint64_t shim_ns;        /* of all processes; its own estimate */
+    uint64_t shim_device_ns; /* of the GPU, by the shim's events; its estimate too */
+    struct {
+        uint64_t placed; /* timed launches; 0: the rest says nothing */
+        uint64_t error_most_ns,
+            error_sum_ns; /* how far off each may lie on the host's clock; the sum is over them */
+        uint64_t retied, conflicts;
+    } clock;
     uint64_t untimed_launches, harvest_errors, dropped_intervals;
     double residual_relative;
     char **warnings;

@@ -37,8 +37,19 @@ static bool is_constant(const char *word, size_t length)
     return (length == 4 && !strncmp(word, "true", 4)) || (length == 5 && !strncmp(word, "false", 5));
 }
 
+/* Namespaces that are behind every second kernel of a framework, or nobody's own. */
+static bool is_common_namespace(const char *word, size_t length)
+{
+    static const char *const names[] = {"at",   "native", "std",      "c10",
+                                        "cuda", "detail", "internal", "cutlass"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+        if (strlen(names[i]) == length && !strncmp(names[i], word, length))
+            return true;
+    return false;
+}
+
 /* Appends one word unless it says nothing; returns past it. */
-static const char *take_word(const char *p, char *out, size_t *used)
+static const char *take_word(const char *p, bool brief, char *out, size_t *used)
 {
     const char *end = p;
     while (is_word(*end))
@@ -46,7 +57,7 @@ static const char *take_word(const char *p, char *out, size_t *used)
     size_t length = (size_t)(end - p);
     bool in_arguments = memchr(out, '<', *used) != NULL;
     bool qualifier = end[0] == ':' && end[1] == ':' && end[2] != '{' && strncmp(end + 2, "operator", 8);
-    if (qualifier)
+    if (qualifier && (brief || is_common_namespace(p, length)))
         return end + 2;
     if ((length == 5 && !strncmp(p, "const", 5)) || (length == 8 && !strncmp(p, "operator", 8)) ||
         (in_arguments && is_constant(p, length)))
@@ -55,6 +66,11 @@ static const char *take_word(const char *p, char *out, size_t *used)
         out[(*used)++] = ' ';
     memcpy(out + *used, p, length);
     *used += length;
+    if (qualifier) {
+        memcpy(out + *used, "::", 2);
+        *used += 2;
+        end += 2;
+    }
     return end;
 }
 
@@ -76,22 +92,30 @@ static void take_mark(char c, char *out, size_t *used)
     }
 }
 
-char *kj_short_name(const char *name, size_t width)
+static size_t take_all(const char *name, bool brief, char *out)
 {
     size_t used = 0;
-    char *out = malloc(2 * strlen(name) + 1);
-    if (!out)
-        return NULL;
     const char *p = strncmp(name, "void ", 5) ? name : name + 5;
     while (*p) {
         if (*p == '(' || *p == '{')
             p = past_group(p);
         else if (is_word(*p))
-            p = take_word(p, out, &used);
+            p = take_word(p, brief, out, &used);
         else
             take_mark(*p++, out, &used);
     }
     out[used] = 0;
+    return used;
+}
+
+char *kj_short_name(const char *name, size_t width)
+{
+    char *out = malloc(2 * strlen(name) + 1);
+    if (!out)
+        return NULL;
+    size_t used = take_all(name, false, out);
+    if (used > width)
+        used = take_all(name, true, out);
     char *open = strchr(out, '<');
     if (!used)
         memcpy(out, name, strlen(name) + 1);

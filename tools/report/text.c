@@ -182,9 +182,9 @@ int kj_write_text(const struct kj_report *r, FILE *out)
     write_per(r, out);
     write_carbon(r, out);
     if (r->processes_count && r->duration_ns)
-        fprintf(out, "  overhead: %s inside the shim, %.2f %% of the time\n",
-                kj_format_time(time, sizeof(time), (double)r->shim_ns),
-                100.0 * (double)r->shim_ns / (double)r->duration_ns);
+        fprintf(out, "  overhead: %s inside the shim and of its events, %.2f %% of the time\n",
+                kj_format_time(time, sizeof(time), (double)(r->shim_ns + r->shim_device_ns)),
+                100.0 * (double)(r->shim_ns + r->shim_device_ns) / (double)r->duration_ns);
     for (size_t i = 0; i < r->warnings_count && i < WARNINGS_SHOWN; i++)
         fprintf(out, "  warning: %s\n", clean(r->warnings[i], warning, sizeof(warning) - 1));
     if (r->warnings_count > WARNINGS_SHOWN)
