@@ -34,6 +34,7 @@ enum {
 #define DELAY_TO_NS   (60 * MS)
 #define DELAY_MEAN_NS (5 * MS) /* a value appears some ms after its window ends */
 #define DELAY_SD_NS   (10 * MS)
+#define GIVEN_OFF_NS  (10 * MS)
 #define STEP_NS       (2 * MS)
 #define SLOPE_NS      (2 * MS)
 #define JITTER_NS     (1 * MS) /* of an update around its grid */
@@ -335,8 +336,7 @@ struct search {
     double window_ns[WINDOWS + 1];
     double delay[WINDOWS + 1], delay2[WINDOWS + 1], late[WINDOWS + 1], weight[WINDOWS + 1], top[WINDOWS + 1];
     double best_noise_mw[WINDOWS + 1], best_delay_ns[WINDOWS + 1];
-    double from_ns, to_ns, step_ns, sd_ns;
-    bool fixed;
+    double from_ns, to_ns, step_ns, mean_ns, sd_ns;
     double believed;
 };
 
@@ -348,14 +348,18 @@ static void open_search(const struct kj_shape_question *question, double believe
                               .to_ns = DELAY_TO_NS,
                               .step_ns = STEP_NS,
                               .sd_ns = DELAY_SD_NS,
-                              .fixed = question->delay_given};
+                              .mean_ns = DELAY_MEAN_NS};
     if (question->delay_to_ns > question->delay_from_ns) {
         search->from_ns = question->delay_from_ns;
         search->to_ns = question->delay_to_ns;
         search->sd_ns = 1e3 * (search->to_ns - search->from_ns); /* clocks may differ by anything */
     }
-    if (search->fixed)
-        search->from_ns = search->to_ns = (double)sensor->delay_ns;
+    /* A delay that is given is off by a few ms like any other; a window is not wrong for that. */
+    if (question->delay_given) {
+        search->mean_ns = (double)sensor->delay_ns;
+        search->from_ns = search->mean_ns - GIVEN_OFF_NS;
+        search->to_ns = search->mean_ns + GIVEN_OFF_NS;
+    }
     for (int w = 0; w <= WINDOWS; w++) {
         search->window_ns[w] = w < WINDOWS ? windows_ms[w] * MS : (double)sensor->window_ns;
         search->top[w] = -DBL_MAX;
@@ -374,8 +378,7 @@ static void look(struct search *search, const struct columns *columns, const str
             if (log_l == -DBL_MAX)
                 continue;
             log_l = search->believed * log_l - 0.5 * pow(late_ns / LATE_SD_NS, 2);
-            if (!search->fixed)
-                log_l -= 0.5 * pow((d - DELAY_MEAN_NS) / search->sd_ns, 2);
+            log_l -= 0.5 * pow((d - search->mean_ns) / search->sd_ns, 2);
             double scale = 1;
             if (log_l > search->top[w]) {
                 scale = search->top[w] == -DBL_MAX ? 0 : exp(search->top[w] - log_l);
@@ -486,7 +489,8 @@ static void fill_in(const struct kj_shape_question *question, const struct searc
     shape->sensor.window_ns = (uint64_t)llround(search->window_ns[use]);
     if (search->weight[use] <= 0)
         return;
-    shape->delay_ns = search->delay[use] / search->weight[use];
+    if (!question->delay_given)
+        shape->delay_ns = search->delay[use] / search->weight[use];
     shape->ends_late_ns = search->late[use] / search->weight[use];
     shape->delay_sd_ns =
         question->delay_given

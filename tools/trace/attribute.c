@@ -326,6 +326,28 @@ static double plain_total_uj(const struct work *work)
     return fmax(uj, 0);
 }
 
+/* Shared by time, the model says how classes may differ from each other; here also the split between them and
+ * idle is a guess, and the total has an interval of its own. What runs draws no less than the mean, idle no
+ * more. */
+static void widen_bounds(const struct work *work, struct kj_model_result *result)
+{
+    double run_ns = (double)(work->input.end_ns - work->input.start_ns), total_uj = (double)result->total_uj;
+    double low = (double)result->total_low_uj / fmax(total_uj, 1);
+    double high = (double)result->total_high_uj / fmax(total_uj, 1);
+    for (size_t c = 0; c < result->class_count; c++) {
+        struct kj_model_estimate *e = &result->classes[c].energy;
+        double least_uj = result->class_count == 1 ? total_uj * result->busy_ns / run_ns : (double)e->low_uj;
+        e->low_uj = (int64_t)floor(low * fmin(least_uj, (double)e->low_uj));
+        e->high_uj = (int64_t)ceil(high * ((double)e->high_uj + (double)result->idle_uj));
+        e->sd_uj = (double)(e->high_uj - e->low_uj) / (2 * KJ_Z90);
+        result->classes[c].identifiability = 0;
+    }
+    result->idle.low_uj = 0;
+    result->idle.high_uj =
+        (int64_t)ceil(high * fmax(total_uj * result->idle_ns / run_ns, (double)result->idle_uj));
+    result->idle.sd_uj = (double)result->idle.high_uj / (2 * KJ_Z90);
+}
+
 static int attribute(struct work *work)
 {
     struct kj_trace_answer *answer = work->answer;
@@ -352,6 +374,8 @@ static int attribute(struct work *work)
         return status;
     answer->result->total_low_uj = answer->total.low_uj;
     answer->result->total_high_uj = answer->total.high_uj;
+    if (!answer->result->rows) /* no regression */
+        widen_bounds(work, answer->result);
     for (size_t i = 0; i < answer->result->warning_count; i++)
         warn(answer, "%s", answer->result->warnings[i].text);
     if (answer->result->residual_relative > RESIDUAL_MOST)
