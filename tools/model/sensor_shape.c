@@ -25,7 +25,7 @@ enum {
     AGES = 4,
     COLUMNS_CAP = 2 + CLASSES + 2 * AGES,
     ROWS_CAP = 400,
-    FINE_LOADS = 64,
+    FINE_LOADS = 12,
     ROWS_LEAST = 8
 };
 
@@ -545,7 +545,8 @@ int kj_sensor_shape_infer(const struct kj_model_input *input, const struct kj_sh
         rows.first_ns = (double)input->start_ns;
         rows.last_ns = (double)input->end_ns;
         open_search(question, BELIEVED_TIMELINE, &search);
-        bool fine = timeline.load_count <= FINE_LOADS && input->interval_count <= FINE_LOADS * 16;
+        bool wide = question->delay_to_ns > question->delay_from_ns;
+        bool fine = !wide && timeline.load_count <= FINE_LOADS && input->interval_count <= FINE_LOADS * 16;
         double most_ns = fine ? LATE_MOST_NS : 0;
         for (double late = -most_ns; late <= most_ns && !status; late += LATE_STEP_NS) {
             status = open_columns(&timeline, &rows, late, &columns);

@@ -10,9 +10,11 @@
 #include <stdlib.h>
 
 enum { BINS_CAP = 4096, FINE_BINS = 40 };
-#define BIN_LEAST_NS  20e6
-#define FINE_LEAST_NS 4e6
-#define ELSEWHERE_NS  1e9
+#define BIN_LEAST_NS    20e6
+#define FINE_LEAST_NS   4e6
+#define ELSEWHERE_NS    1e9
+#define REACH_NS        150e6
+#define SENSOR_DELAY_NS 2e6 /* what a sensor itself is late by */
 
 /* Samples at a regular step: power as a mean over each bin, or the share of the bin that something ran. */
 struct bins {
@@ -40,17 +42,24 @@ static bool open_bins(struct bins *bins, double start_ns, double end_ns, double 
     return bins->value != NULL;
 }
 
+/* Each value as long as it is nearest: from half way to the update before until half way to the one after. */
 static void fill_power(struct bins *bins, const struct kj_trace_series *series)
 {
-    for (size_t i = 0; i + 1 < series->count; i++) {
-        const struct kj_trace_reading *now = &series->readings[i];
-        double length_ns = (double)(now[1].t_ns - now->t_ns);
-        double mw = !series->counter ? (double)now[1].value
-                    : length_ns > 0  ? (double)(now[1].value - now->value) * 1e6 / length_ns
-                                     : 0;
-        spread(bins, (double)(now->t_ns - series->readings[0].t_ns),
-               (double)(now[1].t_ns - series->readings[0].t_ns), mw);
+    const struct kj_trace_reading *r = series->readings;
+    double from_ns = 0, at_ns = 0, mw = 0;
+    for (size_t i = 1; i < series->count; i++) {
+        if (r[i].value == r[i - 1].value && i + 1 < series->count)
+            continue;
+        double now_ns = (double)(r[i].t_ns - r[0].t_ns),
+               half_ns = series->counter ? at_ns : (at_ns + now_ns) / 2;
+        spread(bins, from_ns, half_ns, mw);
+        from_ns = half_ns;
+        mw = !series->counter ? (double)r[i].value
+             : now_ns > at_ns ? (double)(r[i].value - r[i - 1].value) * 1e6 / (now_ns - at_ns)
+                              : 0;
+        at_ns = now_ns;
     }
+    spread(bins, from_ns, at_ns, mw);
 }
 
 /* Correlation of power with busy, moved `shift_bins` later. */
@@ -88,7 +97,46 @@ static double refine(const struct kj_trace_launch *launches, size_t count, doubl
     return best_ns;
 }
 
-int kj_trace_align(const struct kj_trace_launch *launches, size_t launch_count,
+/* Correlation leaves what the sensor's window and holding of values hide; their likelihood places the series
+ * to a few ms. Returns what is to be added to the offset. */
+static int by_likelihood(const struct kj_trace_launch *launches, size_t count, size_t classes,
+                         const struct kj_trace_series *series, int64_t offset_ns, double *ret_more_ns)
+{
+    int64_t base_ns = series->readings[0].t_ns, end_ns = series->readings[series->count - 1].t_ns;
+    struct kj_model_interval *intervals = malloc((count + 1) * sizeof(*intervals));
+    struct kj_model_class *class = calloc(classes + 1, sizeof(*class));
+    struct kj_reading *readings = malloc((series->count + 1) * sizeof(*readings));
+    struct kj_model_input input = {.end_ns = (uint64_t)(end_ns - base_ns),
+                                   .classes = class,
+                                   .class_count = classes,
+                                   .intervals = intervals};
+    struct kj_sensor_series plain = {.readings = readings, .count = series->count};
+    const struct kj_shape_question ask = {
+        .series = &plain, .delay_from_ns = -REACH_NS, .delay_to_ns = REACH_NS};
+    struct kj_sensor_shape shape = {0};
+    int status = intervals && class && readings ? 0 : -ENOMEM;
+    *ret_more_ns = 0;
+    for (size_t i = 0; i < count && !status; i++) {
+        int64_t start_ns = launches[i].start_ns + offset_ns, stop_ns = launches[i].end_ns + offset_ns;
+        start_ns = start_ns < base_ns ? base_ns : start_ns;
+        if (stop_ns > start_ns)
+            intervals[input.interval_count++] = (struct kj_model_interval){
+                (uint64_t)(start_ns - base_ns), (uint64_t)(stop_ns - base_ns), launches[i].name, 0};
+    }
+    for (size_t i = 0; i < series->count && !status; i++)
+        readings[i] =
+            (struct kj_reading){(uint64_t)(series->readings[i].t_ns - base_ns), series->readings[i].value};
+    if (!status)
+        status = kj_sensor_shape_infer(&input, &ask, &shape);
+    if (!status && shape.delay_source == KJ_SHAPE_TRACE)
+        *ret_more_ns = shape.delay_ns - SENSOR_DELAY_NS;
+    free(intervals);
+    free(class);
+    free(readings);
+    return status == -ENODATA ? 0 : status;
+}
+
+int kj_trace_align(const struct kj_trace_launch *launches, size_t launch_count, size_t names,
                    const struct kj_trace_series *series, int64_t *ret_offset_ns, double *ret_correlation,
                    double *ret_second)
 {
@@ -124,6 +172,10 @@ int kj_trace_align(const struct kj_trace_launch *launches, size_t launch_count,
         best_ns = refine(launches, launch_count, (double)first, &power, best_ns, 1.5 * step_ns, &best);
     *ret_correlation = best;
     *ret_offset_ns = power_first - first + llround(best_ns);
+    double more_ns = 0;
+    if (ok && all && !series->counter)
+        ok = !by_likelihood(launches, launch_count, names, series, *ret_offset_ns, &more_ns);
+    *ret_offset_ns += llround(more_ns);
     ok = ok && all;
     free(all);
     free(power.value);

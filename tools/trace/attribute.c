@@ -12,7 +12,7 @@
 #include <string.h>
 
 #define GAIN_GIVEN_SD    0.01 /* of a gain that somebody measured */
-#define ALIGNED_LEAST    0.5  /* correlation below which power does not follow the timeline */
+#define ALIGNED_LEAST    0.3  /* correlation below which power does not follow the timeline */
 #define ALIGNED_APART    0.02
 #define RESIDUAL_MOST    0.15 /* of the mean reading: more is a model that does not describe the trace */
 #define EARLY_DELAY_NS   -15e6
@@ -96,8 +96,9 @@ static int lay_clocks(struct work *work)
     answer->offset_source = answer->offset_ns ? "given" : "none";
     if (work->question->align) {
         double second;
-        int status = kj_trace_align(work->launches, work->launch_count, work->question->sources[0].series,
-                                    &answer->offset_ns, &answer->align_correlation, &second);
+        int status = kj_trace_align(work->launches, work->launch_count, work->question->timeline->name_count,
+                                    work->question->sources[0].series, &answer->offset_ns,
+                                    &answer->align_correlation, &second);
         if (status)
             return status;
         answer->offset_source = "aligned";
@@ -338,7 +339,7 @@ static void widen_bounds(const struct work *work, struct kj_model_result *result
         struct kj_model_estimate *e = &result->classes[c].energy;
         double least_uj = result->class_count == 1 ? total_uj * result->busy_ns / run_ns : (double)e->low_uj;
         e->low_uj = (int64_t)floor(low * fmin(least_uj, (double)e->low_uj));
-        e->high_uj = (int64_t)ceil(high * ((double)e->high_uj + (double)result->idle_uj));
+        e->high_uj = (int64_t)ceil(high * fmin((double)e->high_uj + (double)result->idle_uj, total_uj));
         e->sd_uj = (double)(e->high_uj - e->low_uj) / (2 * KJ_Z90);
         result->classes[c].identifiability = 0;
     }

@@ -88,9 +88,9 @@ int kj_trace_attribute(const struct kj_trace_question *question, struct kj_trace
 struct kj_trace_answer *kj_trace_answer_free(struct kj_trace_answer *answer);
 
 /* align.c: what to add to the times of the busy stretches so that power follows them: the offset of the best
- * correlation, *ret_correlation, and of the best one elsewhere (more than a second or a load away),
- * *ret_second. -ENOMEM. */
-int kj_trace_align(const struct kj_trace_launch *launches, size_t launch_count,
+ * correlation, *ret_correlation, and of the best one elsewhere (more than a second or half the timeline
+ * away), *ret_second. names: more than any launch's name. -ENOMEM. */
+int kj_trace_align(const struct kj_trace_launch *launches, size_t launch_count, size_t names,
                    const struct kj_trace_series *series, int64_t *ret_offset_ns, double *ret_correlation,
                    double *ret_second);
 

@@ -94,7 +94,7 @@ int kj_trace_complain(const struct kj_trace_text *text, struct kj_error *error, 
     va_start(args, format);
     vsnprintf(what, sizeof(what), format, args);
     va_end(args);
-    kj_error_set(error, "%s:%zu: %s", text->path, text->line, what);
+    kj_error_set(error, "%s:%zu: %s", text->path, text->line ? text->line : 1, what);
     return -EINVAL;
 }
 
