@@ -102,7 +102,7 @@ check-format:
 install: all ## into PREFIX (default /usr/local); DESTDIR is honoured
 	install -Dm755 $(BUILD)/kjoule $(DESTDIR)$(PREFIX)/bin/kjoule
 	install -Dm755 $(BUILD)/libkjoule.so $(DESTDIR)$(PREFIX)/lib/kjoule/libkjoule.so
-	install -Dm644 tools/report/schema/kjoule.report.1.json $(DESTDIR)$(PREFIX)/share/kjoule/kjoule.report.1.json
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/kjoule tools/report/schema/kjoule.*.json
 	install -Dm644 tools/man/kjoule.1 $(DESTDIR)$(PREFIX)/share/man/man1/kjoule.1
 uninstall: ## what install put there
 	rm -f $(DESTDIR)$(PREFIX)/bin/kjoule $(DESTDIR)$(PREFIX)/share/man/man1/kjoule.1

@@ -54,14 +54,16 @@ static bool timestamp(const char *text, int64_t *ret_ns)
                &tm.tm_min, &tm.tm_sec, &millis, &used) != 7 ||
         text[used] || strspn(text, "0123456789/:. ") != strlen(text))
         return false;
-    if (tm.tm_year < 1970 || tm.tm_mon < 1 || tm.tm_mon > 12 || tm.tm_mday < 1 || tm.tm_mday > 31 ||
-        tm.tm_hour > 23 || tm.tm_min > 59 || tm.tm_sec > 60)
+    if (tm.tm_year < 1970 || tm.tm_year > 2200 || tm.tm_mon < 1 || tm.tm_mon > 12 || tm.tm_mday < 1 ||
+        tm.tm_mday > 31 || tm.tm_hour > 23 || tm.tm_min > 59 || tm.tm_sec > 60)
         return false;
     tm.tm_year -= 1900;
     tm.tm_mon -= 1;
     time_t seconds = mktime(&tm);
+    if (seconds <= 0 || seconds >= INT64_MAX / KJ_NS_PER_S)
+        return false;
     *ret_ns = (int64_t)seconds * KJ_NS_PER_S + millis * KJ_NS_PER_MS;
-    return seconds > 0 && seconds < INT64_MAX / KJ_NS_PER_S;
+    return true;
 }
 
 /* "56.38 W", "56.38". "[N/A]", "[Not Supported]", "[Unknown Error]": none, which is no error. */
