@@ -17,7 +17,7 @@ CFLAGS   ?= -O2 -g
 CPPFLAGS += -D_GNU_SOURCE -DKJ_VERSION='"$(VERSION)"' -Itools -Ishim -Iprobes -I$(BUILD)/gen
 ALL_CFLAGS  = -std=gnu11 $(WARN) $(CFLAGS) -MMD -MP
 TOOL_CFLAGS = $(ALL_CFLAGS) $(SANFLAGS)
-TOOL_LIBS   = -ljansson -lm -ldl -lpthread
+TOOL_LIBS   = -ljansson -lz -lm -ldl -lpthread
 SHIM_CFLAGS = $(ALL_CFLAGS) -fPIC -fvisibility=hidden -ftls-model=initial-exec -fno-stack-protector -U_FORTIFY_SOURCE
 # It defines what cuda.h and nvml.h declare, and includes neither: its prototypes are elsewhere.
 SIM_CFLAGS  = $(ALL_CFLAGS) -Wno-missing-prototypes -fPIC -fvisibility=hidden -Itests/simgpu
@@ -26,7 +26,7 @@ SIM_CFLAGS  = $(ALL_CFLAGS) -Wno-missing-prototypes -fPIC -fvisibility=hidden -I
 NVCC      ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
 CUDA_INC  ?= $(firstword $(wildcard $(CUDA_HOME)/include/cuda.h /usr/local/cuda/include/cuda.h /usr/include/cuda.h))
 
-ROOMS     := base power model folder carbon report account record
+ROOMS     := base power model trace folder carbon report account record
 LIB_SRC   := $(foreach r,$(ROOMS),$(wildcard tools/$(r)/*.c))
 CMD_SRC   := $(wildcard tools/*.c)
 SHIM_SRC  := $(wildcard shim/*.c) shim/arch/$(ARCH).S
@@ -102,7 +102,7 @@ check-format:
 install: all ## into PREFIX (default /usr/local); DESTDIR is honoured
 	install -Dm755 $(BUILD)/kjoule $(DESTDIR)$(PREFIX)/bin/kjoule
 	install -Dm755 $(BUILD)/libkjoule.so $(DESTDIR)$(PREFIX)/lib/kjoule/libkjoule.so
-	install -Dm644 tools/report/schema/kjoule.report.1.json $(DESTDIR)$(PREFIX)/share/kjoule/kjoule.report.1.json
+	install -Dm644 -t $(DESTDIR)$(PREFIX)/share/kjoule tools/report/schema/kjoule.*.json
 	install -Dm644 tools/man/kjoule.1 $(DESTDIR)$(PREFIX)/share/man/man1/kjoule.1
 uninstall: ## what install put there
 	rm -f $(DESTDIR)$(PREFIX)/bin/kjoule $(DESTDIR)$(PREFIX)/share/man/man1/kjoule.1

@@ -3,7 +3,7 @@
 # Installs what building (`setup.sh demo`) or building and testing (`setup.sh`) need and what is missing, after saying what.
 # Debian and Ubuntu; root or sudo.
 set -eu
-packages="gcc make libc6-dev libjansson-dev python3 python3-jsonschema"
+packages="gcc make libc6-dev libjansson-dev zlib1g-dev python3 python3-jsonschema"
 [ "${1:-}" = demo ] || packages="$packages binutils libcmocka-dev python3-pytest python3-torch procps \
                                 libjemalloc2 libtcmalloc-minimal4 musl-tools"
 # kjoule-probe and its tests; it is left out where they are missing
