@@ -111,14 +111,15 @@ static int find(const struct made *m, struct kj_sensor_shape *shape, struct kj_e
     const struct kj_wave wave = {
         .series = &series, .on = w.on, .on_count = w.on_count, .use = w.use, .use_count = w.use_count};
     int status = kj_sensor_shape_find(&wave, shape, error);
-    print_message("%-28s window %7.2f (%.2f..%.2f) period %.3f (%.3f..%.3f) delay %.2f (%.2f..%.2f) ms, "
-                  "%.1f/%.1f W, noise %.2f W, left %.4f, %zu updates, wander %.3f%s%s\n",
-                  m->name, shape->window_ns.value / 1e6, shape->window_ns.low / 1e6,
-                  shape->window_ns.high / 1e6, shape->period_ns.value / 1e6, shape->period_ns.low / 1e6,
-                  shape->period_ns.high / 1e6, shape->delay_ns.value / 1e6, shape->delay_ns.low / 1e6,
-                  shape->delay_ns.high / 1e6, shape->on_mw.value / 1e3, shape->off_mw.value / 1e3,
-                  shape->noise_mw / 1e3, shape->unexplained, shape->updates, shape->wander,
-                  shape->kernel == KJ_SENSOR_LAG ? ", lag" : "", status ? " FAILED" : "");
+    if (strcmp(m->name, "coverage"))
+        print_message("%-28s window %7.2f (%.2f..%.2f) period %.3f (%.3f..%.3f) delay %.2f (%.2f..%.2f) ms, "
+                      "%.1f/%.1f W, noise %.2f W, left %.4f, %zu updates, wander %.3f%s%s\n",
+                      m->name, shape->window_ns.value / 1e6, shape->window_ns.low / 1e6,
+                      shape->window_ns.high / 1e6, shape->period_ns.value / 1e6, shape->period_ns.low / 1e6,
+                      shape->period_ns.high / 1e6, shape->delay_ns.value / 1e6, shape->delay_ns.low / 1e6,
+                      shape->delay_ns.high / 1e6, shape->on_mw.value / 1e3, shape->off_mw.value / 1e3,
+                      shape->noise_mw / 1e3, shape->unexplained, shape->updates, shape->wander,
+                      shape->kernel == KJ_SENSOR_LAG ? ", lag" : "", status ? " FAILED" : "");
     return status;
 }
 
