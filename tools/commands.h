@@ -10,6 +10,7 @@
     X(run, "[options] [--] COMMAND...", "run a command and report its energy (`run` may be left out)")       \
     X(report, "DIR [--format text|json]", "the report again, from a run folder")                             \
     X(doctor, "", "which sensors answer here, and what would mend the others")                               \
+    X(calibrate, "[--device N]", "how a GPU's sensors work, from a load switched on and off")                \
     X(zones, "[PATTERN]", "the grid factors, with year and source")                                          \
     X(estimate, "--power W --time T", "C = E x T x R by hand, step by step")                                 \
     X(record, "--pid PID", "watch a running tree (what bare LD_PRELOAD starts)")

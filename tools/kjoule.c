@@ -23,7 +23,7 @@ static int print_help(void)
     puts("kjoule - energy and emissions of an unmodified training run\n\n"
          "usage: kjoule [options] [--] COMMAND...\n");
     for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++)
-        printf("  kjoule %-8s %-28s %s\n", commands[i].name, commands[i].arguments, commands[i].help);
+        printf("  kjoule %-9s %-28s %s\n", commands[i].name, commands[i].arguments, commands[i].help);
     puts("\nThe exit status is the command's: 128+n when signal n ended it, 126 or 127 when it cannot be\n"
          "started; 125 is a failure of kjoule itself and 2 bad input.\n\n"
          "Options of run; the name below each sets it from the environment:");

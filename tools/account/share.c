@@ -51,7 +51,7 @@ static uint64_t context_start_ns(const struct kj_work *work, uint32_t device)
  * weighed for the total. */
 static bool is_told_apart(const struct kj_channel *channel)
 {
-    return channel->window_ns || strcmp(channel->name, "power_samples");
+    return channel->window_ns || !kj_channel_own_times(channel);
 }
 
 /* What is not known of the scale is in the device's interval, which each class's is laid upon: not here
@@ -83,6 +83,7 @@ static size_t device_series(const struct kj_series *series, const char *device, 
         for (size_t p = 0; p < from->count; p++)
             readings[p] = (struct kj_reading){from->points[p].t_ns, from->points[p].value};
         to[count++] = (struct kj_sensor_series){.counter = !power,
+                                                .own_times = kj_channel_own_times(&from->channel),
                                                 .sensor = sensor_of(&from->channel),
                                                 .readings = readings,
                                                 .count = from->count};

@@ -31,7 +31,7 @@ static json_t *range_json(const struct kj_range *range)
 
 static json_t *sensor_json(const struct kj_calibrated_sensor *sensor)
 {
-    const struct kj_sensor_shape *shape = &sensor->shape;
+    const struct kj_wave_shape *shape = &sensor->shape;
     json_t *row =
         json_pack("{s:s,s:s,s:s,s:o,s:o,s:o,s:o,s:o,s:f,s:f,s:I}", "channel", sensor->name, "kind",
                   sensor->counter ? "energy_uj" : "power_mw", "kernel", kj_sensor_kernel_name(shape->kernel),
@@ -87,7 +87,7 @@ static bool take_text(const json_t *object, const char *key, char *ret_text, siz
 
 static bool take_sensor(const json_t *row, struct kj_calibrated_sensor *ret_sensor)
 {
-    struct kj_sensor_shape *shape = &ret_sensor->shape;
+    struct kj_wave_shape *shape = &ret_sensor->shape;
     char kind[16], kernel[16];
     if (!take_text(row, "channel", ret_sensor->name, sizeof(ret_sensor->name)) ||
         !take_text(row, "kind", kind, sizeof(kind)) || !take_text(row, "kernel", kernel, sizeof(kernel)))
@@ -291,8 +291,8 @@ void kj_calibration_apply(const struct kj_calibration *calibration, struct kj_ch
             calibration->sensors[i].counter == (channel->kind == KJ_ENERGY_UJ))
             sensor = &calibration->sensors[i];
     if (sensor) {
-        const struct kj_sensor_shape *shape = &sensor->shape;
-        channel->shape = KJ_SHAPE_CALIBRATED;
+        const struct kj_wave_shape *shape = &sensor->shape;
+        channel->shape = KJ_ORIGIN_CALIBRATED;
         channel->kernel = shape->kernel;
         channel->window_ns = whole_ns(shape->window_ns.value);
         channel->period_ns = whole_ns(shape->period_ns.value);
@@ -302,6 +302,6 @@ void kj_calibration_apply(const struct kj_calibration *calibration, struct kj_ch
                 "shape measured on this board by kjoule calibrate, %.10s; %s", calibration->date, gain);
     } else if (calibration->gain > 0) {
         kj_text(channel->basis, sizeof(channel->basis), "%s; shape %s", gain,
-                kj_shape_source_name(channel->shape));
+                kj_shape_origin_name(channel->shape));
     }
 }

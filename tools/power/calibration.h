@@ -9,13 +9,13 @@
 #ifndef KJ_CALIBRATION_H
 #define KJ_CALIBRATION_H
 
-#include "model/sensor_shape.h"
+#include "model/wave_shape.h"
 #include "power/power.h"
 
 struct kj_calibrated_sensor {
     char name[48]; /* channel: "power_instant", ... */
     bool counter;
-    struct kj_sensor_shape shape;
+    struct kj_wave_shape shape;
 };
 
 struct kj_calibration {

@@ -88,11 +88,11 @@ void kj_gpu_sensor_shape(const struct kj_gpu_board *board, enum kj_gpu_field fie
     unsigned architecture = architecture_of(board);
     const struct sensor *row = find_sensor(board, architecture, field);
     const struct gain *gain = find_gain(board, architecture);
-    channel->shape = KJ_SHAPE_INFERRED;
+    channel->shape = KJ_ORIGIN_INFERRED;
     channel->gain_mean = gain->mean;
     channel->gain_sd = gain->sd;
     if (row) {
-        channel->shape = row->window_ms > 0 ? KJ_SHAPE_TABLE : KJ_SHAPE_INFERRED;
+        channel->shape = row->window_ms > 0 ? KJ_ORIGIN_TABLE : KJ_ORIGIN_INFERRED;
         channel->kernel = row->kernel;
         channel->window_ns = (uint64_t)(row->window_ms * KJ_NS_PER_MS);
         channel->period_ns = (uint64_t)(row->period_ms * KJ_NS_PER_MS);

@@ -30,7 +30,7 @@ struct kj_gpu_board {
 };
 
 /* Fills in window, period, delay, kernel, gain and its spread, shape and basis of the channel. What no row
- * tells stays 0, and shape is KJ_SHAPE_INFERRED. */
+ * tells stays 0, and shape is KJ_ORIGIN_INFERRED. */
 void kj_gpu_sensor_shape(const struct kj_gpu_board *board, enum kj_gpu_field field,
                          struct kj_channel *channel);
 

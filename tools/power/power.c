@@ -206,6 +206,11 @@ static bool better(const struct kj_channel *a, const struct kj_channel *b)
     return a->id < b->id;
 }
 
+bool kj_channel_own_times(const struct kj_channel *channel)
+{
+    return !strcmp(channel->source, "nvml") && !strcmp(channel->name, "power_samples");
+}
+
 size_t kj_channels_choose(const struct kj_channel *channels, size_t count, enum kj_component component,
                           uint32_t *ret_ids, size_t cap)
 {

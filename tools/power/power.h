@@ -37,13 +37,13 @@ enum kj_quantity_kind {
 };
 
 /* Where what is known of a sensor's shape comes from. */
-enum kj_shape_source {
-    KJ_SHAPE_NONE = 0,       /* nothing to know: no averaging sensor */
-    KJ_SHAPE_INFERRED = 1,   /* unknown, found from the run's own readings */
-    KJ_SHAPE_TABLE = 2,      /* published for boards of its kind: gpu_sensors.def */
-    KJ_SHAPE_CALIBRATED = 3, /* measured on this very board by `kjoule calibrate` */
+enum kj_shape_origin {
+    KJ_ORIGIN_NONE = 0,       /* nothing to know: no averaging sensor */
+    KJ_ORIGIN_INFERRED = 1,   /* unknown, found from the run's own readings */
+    KJ_ORIGIN_TABLE = 2,      /* published for boards of its kind: gpu_sensors.def */
+    KJ_ORIGIN_CALIBRATED = 3, /* measured on this very board by `kjoule calibrate` */
 };
-const char *kj_shape_source_name(enum kj_shape_source source);   /* "none" "inferred" "table" "calibrated" */
+const char *kj_shape_origin_name(enum kj_shape_origin source);   /* "none" "inferred" "table" "calibrated" */
 const char *kj_sensor_kernel_name(enum kj_sensor_kernel kernel); /* "box" "lag" */
 
 /* One quantity of one component. Plain data: copied into the run folder as it is. */
@@ -64,7 +64,7 @@ struct kj_channel {
     uint64_t period_ns; /* how often the sensor renews its value, 0 unknown */
     char basis[160];    /* where gain_sd, window, model constants come from */
     /* More of a GPU sensor's shape. All zero: nothing is known. */
-    enum kj_shape_source shape;
+    enum kj_shape_origin shape;
     enum kj_sensor_kernel kernel; /* of a lag, window_ns is the time constant */
     uint64_t delay_ns;            /* the window ends this long before the value appears */
     double gain;                  /* by the user's own meter: true = reading / gain. 0: none was given */
@@ -72,6 +72,10 @@ struct kj_channel {
                                      counts as 1 */
     double noise_mw;              /* 1 sigma of a reading, 0 unknown */
 };
+
+/* Whether the times of its samples are the sensor's own, not those of the looks at it: a ring of the
+ * driver's. */
+bool kj_channel_own_times(const struct kj_channel *channel);
 
 /* The shape as a whole line "shape,..." of a series file, and back from the line's fields: -EINVAL when it
  * makes no sense, and then the channel is untouched. Fields beyond those known are of later versions. */

@@ -13,7 +13,7 @@
 
 static const char *const kernel_names[] = {"box", "lag"};
 
-const char *kj_shape_source_name(enum kj_shape_source source)
+const char *kj_shape_origin_name(enum kj_shape_origin source)
 {
     static const char *const names[] = {"none", "inferred", "table", "calibrated"};
     return names[source];
@@ -27,7 +27,7 @@ const char *kj_sensor_kernel_name(enum kj_sensor_kernel kernel)
 int kj_shape_format(const struct kj_channel *channel, char *ret_line, size_t size)
 {
     return snprintf(ret_line, size, "shape,%u,%s,%s,%llu,%.6g,%.6g,%.6g\n", channel->id,
-                    kj_shape_source_name(channel->shape), kernel_names[channel->kernel],
+                    kj_shape_origin_name(channel->shape), kernel_names[channel->kernel],
                     (unsigned long long)channel->delay_ns, channel->gain, channel->gain_mean,
                     channel->noise_mw);
 }
@@ -49,17 +49,17 @@ int kj_shape_parse(char *const *fields, size_t count, struct kj_channel *channel
 {
     struct kj_channel shape = *channel;
     double delay_ns;
-    int source = KJ_SHAPE_CALIBRATED, kernel = KJ_SENSOR_LAG;
+    int source = KJ_ORIGIN_CALIBRATED, kernel = KJ_SENSOR_LAG;
     if (count < 8)
         return -EINVAL;
-    while (source >= 0 && strcmp(fields[2], kj_shape_source_name((enum kj_shape_source)source)))
+    while (source >= 0 && strcmp(fields[2], kj_shape_origin_name((enum kj_shape_origin)source)))
         source--;
     while (kernel >= 0 && strcmp(fields[3], kernel_names[kernel]))
         kernel--;
     if (source < 0 || kernel < 0 || !real(fields[4], 0, 10e9, &delay_ns) || !factor(fields[5], &shape.gain) ||
         !factor(fields[6], &shape.gain_mean) || !real(fields[7], 0, 1e7, &shape.noise_mw))
         return -EINVAL;
-    shape.shape = (enum kj_shape_source)source;
+    shape.shape = (enum kj_shape_origin)source;
     shape.kernel = (enum kj_sensor_kernel)kernel;
     shape.delay_ns = (uint64_t)delay_ns;
     *channel = shape;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_sensor_shape.c - the shape of sensors that are made up here, so that it is known: what is inferred
+ * test_wave_shape.c - the shape of sensors that are made up here, so that it is known: what is inferred
  * from their readings of the calibration's wave is what they were made of.
  */
-#include "model/sensor_shape.h"
+#include "model/wave_shape.h"
 
 #include "model/normal.h"
 
@@ -30,7 +30,7 @@ struct made {
     double window_ms, period_ms, delay_ms; /* counter: window 0 sees all */
     double noise;                          /* relative, 1 sigma */
     double poll_ms, seconds;
-    bool counter;
+    bool counter, own_times;
 };
 
 static struct world {
@@ -89,6 +89,7 @@ static void watch(const struct made *m)
     double next_ns = 0.37 * period_ns, value = OFF_MW, uj = 0;
     for (double t_ns = 1e6; t_ns < w.end_ns && w.count < READINGS_CAP;
          t_ns += m->poll_ms * 1e6 * (0.8 + 0.4 * kj_draw_uniform(&random))) {
+        double update_ns = next_ns;
         for (; next_ns <= t_ns; next_ns += period_ns) {
             double end_ns = next_ns - delay_ns;
             if (m->counter)
@@ -98,19 +99,25 @@ static void watch(const struct made *m)
                                                    : mean_mw(end_ns - window_ns, end_ns);
             value *= m->counter ? 1 : 1 + m->noise * kj_draw_normal(&random);
         }
+        if (m->own_times && update_ns != next_ns)
+            w.readings[w.count++] =
+                (struct kj_reading){(uint64_t)(next_ns - period_ns), (uint64_t)fmax(value, 0)};
+        if (m->own_times)
+            continue;
         double seen = m->counter ? floor(uj / 1000) * 1000 : value; /* counters are in mJ */
         w.readings[w.count++] = (struct kj_reading){(uint64_t)t_ns, (uint64_t)fmax(seen, 0)};
     }
 }
 
-static int find(const struct made *m, struct kj_sensor_shape *shape, struct kj_error *error)
+static int find(const struct made *m, struct kj_wave_shape *shape, struct kj_error *error)
 {
     make_wave(m->seconds);
     watch(m);
-    const struct kj_sensor_series series = {.counter = m->counter, .readings = w.readings, .count = w.count};
+    const struct kj_sensor_series series = {
+        .counter = m->counter, .own_times = m->own_times, .readings = w.readings, .count = w.count};
     const struct kj_wave wave = {
         .series = &series, .on = w.on, .on_count = w.on_count, .use = w.use, .use_count = w.use_count};
-    int status = kj_sensor_shape_find(&wave, shape, error);
+    int status = kj_wave_shape_find(&wave, shape, error);
     if (strcmp(m->name, "coverage"))
         print_message("%-28s window %7.2f (%.2f..%.2f) period %.3f (%.3f..%.3f) delay %.2f (%.2f..%.2f) ms, "
                       "%.1f/%.1f W, noise %.2f W, left %.4f, %zu updates, wander %.3f%s%s\n",
@@ -138,6 +145,7 @@ static const struct made sensors[] = {
     {"10 of 20 (V100)", KJ_SENSOR_BOX, 10, 20, 0, 0.01, 1, 40, false},
     {"10 of 20, no noise", KJ_SENSOR_BOX, 10, 20, 3, 0, 1, 20, false},
     {"lag 100 of 100 (Maxwell)", KJ_SENSOR_LAG, 100, 100, 0, 0.01, 1, 40, false},
+    {"20 of 20, a ring", KJ_SENSOR_BOX, 20, 20, 0, 0.01, 1, 20, false, true},
     {"lag 54 of 15.4 (K40m)", KJ_SENSOR_LAG, 54, 15.4, 5, 0.005, 1, 20, false},
 };
 
@@ -146,7 +154,7 @@ static void test_powers(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof(sensors) / sizeof(sensors[0]); i++) {
         const struct made *m = &sensors[i];
-        struct kj_sensor_shape shape = {0};
+        struct kj_wave_shape shape = {0};
         struct kj_error error = {0};
         assert_int_equal(find(m, &shape, &error), 0);
         assert_int_equal(shape.kernel, m->kernel);
@@ -174,7 +182,7 @@ static void test_counters(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof(counters) / sizeof(counters[0]); i++) {
         const struct made *m = &counters[i];
-        struct kj_sensor_shape shape = {0};
+        struct kj_wave_shape shape = {0};
         struct kj_error error = {0};
         assert_int_equal(find(m, &shape, &error), 0);
         assert_true(shape.sub_sampled == (m->window_ms > 0));
@@ -196,7 +204,7 @@ static void test_coverage(void **state)
     int held = 0, tried = 0;
     struct made m = sensors[0];
     for (int i = 0; i < 20; i++) {
-        struct kj_sensor_shape shape = {0};
+        struct kj_wave_shape shape = {0};
         struct kj_error error = {0};
         m.window_ms = 18 + i;
         m.delay_ms = i % 7;
@@ -215,7 +223,7 @@ static void test_coverage(void **state)
 static void test_refusals(void **state)
 {
     (void)state;
-    struct kj_sensor_shape shape;
+    struct kj_wave_shape shape;
     struct kj_error error = {0};
     struct kj_draws random = {.state = 9};
     make_wave(10);
@@ -225,13 +233,13 @@ static void test_refusals(void **state)
     struct kj_sensor_series series = {.readings = w.readings, .count = w.count};
     const struct kj_wave wave = {
         .series = &series, .on = w.on, .on_count = w.on_count, .use = w.use, .use_count = w.use_count};
-    assert_int_equal(kj_sensor_shape_find(&wave, &shape, &error), -EDOM);
+    assert_int_equal(kj_wave_shape_find(&wave, &shape, &error), -EDOM);
     assert_non_null(strstr(error.text, "do not follow"));
     for (size_t i = 0; i < w.count; i++)
         w.readings[i].value = 60000;
-    assert_int_equal(kj_sensor_shape_find(&wave, &shape, &error), -ENODATA);
+    assert_int_equal(kj_wave_shape_find(&wave, &shape, &error), -ENODATA);
     series.count = 0;
-    assert_int_equal(kj_sensor_shape_find(&wave, &shape, &error), -ENODATA);
+    assert_int_equal(kj_wave_shape_find(&wave, &shape, &error), -ENODATA);
 }
 
 int main(void)

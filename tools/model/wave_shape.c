@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * sensor_shape.c - window, delay and period of a sensor from a load that was switched: sensor_shape.h.
+ * wave_shape.c - window, delay and period of a sensor from a load that was switched: wave_shape.h.
  */
-#include "model/sensor_shape.h"
+#include "model/wave_shape.h"
 
 #include "model/parts.h"
 
@@ -294,7 +294,7 @@ static double edge(struct search *s, const struct point *best, bool of_window, d
     return outside;
 }
 
-static void find_ranges(struct search *s, const struct point *best, struct kj_sensor_shape *shape)
+static void find_ranges(struct search *s, const struct point *best, struct kj_wave_shape *shape)
 {
     double slack_ns = fmax(RESOLUTION_NS, s->timing_sd_ns);
     double shorter = s->whole_period ? 0 : edge(s, best, true, -2);
@@ -343,10 +343,11 @@ static double first_period_ns(const struct kj_sensor_series *series, double *ret
     size_t count = 0, polls = 0;
     *ret_poll_ns = 0;
     for (size_t i = 1; steps && i < series->count; i++) {
-        if (series->readings[i].value == series->readings[i - 1].value)
+        if (series->readings[i].value == series->readings[i - 1].value && !series->own_times)
             continue;
-        double middle_ns = ((double)series->readings[i].t_ns + (double)series->readings[i - 1].t_ns) / 2;
-        *ret_poll_ns += (double)(series->readings[i].t_ns - series->readings[i - 1].t_ns);
+        double now_ns = (double)series->readings[i].t_ns, last_ns = (double)series->readings[i - 1].t_ns;
+        double middle_ns = series->own_times ? now_ns : (now_ns + last_ns) / 2;
+        *ret_poll_ns += series->own_times ? 0 : now_ns - last_ns;
         polls++;
         if (before_ns > 0)
             steps[count++] = middle_ns - before_ns;
@@ -375,7 +376,7 @@ static bool is_used(const struct kj_wave *wave, double t_ns)
     return false;
 }
 
-static int take_updates(struct search *s, struct kj_sensor_shape *shape)
+static int take_updates(struct search *s, struct kj_wave_shape *shape)
 {
     double poll_ns, period_ns = first_period_ns(s->wave->series, &poll_ns);
     struct kj_sensor_series series = *s->wave->series;
@@ -455,7 +456,7 @@ static double variance_sum(const struct search *s)
 }
 
 /* The plain explanation stands unless the other is clearly better. */
-static struct point choose(struct search *s, struct kj_sensor_shape *shape)
+static struct point choose(struct search *s, struct kj_wave_shape *shape)
 {
     bool counter = s->wave->series->counter;
     s->whole_period = counter;
@@ -478,7 +479,7 @@ static struct point choose(struct search *s, struct kj_sensor_shape *shape)
     return better ? other : plain;
 }
 
-static int find(struct search *s, struct kj_sensor_shape *shape, struct kj_error *error)
+static int find(struct search *s, struct kj_wave_shape *shape, struct kj_error *error)
 {
     const struct kj_wave *wave = s->wave;
     s->on_before_ns = calloc(wave->on_count + 1, sizeof(double));
@@ -516,11 +517,10 @@ static int find(struct search *s, struct kj_sensor_shape *shape, struct kj_error
     return 0;
 }
 
-int kj_sensor_shape_find(const struct kj_wave *wave, struct kj_sensor_shape *ret_shape,
-                         struct kj_error *error)
+int kj_wave_shape_find(const struct kj_wave *wave, struct kj_wave_shape *ret_shape, struct kj_error *error)
 {
     struct search s = {.wave = wave};
-    struct kj_sensor_shape shape = {0};
+    struct kj_wave_shape shape = {0};
     int status = find(&s, &shape, error);
     free(s.on_before_ns);
     free(s.state);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * sensor_shape.h - how a power sensor or an energy counter turns power into readings, found from what it
+ * wave_shape.h - how a power sensor or an energy counter turns power into readings, found from what it
  * showed while a load of known times was switched on and off.
  *
  * The load is a rectangular wave. A reading is the mean of what was on over a window that ends some delay
@@ -17,8 +17,8 @@
  *
  * Pure: no I/O, no globals, no clock.
  */
-#ifndef KJ_SENSOR_SHAPE_H
-#define KJ_SENSOR_SHAPE_H
+#ifndef KJ_WAVE_SHAPE_H
+#define KJ_WAVE_SHAPE_H
 
 #include "model/attribution.h"
 
@@ -35,7 +35,7 @@ struct kj_wave {
     size_t use_count;
 };
 
-struct kj_sensor_shape {
+struct kj_wave_shape {
     enum kj_sensor_kernel kernel;
     struct kj_range window_ns; /* lag: the time constant. Counter: 0 when it sees all of the time */
     struct kj_range period_ns; /* of updates; value 0: each reading was new */
@@ -59,7 +59,6 @@ extern const size_t kj_wave_plan_count;
 
 /* 0; -ENOMEM; -ENODATA: fewer than 24 updates; -EDOM: the readings do not follow the wave. The error says it.
  */
-int kj_sensor_shape_find(const struct kj_wave *wave, struct kj_sensor_shape *ret_shape,
-                         struct kj_error *error);
+int kj_wave_shape_find(const struct kj_wave *wave, struct kj_wave_shape *ret_shape, struct kj_error *error);
 
 #endif
