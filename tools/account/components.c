@@ -244,6 +244,33 @@ static bool is_used(const char *device, char *const *gpus, size_t count)
     return false;
 }
 
+static int list_sensors(struct kj_account *a, char *const *gpus, size_t gpu_count)
+{
+    for (size_t i = 0; i < a->series->count; i++) {
+        const struct kj_channel *c = &a->series->channels[i].channel;
+        if (!c->shape || !is_used(c->device, gpus, gpu_count))
+            continue;
+        struct kj_report_sensor *row = kj_report_add_sensor(a->report);
+        if (!row)
+            return -1;
+        *row = (struct kj_report_sensor){.device = strdup(c->device),
+                                         .source = strdup(c->source),
+                                         .channel = strdup(c->name),
+                                         .basis = strdup(c->basis),
+                                         .shape = strdup(kj_shape_origin_name(c->shape)),
+                                         .kernel = strdup(kj_sensor_kernel_name(c->kernel)),
+                                         .counter = c->kind == KJ_ENERGY_UJ,
+                                         .window_ns = c->window_ns,
+                                         .period_ns = c->period_ns,
+                                         .delay_ns = c->delay_ns,
+                                         .gain = c->gain,
+                                         .gain_mean = c->gain_mean > 0 ? c->gain_mean : 1,
+                                         .gain_sd = c->gain_sd,
+                                         .noise_mw = c->noise_mw};
+    }
+    return 0;
+}
+
 static void sum_up(struct kj_report *report)
 {
     double low2 = 0, high2 = 0;
@@ -306,6 +333,6 @@ int kj_account_components(struct kj_account *a, char *const *gpus, size_t gpu_co
     free(channels);
     sum_up(a->report);
     if (!status)
-        status = add_besides(a) || kj_cpu_lines(a, &use, &sums) ? -1 : 0;
+        status = add_besides(a) || list_sensors(a, gpus, gpu_count) || kj_cpu_lines(a, &use, &sums) ? -1 : 0;
     return status;
 }
