@@ -6,6 +6,7 @@
 
 #include "power/source.h"
 
+#include <ctype.h>
 #include <string.h>
 
 static const struct sensor {
@@ -50,10 +51,20 @@ static const struct family {
 
 #define COUNT(table) (sizeof(table) / sizeof((table)[0]))
 
+static bool holds(const char *name, const char *part)
+{
+    char word[32];
+    size_t length = strlen(part);
+    bool whole = length && part[length - 1] == '$';
+    kj_text(word, sizeof(word), "%.*s", (int)(length - whole), part);
+    const char *at = strstr(name, word);
+    return at && (!whole || !isalnum((unsigned char)at[strlen(word)]));
+}
+
 static unsigned architecture_of(const struct kj_gpu_board *board)
 {
     for (size_t i = 0; !board->architecture && i < COUNT(families); i++)
-        if (strstr(board->name, families[i].name_part))
+        if (holds(board->name, families[i].name_part))
             return families[i].architecture;
     return board->architecture;
 }
@@ -64,7 +75,7 @@ static const struct sensor *find_sensor(const struct kj_gpu_board *board, unsign
     for (size_t i = 0; i < COUNT(sensors); i++) {
         const struct sensor *row = &sensors[i];
         bool bounded = row->driver_first || row->driver_last;
-        if (row->architecture == architecture && row->field == field && strstr(board->name, row->name_part) &&
+        if (row->architecture == architecture && row->field == field && holds(board->name, row->name_part) &&
             (!bounded || (board->driver_major >= row->driver_first && board->driver_major &&
                           (!row->driver_last || board->driver_major <= row->driver_last))))
             return row;
@@ -77,7 +88,7 @@ static const struct gain *find_gain(const struct kj_gpu_board *board, unsigned a
 {
     size_t i = 0;
     while (i + 1 < COUNT(gains) &&
-           (gains[i].architecture != architecture || !strstr(board->name, gains[i].name_part)))
+           (gains[i].architecture != architecture || !holds(board->name, gains[i].name_part)))
         i++;
     return &gains[i];
 }
