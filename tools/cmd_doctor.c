@@ -196,6 +196,8 @@ static void print_sources(const struct doctor *doctor)
         const struct kj_source_status *status = &doctor->statuses[i];
         printf("  %-13s  %-8s  ", status->name, status->accepted ? "accepted" : "refused");
         print_wrapped(status->reason, TEXT_COLUMN);
+        if (status->warning[0])
+            printf("%*swarning: %s\n", TEXT_COLUMN, "", status->warning);
         if (status->remedy[0]) /* unbroken, to be copied */
             printf("%*smend: %s\n", TEXT_COLUMN, "", status->remedy);
     }
@@ -279,6 +281,51 @@ static void print_used(const struct doctor *doctor)
             printf("  lost: %s\n", doctor->lost[i]);
 }
 
+static void describe_shape(const struct kj_channel *c, char *ret_text, size_t size)
+{
+    bool counter = c->kind == KJ_ENERGY_UJ;
+    char window[64] = "", period[48] = "", delay[32] = "";
+    if (c->window_ns)
+        snprintf(window, sizeof(window), "%s %.4g ms; ",
+                 counter                      ? "adds up samples of"
+                 : c->kernel == KJ_SENSOR_LAG ? "lag of"
+                                              : "mean over",
+                 (double)c->window_ns / 1e6);
+    else if (counter && c->shape == KJ_ORIGIN_CALIBRATED)
+        snprintf(window, sizeof(window), "sees all of the time; ");
+    if (c->period_ns)
+        snprintf(period, sizeof(period), "renewed every %.4g ms; ", (double)c->period_ns / 1e6);
+    if (c->shape != KJ_ORIGIN_INFERRED)
+        snprintf(delay, sizeof(delay), "delay %.3g ms; ", (double)c->delay_ns / 1e6);
+    snprintf(ret_text, size, "%s%s%s%s", window, period, delay, c->basis);
+}
+
+/* How the sensors of GPUs work, where that is known from, and what would tell more. */
+static void print_shapes(const struct doctor *doctor)
+{
+    bool any = false;
+    for (size_t i = 0; i < doctor->channels_count; i++) {
+        const struct kj_channel *c = &doctor->channels[i];
+        if (!c->shape)
+            continue;
+        bool first = !i || strcmp(c->device, doctor->channels[i - 1].device), better = true;
+        if (!any)
+            printf("\nhow the GPUs' sensors work\n");
+        any = true;
+        for (size_t k = 0; first && k < doctor->channels_count; k++)
+            if (!strcmp(doctor->channels[k].device, c->device) &&
+                doctor->channels[k].shape == KJ_ORIGIN_CALIBRATED)
+                better = false;
+        if (first)
+            printf("  %s%s%s\n", c->device, better ? "    better: kjoule calibrate --device " : "",
+                   better ? c->device : "");
+        char text[320] = "";
+        describe_shape(c, text, sizeof(text));
+        printf("    %-15s  %-10s  ", c->name, kj_shape_origin_name(c->shape));
+        print_wrapped(text, 33);
+    }
+}
+
 static void print_rest(const struct doctor *doctor)
 {
     printf("\ndriver and library\n");
@@ -314,14 +361,22 @@ static json_t *channel_json(const struct doctor *doctor, const struct kj_channel
     static const char *const component_names[] = {"", "gpu", "cpu", "dram", "node"};
     static const char *const kind_names[] = {"", "energy_uj", "power_mw", "cpu_busy_ns"};
     double now = doctor->now_mw[channel->id];
-    return json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:f, s:f, s:f, s:I, s:I, s:o, s:s}", "id",
-                     (int)channel->id, "source", channel->source, "name", channel->name, "device",
-                     channel->device, "model", channel->model, "component",
-                     component_names[channel->component], "kind", kind_names[channel->kind], "method",
-                     kj_method_name(channel->method), "gain_sd", channel->gain_sd, "low_factor",
-                     channel->low_factor, "high_factor", channel->high_factor, "window_ns",
-                     (json_int_t)channel->window_ns, "period_ns", (json_int_t)channel->period_ns, "now_mw",
-                     isnan(now) ? json_null() : json_real(now), "basis", channel->basis);
+    json_t *row =
+        json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:f, s:f, s:f, s:I, s:I, s:o, s:s}", "id",
+                  (int)channel->id, "source", channel->source, "name", channel->name, "device",
+                  channel->device, "model", channel->model, "component", component_names[channel->component],
+                  "kind", kind_names[channel->kind], "method", kj_method_name(channel->method), "gain_sd",
+                  channel->gain_sd, "low_factor", channel->low_factor, "high_factor", channel->high_factor,
+                  "window_ns", (json_int_t)channel->window_ns, "period_ns", (json_int_t)channel->period_ns,
+                  "now_mw", isnan(now) ? json_null() : json_real(now), "basis", channel->basis);
+    if (row && channel->shape)
+        json_object_set_new(row, "shape",
+                            json_pack("{s:s, s:s, s:I, s:f, s:f, s:f}", "from",
+                                      kj_shape_origin_name(channel->shape), "kernel",
+                                      kj_sensor_kernel_name(channel->kernel), "delay_ns",
+                                      (json_int_t)channel->delay_ns, "gain", channel->gain, "gain_mean",
+                                      channel->gain_mean, "noise_mw", channel->noise_mw));
+    return row;
 }
 
 static json_t *used_json(const struct doctor *doctor)
@@ -450,6 +505,7 @@ int kj_cmd_doctor(int argc, char **argv)
         } else {
             print_sources(doctor);
             print_used(doctor);
+            print_shapes(doctor);
             print_rest(doctor);
         }
         if (fflush(stdout) || ferror(stdout)) {

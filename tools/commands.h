@@ -11,6 +11,7 @@
     X(report, "DIR [--format text|json]", "the report again, from a run folder")                             \
     X(doctor, "", "which sensors answer here, and what would mend the others")                               \
     X(attribute, "--timeline T --power P", "joules per kernel of a trace and a power log from other tools")  \
+    X(calibrate, "[--device N]", "how a GPU's sensors work, from a load switched on and off")                \
     X(zones, "[PATTERN]", "the grid factors, with year and source")                                          \
     X(estimate, "--power W --time T", "C = E x T x R by hand, step by step")                                 \
     X(record, "--pid PID", "watch a running tree (what bare LD_PRELOAD starts)")

@@ -55,6 +55,7 @@ static void machine_make(struct sim_machine *m)
     for (int i = 0; i < SIM_DEVICES; i++) {
         struct sim_device *d = &m->device[i];
         pthread_mutex_init(&d->lock, &attr);
+        pthread_mutex_init(&d->sensor_lock, &attr);
         d->zero_ns = d->folded_ns = m->zero_ns;
         d->grid_next = 1;
         d->random = 88172645463325252ULL + (uint64_t)i;
@@ -125,7 +126,7 @@ static void unlock(struct sim_device *d)
 /* ---- energy
  * ------------------------------------------------------------------------------------------------------ */
 
-static double base_w(const struct sim_device *d)
+double sim_base_w(const struct sim_device *d)
 {
     const struct sim_script *s = &sim_machine()->script;
     return d->contexts > 0 ? s->context_w : s->idle_w;
@@ -146,7 +147,7 @@ static void stretch(struct sim_device *d, uint64_t from_ns, uint64_t to_ns, stru
 {
     if (to_ns <= from_ns)
         return;
-    double base = base_w(d), dynamic = 0, cap = sim_machine()->script.cap_w;
+    double base = sim_base_w(d), dynamic = 0, cap = sim_machine()->script.cap_w;
     for (uint32_t i = 0; i < count; i++)
         dynamic += (double)active[i]->dynamic_w;
     double scale = base + dynamic > cap && dynamic > 0 ? fmax(cap - base, 0) / dynamic : 1;
@@ -363,51 +364,13 @@ void sim_context_gone(int device)
 }
 
 /* A killed process takes its contexts with it. */
-static void bury(struct sim_device *d)
+void sim_bury(struct sim_device *d)
 {
     lock(d);
     for (int i = 0; i < SIM_CONTEXTS; i++)
         if (d->context_pid[i] && kill(d->context_pid[i], 0) && errno == ESRCH)
             context_remove(d, i);
     unlock(d);
-}
-
-/* ---- sensors
- * ------------------------------------------------------------------------------------------------------ */
-
-uint32_t sim_power_mw(int device)
-{
-    struct sim_machine *m = sim_machine();
-    struct sim_device *d = &m->device[device];
-    const struct sim_script *s = &m->script;
-    bury(d);
-    uint64_t period_ns = (uint64_t)(s->period_ms * 1e6), window_ns = (uint64_t)(s->window_ms * 1e6);
-    uint64_t delay_ns = (uint64_t)(s->delay_ms * 1e6), since_ns = sim_now_ns() - d->zero_ns;
-    uint64_t tick = period_ns ? since_ns / period_ns : since_ns;
-    uint64_t at_ns = d->zero_ns + (period_ns ? tick * period_ns : since_ns);
-    at_ns = at_ns > d->zero_ns + delay_ns ? at_ns - delay_ns : d->zero_ns;
-    uint64_t from_ns = at_ns > d->zero_ns + window_ns ? at_ns - window_ns : d->zero_ns;
-    double watts = at_ns > from_ns ? (sim_energy_at(device, at_ns) - sim_energy_at(device, from_ns)) /
-                                         (double)(at_ns - from_ns)
-                                   : base_w(d);
-    if (s->noise > 0) { /* the same tick always reads the same */
-        uint64_t h = (tick + 1) * 0x9e3779b97f4a7c15ULL;
-        double u = (double)((h ^ h >> 31) >> 11) / 9007199254740992.0,
-               v = (double)((h * 31) >> 11) / 9007199254740992.0;
-        watts *= 1 + s->noise * sqrt(-2 * log(u + 1e-300)) * cos(6.283185307179586 * v);
-    }
-    return (uint32_t)fmax((watts * s->gain + s->offset_w) * 1e3, 0);
-}
-
-uint64_t sim_counter_mj(int device)
-{
-    struct sim_machine *m = sim_machine();
-    struct sim_device *d = &m->device[device];
-    bury(d);
-    uint64_t period_ns = (uint64_t)(m->script.counter_period_ms * 1e6), at_ns = sim_now_ns();
-    if (period_ns)
-        at_ns -= (at_ns - d->zero_ns) % period_ns;
-    return (uint64_t)(sim_energy_at(device, at_ns) * m->script.counter_gain * 1e-6);
 }
 
 void sim_uuid(int device, uint8_t ret_uuid[16])

@@ -25,6 +25,7 @@ enum {
     SIM_RULES = 256,
     SIM_CALLS = 1024,
     SIM_CONTEXTS = 64,
+    SIM_RING = 120, /* samples that the driver keeps */
 };
 
 struct sim_rule {
@@ -43,8 +44,14 @@ struct sim_script {
     double spin;      /* waiting spins and does not sleep, as a driver's does by default */
     double drift_ppm; /* events' clock gains this on the host's */
     double window_ms, period_ms, delay_ms, gain, offset_w, noise; /* instant power */
+    double lag_ms;                                                /* > 0: a first-order lag, no window */
     double counter_period_ms, counter_gain;
-    bool refuse_counter, refuse_power;
+    double counter_window_ms; /* > 0: the counter adds up samples this long, one a period */
+    double ring_period_ms, ring_window_ms;
+    int ring_clock; /* clockid_t of its times */
+    int architecture;
+    char board[96], driver[80];
+    bool refuse_counter, refuse_power, refuse_ring;
     int rules;
     struct sim_rule rule[SIM_RULES];
 };
@@ -79,6 +86,11 @@ struct sim_device {
     int32_t context_pid[SIM_CONTEXTS];
     int contexts;
     uint64_t random;
+    pthread_mutex_t sensor_lock; /* of the counter's samples; robust */
+    uint64_t counter_tick;
+    double counter_nj;
+    uint64_t lag_tick; /* + 1: of lag_mw */
+    double lag_mw;
     uint64_t memory_used;
 };
 
@@ -114,6 +126,17 @@ double sim_energy_at(int device, uint64_t t_ns);
 /* What the power sensor shows now, in milliwatts; what the counter shows, in millijoules. */
 uint32_t sim_power_mw(int device);
 uint64_t sim_counter_mj(int device);
+
+/* The samples that the driver keeps, oldest first, newer than after_ns. */
+struct sim_ring_sample {
+    uint64_t t_ns;
+    uint32_t mw;
+};
+uint32_t sim_ring(int device, uint64_t after_ns, struct sim_ring_sample *ret_samples, uint32_t cap);
+/* Watts while nothing runs. */
+double sim_base_w(const struct sim_device *d);
+/* A killed process takes its contexts with it. */
+void sim_bury(struct sim_device *d);
 
 void sim_uuid(int device, uint8_t ret_uuid[16]);
 /* One line start_ns,end_ns,name for each work of this process, into KJ_SIM_TIMELINE where that is set. Under

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static void mistake(const char *path, int line, const char *what)
 {
@@ -33,6 +34,7 @@ static const struct setting {
     S("sensor", "window_ms", window_ms),
     S("sensor", "period_ms", period_ms),
     S("sensor", "delay_ms", delay_ms),
+    S("sensor", "lag_ms", lag_ms),
     S("sensor", "gain", gain),
     S("sensor", "offset_w", offset_w),
     S("sensor", "noise", noise),
@@ -42,6 +44,9 @@ static const struct setting {
     S("event", "device_ns", event_device_ns),
     S("clock", "drift_ppm", drift_ppm),
     S("wait", "spin", spin),
+    S("counter", "window_ms", counter_window_ms),
+    S("ring", "period_ms", ring_period_ms),
+    S("ring", "window_ms", ring_window_ms),
 #undef S
 };
 
@@ -53,6 +58,37 @@ static bool set(struct sim_script *script, const char *directive, const char *ke
             return true;
         }
     return false;
+}
+
+/* What is told in words. */
+static bool set_word(struct sim_script *script, const char *directive, const char *key, const char *value)
+{
+    static const struct {
+        const char *name;
+        int clock;
+    } clocks[] = {{"realtime", CLOCK_REALTIME},
+                  {"monotonic", CLOCK_MONOTONIC},
+                  {"boottime", CLOCK_BOOTTIME},
+                  {"cputime", CLOCK_PROCESS_CPUTIME_ID}};
+    if (!strcmp(directive, "board") && !strcmp(key, "architecture")) {
+        script->architecture = atoi(value);
+    } else if (!strcmp(directive, "board") && !strcmp(key, "driver")) {
+        snprintf(script->driver, sizeof(script->driver), "%s", value);
+    } else if (!strcmp(directive, "board") && !strcmp(key, "name")) {
+        snprintf(script->board, sizeof(script->board), "%s", value);
+        for (char *p = script->board; *p; p++)
+            *p = *p == '_' ? ' ' : *p;
+    } else if (!strcmp(directive, "ring") && !strcmp(key, "clock")) {
+        for (size_t i = 0; i < sizeof(clocks) / sizeof(*clocks); i++)
+            if (!strcmp(clocks[i].name, value)) {
+                script->ring_clock = clocks[i].clock;
+                return true;
+            }
+        return false;
+    } else {
+        return false;
+    }
+    return true;
 }
 
 static void read_kernel(struct sim_script *script, char *words, const char *path, int line)
@@ -107,8 +143,11 @@ static void read_line(struct sim_script *script, char *text, const char *path, i
             script->refuse_counter = true;
         else if (!strcmp(directive, "refuse") && !strcmp(word, "power"))
             script->refuse_power = true;
+        else if (!strcmp(directive, "refuse") && !strcmp(word, "ring"))
+            script->refuse_ring = true;
         else
-            known = value && set(script, directive, word, value);
+            known =
+                value && (set(script, directive, word, value) || set_word(script, directive, word, value));
         if (!known)
             mistake(path, line, "unknown directive");
     }
@@ -132,6 +171,12 @@ void sim_script_read(struct sim_script *script, const char *path)
         .gain = 1,
         .counter_period_ms = 100,
         .counter_gain = 1,
+        .ring_period_ms = 20,
+        .ring_window_ms = 20,
+        .ring_clock = CLOCK_REALTIME,
+        .architecture = 9, /* Hopper */
+        .board = "NVIDIA H100 80GB HBM3",
+        .driver = "580.65.06",
     };
     if (!path || !*path)
         return;

@@ -4,8 +4,10 @@
  */
 #include "device.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define API __attribute__((visibility("default")))
 typedef int nvml_return;
@@ -19,6 +21,7 @@ enum {
     INSUFFICIENT_SIZE = 7
 };
 enum { FIELD_TOTAL_ENERGY = 83, FIELD_POWER_AVERAGE = 185, FIELD_POWER_INSTANT = 186 };
+enum { SAMPLES_TOTAL_POWER = 0 };
 enum { TYPE_UNSIGNED = 1, TYPE_UNSIGNED_LONG_LONG = 3 };
 
 /* nvmlFieldValue_t */
@@ -82,11 +85,13 @@ static nvml_return text(const char *from, char *to, unsigned size)
 
 EXPORTED(nvmlSystemGetDriverVersion, char *version, unsigned size)
 {
-    return text("580.65.06", version, size);
+    return text(sim_machine()->script.driver, version, size);
 }
 EXPORTED(nvmlSystemGetNVMLVersion, char *version, unsigned size)
 {
-    return text("13.580.65.06", version, size);
+    char line[96];
+    snprintf(line, sizeof(line), "13.%s", sim_machine()->script.driver);
+    return text(line, version, size);
 }
 EXPORTED(nvmlSystemGetCudaDriverVersion, int *version)
 {
@@ -145,7 +150,7 @@ EXPORTED(nvmlDeviceGetHandleByUUID, const char *uuid, nvml_device *handle)
 EXPORTED(nvmlDeviceGetName, nvml_device handle, char *name, unsigned size)
 {
     DEVICE(handle);
-    return text("NVIDIA H100 80GB HBM3", name, size);
+    return text(sim_machine()->script.board, name, size);
 }
 EXPORTED(nvmlDeviceGetIndex, nvml_device handle, unsigned *index)
 {
@@ -156,7 +161,9 @@ EXPORTED(nvmlDeviceGetIndex, nvml_device handle, unsigned *index)
 EXPORTED(nvmlDeviceGetArchitecture, nvml_device handle, unsigned *architecture)
 {
     DEVICE(handle);
-    *architecture = 9; /* Hopper */
+    *architecture = (unsigned)sim_machine()->script.architecture;
+    if (!*architecture)
+        return NOT_SUPPORTED;
     return SUCCESS;
 }
 EXPORTED(nvmlDeviceGetMigMode, nvml_device handle, unsigned *current, unsigned *pending)
@@ -218,4 +225,66 @@ EXPORTED(nvmlDeviceGetFieldValues, nvml_device handle, int count, struct field *
         }
     }
     return SUCCESS;
+}
+
+/* nvmlSample_t */
+struct sample {
+    unsigned long long timestamp_us;
+    union {
+        unsigned ui;
+        unsigned long long ull;
+    } value;
+};
+
+EXPORTED(nvmlDeviceGetSamples, nvml_device handle, int kind, unsigned long long after_us, int *type,
+         unsigned *count, struct sample *samples)
+{
+    struct sim_ring_sample ring[SIM_RING];
+    struct timespec t;
+    DEVICE(handle);
+    if (kind != SAMPLES_TOTAL_POWER || sim_machine()->script.refuse_ring)
+        return NOT_SUPPORTED;
+    clock_gettime(sim_machine()->script.ring_clock, &t);
+    long long ahead_ns = (long long)t.tv_sec * 1000000000 + t.tv_nsec - (long long)sim_now_ns();
+    long long after_ns = (long long)after_us * 1000 - ahead_ns;
+    uint32_t found = sim_ring(device, after_us && after_ns > 0 ? (uint64_t)after_ns : 0, ring, SIM_RING);
+    if (!samples) {
+        *count = SIM_RING;
+        return SUCCESS;
+    }
+    if (!found)
+        return NOT_FOUND;
+    if (*count < found)
+        return INSUFFICIENT_SIZE;
+    *type = TYPE_UNSIGNED;
+    *count = found;
+    for (uint32_t i = 0; i < found; i++)
+        samples[i] =
+            (struct sample){(unsigned long long)((long long)ring[i].t_ns + ahead_ns) / 1000, {ring[i].mw}};
+    return SUCCESS;
+}
+
+/* nvmlProcessInfo_t */
+struct process {
+    unsigned pid;
+    unsigned long long used_bytes;
+    unsigned gpu_instance, compute_instance;
+};
+
+EXPORTED(nvmlDeviceGetComputeRunningProcesses_v3, nvml_device handle, unsigned *count,
+         struct process *processes)
+{
+    unsigned found = 0, room = *count;
+    DEVICE(handle);
+    const struct sim_device *d = &sim_machine()->device[device];
+    sim_bury(&sim_machine()->device[device]);
+    for (int i = 0; i < SIM_CONTEXTS; i++) {
+        if (!d->context_pid[i])
+            continue;
+        if (found < room && processes)
+            processes[found] = (struct process){.pid = (unsigned)d->context_pid[i]};
+        found++;
+    }
+    *count = found;
+    return found > room ? INSUFFICIENT_SIZE : SUCCESS;
 }

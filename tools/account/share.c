@@ -47,6 +47,25 @@ static uint64_t context_start_ns(const struct kj_work *work, uint32_t device)
     return first_ns;
 }
 
+/* A ring of samples whose window nobody knows would only blur what the sensor beside it tells; it still is
+ * weighed for the total. */
+static bool is_told_apart(const struct kj_channel *channel)
+{
+    return channel->window_ns || !kj_channel_own_times(channel);
+}
+
+/* What is not known of the scale is in the device's interval, which each class's is laid upon: not here
+ * again. */
+static struct kj_sensor sensor_of(const struct kj_channel *channel)
+{
+    return (struct kj_sensor){.kernel = channel->kernel,
+                              .window_ns = channel->window_ns,
+                              .period_ns = channel->period_ns,
+                              .delay_ns = channel->delay_ns,
+                              .gain = channel->gain,
+                              .noise_mw = channel->noise_mw};
+}
+
 /* The readings of one device, copied into the model's form. */
 static size_t device_series(const struct kj_series *series, const char *device, struct kj_sensor_series *to,
                             size_t cap)
@@ -56,18 +75,18 @@ static size_t device_series(const struct kj_series *series, const char *device, 
         const struct kj_series_channel *from = &series->channels[i];
         bool power = from->channel.kind == KJ_POWER_MW;
         if (strcmp(from->channel.device, device) || !from->count ||
-            (!power && from->channel.kind != KJ_ENERGY_UJ))
+            (!power && from->channel.kind != KJ_ENERGY_UJ) || !is_told_apart(&from->channel))
             continue;
         struct kj_reading *readings = malloc(from->count * sizeof(*readings));
         if (!readings)
             break;
         for (size_t p = 0; p < from->count; p++)
             readings[p] = (struct kj_reading){from->points[p].t_ns, from->points[p].value};
-        to[count++] = (struct kj_sensor_series){
-            .counter = !power,
-            .sensor = {.window_ns = from->channel.window_ns, .period_ns = from->channel.period_ns},
-            .readings = readings,
-            .count = from->count};
+        to[count++] = (struct kj_sensor_series){.counter = !power,
+                                                .own_times = kj_channel_own_times(&from->channel),
+                                                .sensor = sensor_of(&from->channel),
+                                                .readings = readings,
+                                                .count = from->count};
     }
     return count;
 }

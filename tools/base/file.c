@@ -47,8 +47,11 @@ static ssize_t read_all(int fd, char *data, size_t cap)
 int kj_file_read(int dir_fd, const char *name, size_t max_bytes, char **ret_data, size_t *ret_size)
 {
     int fd = kj_file_open_read(dir_fd, name);
-    if (fd < 0)
-        return fd;
+    return fd < 0 ? fd : kj_file_read_close(fd, max_bytes, ret_data, ret_size);
+}
+
+int kj_file_read_close(int fd, size_t max_bytes, char **ret_data, size_t *ret_size)
+{
     struct stat st;
     size_t cap = fstat(fd, &st) == 0 && st.st_size > 0 ? (size_t)st.st_size : 1 << 16;
     if (cap > max_bytes)

@@ -17,6 +17,10 @@ int kj_file_open_read(int dir_fd, const char *name);
  * when larger. */
 int kj_file_read(int dir_fd, const char *name, size_t max_bytes, char **ret_data, size_t *ret_size);
 
+/* The same of a descriptor from kj_file_open_read, which it closes: for who looked at the file's owner first.
+ */
+int kj_file_read_close(int fd, size_t max_bytes, char **ret_data, size_t *ret_size);
+
 /* Reads the first line of a small file such as a sysfs attribute, without its newline. No allocation. */
 int kj_file_read_line(const char *path, char *ret_line, size_t size);
 

@@ -19,7 +19,7 @@
 #define FILE_BYTES  (4u << 20)  /* a file is closed and the next begun */
 #define TOTAL_BYTES (64u << 20) /* above: the oldest are thinned */
 #define FILES_CAP   1000
-#define LINE_CAP    1400
+#define LINE_CAP    2600
 
 /* Bucket widths that a file is thinned to, one step at a time. */
 static const uint64_t thinning_ns[] = {0, KJ_NS_PER_S, 10 * KJ_NS_PER_S, 100 * KJ_NS_PER_S};

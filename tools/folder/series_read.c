@@ -21,7 +21,7 @@ static const char *const component_names[] = {"", "gpu", "cpu", "dram", "node", 
 static const char *const kind_names[] = {"", "energy_uj", "power_mw", "cpu_busy_ns", "cpu_cycles", NULL};
 static const char *const method_names[] = {"", "measured", "estimated", "modelled", NULL};
 
-void kj_series_format_channel(const struct kj_channel *c, char *ret_line, size_t size)
+static void format_channel(const struct kj_channel *c, char *ret_line, size_t size)
 {
     char source[120], name[240], device[320], model[480], basis[800];
     kj_csv_escape(c->source, source, sizeof(source));
@@ -33,6 +33,14 @@ void kj_series_format_channel(const struct kj_channel *c, char *ret_line, size_t
              name, device, model, component_names[c->component], kind_names[c->kind], method_names[c->method],
              c->gain_sd, c->low_factor, c->high_factor, (unsigned long long)c->window_ns,
              (unsigned long long)c->period_ns, basis);
+}
+
+void kj_series_format_channel(const struct kj_channel *c, char *ret_line, size_t size)
+{
+    format_channel(c, ret_line, size);
+    size_t length = strlen(ret_line);
+    if (c->shape)
+        kj_shape_format(c, ret_line + length, size - length);
 }
 
 /* A bucket of energy keeps its first and last reading exactly; one of power its mean. */
@@ -143,6 +151,8 @@ static bool parse_line(struct kj_series *series, char *line)
     struct kj_series_channel *c = count >= 4 ? channel_at(series, f[1]) : NULL;
     if (!c)
         return false;
+    if (!strcmp(f[0], "shape"))
+        return !kj_shape_parse(f, count, &c->channel);
     if (!strcmp(f[0], "s") && count == 4 && kj_csv_u64(f[2], &v[0]) && kj_csv_u64(f[3], &v[1]))
         return add_point(c, (struct kj_series_point){v[0], v[1], v[1], v[1], 1});
     if (!strcmp(f[0], "lost") && kj_csv_u64(f[2], &v[0])) {

@@ -13,7 +13,7 @@
 #define KJ_SERIES_PREFIX "series."
 #define KJ_SERIES_SUFFIX ".csv"
 
-/* The whole line, with its newline. */
+/* The whole line, with its newline, and where the sensor has a shape a second one with that. */
 void kj_series_format_channel(const struct kj_channel *channel, char *ret_line, size_t size);
 /* The channel's points folded into buckets, as "m" lines; its "lost" line, if any. */
 void kj_series_print_thinned(const struct kj_series_channel *channel, uint64_t width_ns, FILE *out);

@@ -31,7 +31,8 @@ enum kj_sensor_kernel {
 
 struct kj_sensor {
     enum kj_sensor_kernel kernel;
-    uint64_t window_ns; /* 0: unknown, inferred (power), or not applicable (counter) */
+    uint64_t window_ns; /* 0: unknown, inferred (power). Counter: 0 sees all of the time; else it sees only
+                           this much before each update */
     uint64_t period_ns; /* how often the value is renewed; 0: inferred from the readings */
     uint64_t delay_ns;  /* the window ends this long before the value appears */
     double gain;        /* true power = (reading - offset) / gain; 0 counts as 1 */
@@ -52,7 +53,9 @@ struct kj_reading {
 };
 
 struct kj_sensor_series {
-    bool counter; /* value is uJ cumulative; else mW */
+    bool counter;   /* value is uJ cumulative; else mW */
+    bool own_times; /* t_ns is when the sensor renewed its value, each reading an update; else when it was
+                       looked at */
     struct kj_sensor sensor;
     const struct kj_reading *readings;
     size_t count;

@@ -70,6 +70,11 @@ size_t kj_model_rows(const struct kj_model_input *input, const double *windows_n
                 if (row.end_ns - row.start_ns < 1e6 || row.end_ns - row.start_ns > PIECE_MOST_NS)
                     continue;
                 row.mw = (updates[i].value - updates[i - 1].value) * 1e6 / (row.end_ns - row.start_ns);
+                if (sensor->window_ns && (double)sensor->window_ns < row.end_ns - row.start_ns) {
+                    if (sensor->period_ns && row.end_ns - row.start_ns > 1.5 * (double)sensor->period_ns)
+                        continue; /* samples of several periods in one step */
+                    row.start_ns = row.end_ns - (double)sensor->window_ns;
+                }
             } else {
                 row.start_ns = row.end_ns - window_ns;
                 row.mw = updates[i].value;

@@ -68,6 +68,22 @@ static struct kj_grid fit_grid(struct kj_update *updates, const double *earliest
                             .sd_ns = scanned ? 2 * seen_sd_ns / sqrt((double)count) + 5e4 : poll_sd_ns};
 }
 
+/* Nothing to find: each reading is an update, at its time. */
+static size_t own_updates(const struct kj_sensor_series *series, struct kj_update *updates,
+                          struct kj_grid *grid)
+{
+    double *steps = malloc((series->count + 1) * sizeof(*steps));
+    for (size_t i = 0; i < series->count; i++) {
+        updates[i] = (struct kj_update){(double)series->readings[i].t_ns, (double)series->readings[i].value};
+        if (i && steps)
+            steps[i - 1] = updates[i].t_ns - updates[i - 1].t_ns;
+    }
+    if (steps && series->count > 8)
+        grid->period_ns = median(steps, series->count - 1);
+    free(steps);
+    return series->count;
+}
+
 size_t kj_model_updates(const struct kj_sensor_series *series, struct kj_update **ret_updates,
                         struct kj_grid *ret_grid)
 {
@@ -75,6 +91,11 @@ size_t kj_model_updates(const struct kj_sensor_series *series, struct kj_update 
     double *earliest = malloc((series->count + 1) * sizeof(*earliest));
     size_t count = 0;
     *ret_grid = (struct kj_grid){0};
+    if (series->own_times && updates) {
+        free(earliest);
+        *ret_updates = updates;
+        return own_updates(series, updates, ret_grid);
+    }
     for (size_t i = 1; updates && earliest && i < series->count; i++) {
         const struct kj_reading *now = &series->readings[i], *before = now - 1;
         if (now->value == before->value || (series->counter && now->value < before->value))

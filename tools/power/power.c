@@ -29,6 +29,7 @@ struct entry {
     uint32_t source, slot;
     uint64_t due_ns;
     int failures;
+    bool ring;     /* brings its own times */
     bool dropped;  /* excluded, or lost for good */
     bool announce; /* lost, and kj_power_lost() has not said so yet */
     int error;
@@ -42,6 +43,7 @@ struct kj_power {
     struct kj_channel *channels;
     struct entry *entries;
     size_t count, room;
+    bool eager;
 };
 
 int kj_power_add(struct kj_power *power, uint32_t slot, const struct kj_channel *channel)
@@ -70,6 +72,22 @@ int kj_power_add(struct kj_power *power, uint32_t slot, const struct kj_channel 
     power->entries[power->count] = (struct entry){.source = (uint32_t)power->sources, .slot = slot};
     power->count++;
     return 0;
+}
+
+int kj_power_add_ring(struct kj_power *power, uint32_t slot, const struct kj_channel *channel)
+{
+    int error = kj_power_add(power, slot, channel);
+    if (!error)
+        power->entries[power->count - 1].ring = true;
+    return error;
+}
+
+struct kj_channel *kj_power_slot(struct kj_power *power, uint32_t slot)
+{
+    for (size_t i = 0; i < power->count; i++)
+        if (power->entries[i].source == power->sources && power->entries[i].slot == slot)
+            return &power->channels[i];
+    return NULL;
 }
 
 static bool allowed(const char *const *only, const char *name)
@@ -122,6 +140,7 @@ int kj_power_open(const struct kj_power_config *config, struct kj_power **ret_po
         replay ? sizeof(recordings) / sizeof(recordings[0]) : sizeof(sources) / sizeof(sources[0]);
     int result = power && env ? 0 : -ENOMEM;
     if (!result) {
+        power->eager = config->eager;
         env->root = config->sysfs_root ? config->sysfs_root : "";
         env->replay_file = config->replay_file;
         kj_cpu_info_read(env->root, &env->cpu);
@@ -187,6 +206,11 @@ static bool better(const struct kj_channel *a, const struct kj_channel *b)
     return a->id < b->id;
 }
 
+bool kj_channel_own_times(const struct kj_channel *channel)
+{
+    return !strcmp(channel->source, "nvml") && !strcmp(channel->name, "power_samples");
+}
+
 size_t kj_channels_choose(const struct kj_channel *channels, size_t count, enum kj_component component,
                           uint32_t *ret_ids, size_t cap)
 {
@@ -222,6 +246,19 @@ static void note_failure(struct entry *entry, int error)
     entry->dropped = entry->announce = true;
 }
 
+/* After a read: when the channel is due again. Returns the time now. */
+static uint64_t rest(const struct kj_power *power, struct entry *entry, uint64_t before_ns)
+{
+    uint64_t after_ns = kj_power_now_ns();
+    uint64_t rest_ns = (after_ns - before_ns) * (power->eager ? 1 : REST_FACTOR);
+    /* A read of microseconds is no burden: then there is no rest that could make an evenly paced caller miss
+     * its turn. */
+    if (rest_ns < KJ_NS_PER_MS)
+        rest_ns = 0;
+    entry->due_ns = after_ns + (rest_ns < REST_MAX_NS ? rest_ns : REST_MAX_NS);
+    return after_ns;
+}
+
 /* One sample, or false. */
 static bool read_channel(struct kj_power *power, uint32_t id, struct kj_sample *ret_sample)
 {
@@ -230,12 +267,7 @@ static bool read_channel(struct kj_power *power, uint32_t id, struct kj_sample *
     if (before_ns < entry->due_ns)
         return false;
     int error = power->ops[entry->source]->read(power->states[entry->source], entry->slot, &value);
-    uint64_t after_ns = kj_power_now_ns(), rest_ns = (after_ns - before_ns) * REST_FACTOR;
-    /* A read of microseconds is no burden: then there is no rest that could make an evenly paced caller miss
-     * its turn. */
-    if (rest_ns < KJ_NS_PER_MS)
-        rest_ns = 0;
-    entry->due_ns = after_ns + (rest_ns < REST_MAX_NS ? rest_ns : REST_MAX_NS);
+    uint64_t after_ns = rest(power, entry, before_ns);
     if (error) {
         note_failure(entry, error);
         return false;
@@ -244,6 +276,24 @@ static bool read_channel(struct kj_power *power, uint32_t id, struct kj_sample *
     *ret_sample =
         (struct kj_sample){.channel = id, .t_ns = before_ns + (after_ns - before_ns) / 2, .value = value};
     return true;
+}
+
+static size_t read_ring(struct kj_power *power, uint32_t id, struct kj_sample *ret_samples, size_t cap)
+{
+    struct entry *entry = &power->entries[id];
+    uint64_t before_ns = kj_power_now_ns();
+    if (before_ns < entry->due_ns)
+        return 0;
+    int count =
+        power->ops[entry->source]->read_ring(power->states[entry->source], entry->slot, ret_samples, cap);
+    rest(power, entry, before_ns);
+    if (count < 0)
+        note_failure(entry, count);
+    else
+        entry->failures = 0;
+    for (int i = 0; i < count; i++)
+        ret_samples[i].channel = id;
+    return count > 0 ? (size_t)count : 0;
 }
 
 static size_t drain_source(struct kj_power *power, uint32_t source, struct kj_sample *samples, size_t cap)
@@ -271,13 +321,16 @@ size_t kj_power_read(struct kj_power *power, struct kj_sample *ret_samples, size
         for (uint32_t id = 0; id < power->count && done < cap; id++)
             if ((int)power->channels[id].kind == kind && !power->entries[id].dropped &&
                 !power->ops[power->entries[id].source]->drain)
-                done += read_channel(power, id, &ret_samples[done]);
+                done += power->entries[id].ring ? read_ring(power, id, ret_samples + done, cap - done)
+                                                : read_channel(power, id, &ret_samples[done]);
     return done;
 }
 
 static void say_loss(const struct kj_channel *channel, int error, char *ret_reason, size_t size)
 {
-    const char *why = error == -ENODEV ? "the device is gone" : strerror(-error);
+    const char *why = error == -ENODEV   ? "the device is gone"
+                      : error == -EPROTO ? "what it says is in no form that is known"
+                                         : strerror(-error);
     kj_text(ret_reason, size, "%s %s of %s stopped answering: %s", channel->source, channel->name,
             channel->device, why);
 }

@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "base/units.h"
+#include "model/attribution.h" /* enum kj_sensor_kernel */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -36,6 +37,16 @@ enum kj_quantity_kind {
     KJ_CPU_CYCLES = 4,  /* cumulative cycles of CPUs */
 };
 
+/* Where what is known of a sensor's shape comes from. */
+enum kj_shape_origin {
+    KJ_ORIGIN_NONE = 0,       /* nothing to know: no averaging sensor */
+    KJ_ORIGIN_INFERRED = 1,   /* unknown, found from the run's own readings */
+    KJ_ORIGIN_TABLE = 2,      /* published for boards of its kind: gpu_sensors.def */
+    KJ_ORIGIN_CALIBRATED = 3, /* measured on this very board by `kjoule calibrate` */
+};
+const char *kj_shape_origin_name(enum kj_shape_origin source);   /* "none" "inferred" "table" "calibrated" */
+const char *kj_sensor_kernel_name(enum kj_sensor_kernel kernel); /* "box" "lag" */
+
 /* One quantity of one component. Plain data: copied into the run folder as it is. */
 struct kj_channel {
     uint32_t id;     /* index, dense from 0, stable for the run */
@@ -46,13 +57,31 @@ struct kj_channel {
     enum kj_component component;
     enum kj_quantity_kind kind;
     enum kj_method method;
-    double gain_sd; /* relative 1-sigma systematic error of the sensor, e.g. 0.05 */
+    double gain_sd; /* relative 1-sigma systematic error of the sensor, e.g. 0.05; around gain_mean */
     double low_factor,
         high_factor;    /* 90 % bounds as factors of the reading, for modelled channels; 1,1 otherwise */
-    uint64_t window_ns; /* averaging window, 0 unknown or not applicable */
+    uint64_t window_ns; /* averaging window, 0 unknown or not applicable. Of a counter: it sees only this much
+                           of each period */
     uint64_t period_ns; /* how often the sensor renews its value, 0 unknown */
     char basis[160];    /* where gain_sd, window, model constants come from */
+    /* More of a GPU sensor's shape. All zero: nothing is known. */
+    enum kj_shape_origin shape;
+    enum kj_sensor_kernel kernel; /* of a lag, window_ns is the time constant */
+    uint64_t delay_ns;            /* the window ends this long before the value appears */
+    double gain;                  /* by the user's own meter: true = reading / gain. 0: none was given */
+    double gain_mean;             /* what is left: (reading / gain) / true is about N(gain_mean, gain_sd); 0
+                                     counts as 1 */
+    double noise_mw;              /* 1 sigma of a reading, 0 unknown */
 };
+
+/* Whether the times of its samples are the sensor's own, not those of the looks at it: a ring of the
+ * driver's. */
+bool kj_channel_own_times(const struct kj_channel *channel);
+
+/* The shape as a whole line "shape,..." of a series file, and back from the line's fields: -EINVAL when it
+ * makes no sense, and then the channel is untouched. Fields beyond those known are of later versions. */
+int kj_shape_format(const struct kj_channel *channel, char *ret_line, size_t size);
+int kj_shape_parse(char *const *fields, size_t count, struct kj_channel *channel);
 
 struct kj_sample {
     uint32_t channel;
@@ -64,14 +93,16 @@ struct kj_sample {
 struct kj_source_status {
     const char *name;
     bool accepted;
-    char reason[192]; /* why refused, or what was found */
-    char remedy[192]; /* the command that would mend it; "" when none is known */
+    char reason[192];  /* why refused, or what was found */
+    char remedy[192];  /* the command that would mend it; "" when none is known */
+    char warning[192]; /* what a user should know although it was accepted, one line; "" nothing */
 };
 
 struct kj_power_config {
     const char *replay_file; /* replace all sources by this recording; NULL otherwise */
     const char *sysfs_root;  /* "" normally; a folder holding sys/ and proc/ for tests and bind mounts */
     const char *const *only; /* NULL-terminated source names to allow, NULL for all */
+    bool eager;              /* reading may cost half of the time: to see each update, for a minute */
 };
 
 struct kj_power;

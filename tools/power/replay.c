@@ -201,6 +201,14 @@ static complaint take_lost(struct track *track, char **field, size_t fields)
     return NULL;
 }
 
+static complaint take_shape(struct kj_power *power, const struct track *track, char **field, size_t fields)
+{
+    struct kj_channel unused = {0}, *channel = track->ours ? kj_power_slot(power, track->slot) : &unused;
+    if (!channel || kj_shape_parse(field, fields, channel))
+        return "a shape is shape,channel,source,kernel,delay,gain,gain mean,noise";
+    return NULL;
+}
+
 static complaint take_line(struct replay *replay, struct kj_power *power, char *line)
 {
     char *field[FIELDS_MAX];
@@ -213,11 +221,14 @@ static complaint take_line(struct replay *replay, struct kj_power *power, char *
     if (!strcmp(field[0], "channel"))
         return take_channel(replay, power, field, fields);
     bool sample = !strcmp(field[0], "s"), thinned = !strcmp(field[0], "m"), lost = !strcmp(field[0], "lost");
-    if (!sample && !thinned && !lost)
-        return "neither channel, s, m nor lost";
+    bool shape = !strcmp(field[0], "shape");
+    if (!sample && !thinned && !lost && !shape)
+        return "neither channel, shape, s, m nor lost";
     struct track *track = fields > 1 ? find_track(replay, field[1]) : NULL;
     if (!track)
         return "a channel that no earlier line describes";
+    if (shape)
+        return take_shape(power, track, field, fields);
     return sample    ? take_sample(replay, track, field, fields)
            : thinned ? take_thinned(replay, track, field, fields)
                      : take_lost(track, field, fields);

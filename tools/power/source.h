@@ -41,6 +41,10 @@ struct kj_source_ops {
     void (*close)(void *state);
     /* Only for recordings, which bring their own times: everything up to now_ns, by slot. NULL otherwise. */
     size_t (*drain)(void *state, uint64_t now_ns, struct kj_sample *ret_samples, size_t cap);
+    /* Of a channel added with kj_power_add_ring: what it holds that was not given out before, in order of
+     * time, on CLOCK_MONOTONIC; the channel is filled in by the caller. Returns how many, negative errno as
+     * read. */
+    int (*read_ring)(void *state, uint32_t slot, struct kj_sample *ret_samples, size_t cap);
     /* Beside drain: a slot that fell silent since the last call. */
     bool (*lost)(void *state, uint32_t *ret_slot, char *ret_reason, size_t size);
 };
@@ -51,6 +55,11 @@ extern const struct kj_source_ops kj_source_nvml, kj_source_rapl_perf, kj_source
 /* Adds a channel to the source that is being opened; id and source name are filled in here. slot: handed back
  * to read(). */
 int kj_power_add(struct kj_power *power, uint32_t slot, const struct kj_channel *channel);
+
+/* The same for one that brings times of its own: read by read_ring. */
+int kj_power_add_ring(struct kj_power *power, uint32_t slot, const struct kj_channel *channel);
+/* A channel that this source has added, by its slot, for more that is learned of it. NULL: none. */
+struct kj_channel *kj_power_slot(struct kj_power *power, uint32_t slot);
 
 uint64_t kj_power_now_ns(void); /* CLOCK_MONOTONIC */
 

@@ -204,6 +204,9 @@ static void note_sources(struct kj_recorder *r)
     const struct kj_source_status *statuses = NULL;
     size_t count = r->power ? kj_power_statuses(r->power, &statuses) : 0;
     r->info.sources = calloc(count + 2, sizeof(*r->info.sources));
+    for (size_t i = 0; i < count; i++)
+        if (statuses[i].warning[0])
+            kj_host_warn(&r->info, "%s", statuses[i].warning);
     for (size_t i = 0; r->info.sources && i < count; i++, r->info.sources_count++)
         r->info.sources[i] = (struct kj_run_source){strdup(statuses[i].name), statuses[i].accepted,
                                                     strdup(statuses[i].reason), strdup(statuses[i].remedy)};

@@ -2,6 +2,7 @@
  *
  * json.c - report.json; schema/kjoule.report.1.json describes it. jansson escapes what names may hold.
  */
+#include "report/sensors.h"
 #include "report/writers.h"
 
 #include <errno.h>
@@ -196,6 +197,7 @@ static json_t *energy_json(const struct kj_report *r)
     set(energy, "components", components);
     set(energy, "cpu", cpu_json(r));
     set(energy, "beside", besides_json(r));
+    set(energy, "sensors", kj_report_sensors_json(r));
     set(energy, "interval_coverage", json_real(KJ_INTERVAL_COVERAGE));
     return energy;
 }

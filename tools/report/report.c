@@ -105,6 +105,15 @@ static void free_beside(struct kj_report_beside *row)
     free(row->channel);
     free(row->basis);
 }
+static void free_sensor(struct kj_report_sensor *row)
+{
+    free(row->device);
+    free(row->source);
+    free(row->channel);
+    free(row->basis);
+    free(row->shape);
+    free(row->kernel);
+}
 static void free_thread(struct kj_report_thread *row)
 {
     free(row->process);

@@ -48,6 +48,19 @@ struct kj_report_beside {
     double coverage;
 };
 
+/* How a GPU's sensor turns power into readings. */
+struct kj_report_sensor {
+    char *device, *source, *channel, *basis;
+    char *shape;  /* where it is known from: "calibrated" "table" "inferred" */
+    char *kernel; /* "box" "lag" */
+    bool counter;
+    uint64_t window_ns, period_ns,
+        delay_ns;              /* 0: not known; of a counter's window: it sees all of the time */
+    double gain;               /* by the user's own meter; 0 none */
+    double gain_mean, gain_sd; /* reading / true, after that */
+    double noise_mw;
+};
+
 struct kj_report_device {
     char *device, *model;
     struct kj_energy energy;
@@ -172,6 +185,7 @@ struct kj_report {
     X(unhooked, unhooked)                                                                                    \
     X(call, calls)                                                                                           \
     X(beside, besides)                                                                                       \
+    X(sensor, sensors)                                                                                       \
     X(thread, threads)                                                                                       \
     X(cpu_process, cpu_processes)                                                                            \
     X(cpu_phase, cpu_phases)                                                                                 \

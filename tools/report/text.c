@@ -3,6 +3,7 @@
  * text.c - the summary for people: what it took, by what it was spent, how it is known, what to do next.
  * About 25 lines.
  */
+#include "report/sensors.h"
 #include "report/writers.h"
 
 #include <stdlib.h>
@@ -119,6 +120,7 @@ static void write_devices(const struct kj_report *r, FILE *out)
                     kj_format_energy(idle, sizeof(idle), (double)d->idle_uj),
                     kj_format_energy(rest, sizeof(rest), (double)d->unattributed_uj));
         fputc('\n', out);
+        kj_report_sensors_text(r, d->device, out);
     }
 }
 
