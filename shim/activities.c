@@ -56,12 +56,6 @@ void kj_activities_reset(void)
     madvise(slots, SLOTS * sizeof(*slots), MADV_HUGEPAGE);
 }
 
-/* A graph is the same whichever thread launches it: its nodes were written under one row. */
-static inline uint8_t role_of(uint8_t kind)
-{
-    return kind == KJ_ACTIVITY_GRAPH ? KJ_ROLE_MAIN : kj_self.role;
-}
-
 static inline uint64_t mix(uint64_t h, uint64_t value)
 {
     h = (h ^ value) * 0x9e3779b97f4a7c15ULL;
@@ -196,7 +190,7 @@ static uint32_t find_slowly(struct kj_ledger_header *ledger, uint8_t kind, uint1
 
 uint64_t kj_activity_hash(uint8_t kind, uint16_t device, const struct kj_shape *shape)
 {
-    uint64_t hash = hash_of(kind, device, role_of(kind), shape);
+    uint64_t hash = hash_of(kind, device, kj_self.role, shape);
     /* Thousands of kernels do not fit the caches: the line is on its way while the driver is at work. */
     if (likely(slots))
         __builtin_prefetch(&slots[(hash >> 16) & (SLOTS - 1)]);
@@ -216,11 +210,21 @@ uint32_t kj_activity_find_hashed(struct kj_ledger_header *ledger, uint8_t kind, 
     *ret_first = false;
     if (unlikely(!slots))
         return 0;
-    uint8_t role = role_of(kind);
+    uint8_t role = kj_self.role;
     struct slot *slot = probe(hash, kind, device, role, shape);
     if (likely(slot != NULL))
         return slot->row;
     return find_slowly(ledger, kind, device, role, shape, hash, ret_first);
+}
+
+uint32_t kj_activity_find_as(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device, uint8_t role,
+                             const struct kj_shape *shape, bool *ret_first)
+{
+    uint8_t own = kj_self.role;
+    kj_self.role = role;
+    uint32_t row = kj_activity_find(ledger, kind, device, shape, ret_first);
+    kj_self.role = own;
+    return row;
 }
 
 void kj_activities_forget(const void *function)
