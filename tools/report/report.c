@@ -118,6 +118,11 @@ static void free_cpu_phase(struct kj_report_cpu_phase *row)
 {
     free(row->name);
 }
+static void free_phase(struct kj_report_phase *row)
+{
+    free(row->name);
+    free(row->device);
+}
 static void free_per(struct kj_report_per *row)
 {
     free(row->name);

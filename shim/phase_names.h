@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * phases.h - the phases of a training, and the names by which NVTX ranges tell them. The shim marks launches
- * that a range encloses; all other rules are the tools' (tools/model/phases.h).
+ * phase_names.h - the phases of a training, and the names by which NVTX ranges tell them. The shim marks
+ * launches that a range encloses; all other rules are the tools' (tools/model/phases.h).
  */
-#ifndef KJ_SHIM_PHASES_H
-#define KJ_SHIM_PHASES_H
+#ifndef KJ_PHASE_NAMES_H
+#define KJ_PHASE_NAMES_H
 
 #include <stdbool.h>
 #include <stdint.h>
