@@ -157,7 +157,7 @@ static uint32_t find_device(struct kj_work *work, const struct kj_ledger_device 
     if (!devices)
         return KJ_NO_CLASS;
     work->devices = devices;
-    struct kj_work_device *row = &work->devices[work->device_count];
+    struct kj_work_device *row = memset(&work->devices[work->device_count], 0, sizeof(*row));
     memcpy(row->key, key, sizeof(row->key));
     snprintf(row->model, sizeof(row->model), "%.*s", (int)sizeof(device->name) - 1, device->name);
     return (uint32_t)work->device_count++;

@@ -238,6 +238,9 @@ struct kj_report {
 struct kj_report *kj_report_new(void);
 /* NULL-safe, returns NULL. */
 struct kj_report *kj_report_free(struct kj_report *report);
+/* Row `index` of phases with the rows of its name on all other devices added; false when an earlier row has
+ * that name. ret_sum's strings are the report's. */
+bool kj_phase_sum(const struct kj_report *report, size_t index, struct kj_report_phase *ret_sum);
 /* A new zeroed last row of a list; NULL when out of memory. */
 #define X(one, many) struct kj_report_##one *kj_report_add_##one(struct kj_report *report);
 KJ_REPORT_LISTS(X)
