@@ -6,7 +6,7 @@
  * (simgpu_mark), so that a test knows the joules of each phase.
  *
  *     cuda_training [--steps N] [--every N] [--layers N] [--batches N] [--accumulate N] [--copy-kib N]
- *                   [--loop] [--plain] [--ranges] [--graph] [--no-copy] [--devices N]
+ *                   [--loop] [--plain] [--ranges] [--graph] [--no-copy] [--sync] [--devices N]
  *
  * --every     steps between two evaluations, of --batches forward passes each; one more at the end
  * --loop      the optimizer is small kernels whose names tell nothing, as PyTorch's with foreach=False
@@ -80,7 +80,8 @@ static const char *const names[] = {
 };
 
 static struct {
-    int steps, every, layers, batches, accumulate, copy_kib, loop, plain, ranges, graph, no_copy, devices;
+    int steps, every, layers, batches, accumulate, copy_kib, loop, plain, ranges, graph, no_copy, sync,
+        devices;
 } want = {
     .steps = 10, .every = 4, .layers = 6, .batches = 2, .accumulate = 1, .copy_kib = 4096, .devices = 1};
 
@@ -90,6 +91,7 @@ static struct device {
     address memory;
 } devices[8];
 static unsigned char *batch;
+static bool captures;
 
 #define MUST(call)                                                                                           \
     do {                                                                                                     \
@@ -118,6 +120,13 @@ static void range(const char *name)
 #endif
 }
 
+/* As a program does that times its phases. */
+static void wait_here(void)
+{
+    if (want.sync && !captures)
+        MUST(cuStreamSynchronize(devices[device_now].stream));
+}
+
 static void run(enum kernel kernel, unsigned blocks)
 {
     struct device *d = &devices[device_now];
@@ -143,6 +152,7 @@ static void forward(const char *phase)
         run(POINTWISE, 64);
     }
     range(NULL);
+    wait_here();
 }
 
 static void backward_here(void)
@@ -158,6 +168,7 @@ static void backward_here(void)
     is_for("communication");
     if (!want.ranges)
         run(REDUCE, 32);
+    wait_here();
 }
 
 /* ---- the autograd engine's thread: waits for a backward pass, runs it, waits
@@ -203,17 +214,18 @@ static void optimizer(void)
 {
     is_for("optimizer");
     range("Optimizer.step#AdamW.step");
-    if (!want.loop)
+    if (!want.loop && !want.graph)
         run(NORM, 32);
     for (int i = 0; i < 4; i++)
         run(want.loop || want.ranges ? SMALL_UPDATE : UPDATE, 256);
     range(NULL);
+    wait_here();
 }
 
 static void step(void)
 {
     for (int i = 0; i < want.accumulate; i++) {
-        if (!want.graph)
+        if (!captures)
             copy_batch();
         forward(want.plain ? "unattributed" : "forward");
         if (!want.plain)
@@ -244,8 +256,14 @@ static handle capture_step(void)
 static void train(void)
 {
     handle exec = NULL;
-    if (want.graph)
+    if (want.graph) { /* a capture wants a warm-up before it */
+        for (int i = 0; i < 2; i++)
+            step();
+        MUST(cuStreamSynchronize(devices[0].stream));
+        captures = true;
         exec = capture_step();
+        captures = false;
+    }
     for (int s = 0; s < want.steps; s++) {
         for (device_now = 0; device_now < want.devices; device_now++) {
             MUST(cuCtxSetCurrent(devices[device_now].context));
@@ -286,12 +304,19 @@ static void read_options(int argc, char **argv)
     const struct {
         const char *flag;
         int *at, is_number;
-    } flags[] = {{"--steps", &want.steps, 1},           {"--every", &want.every, 1},
-                 {"--layers", &want.layers, 1},         {"--batches", &want.batches, 1},
-                 {"--accumulate", &want.accumulate, 1}, {"--copy-kib", &want.copy_kib, 1},
-                 {"--devices", &want.devices, 1},       {"--loop", &want.loop, 0},
-                 {"--plain", &want.plain, 0},           {"--ranges", &want.ranges, 0},
-                 {"--graph", &want.graph, 0},           {"--no-copy", &want.no_copy, 0}};
+    } flags[] = {{"--steps", &want.steps, 1},
+                 {"--every", &want.every, 1},
+                 {"--layers", &want.layers, 1},
+                 {"--batches", &want.batches, 1},
+                 {"--accumulate", &want.accumulate, 1},
+                 {"--copy-kib", &want.copy_kib, 1},
+                 {"--devices", &want.devices, 1},
+                 {"--loop", &want.loop, 0},
+                 {"--plain", &want.plain, 0},
+                 {"--ranges", &want.ranges, 0},
+                 {"--graph", &want.graph, 0},
+                 {"--no-copy", &want.no_copy, 0},
+                 {"--sync", &want.sync, 0}};
     for (int i = 1; i < argc; i++)
         for (size_t k = 0; k < sizeof(flags) / sizeof(flags[0]); k++)
             if (!strcmp(argv[i], flags[k].flag))

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define FORWARD_PART 8 /* a graph's forward pass has at least this part of its backward pass's kernels */
+
 /* One process. */
 struct process {
     struct kj_work *work;
@@ -20,6 +22,7 @@ struct process {
     uint32_t v, activities;
     struct kj_phase_launch *plain; /* [activity] what a launch of it tells */
     uint64_t *launches;            /* [activity] exact */
+    uint32_t *backward_nodes;      /* [activity] of a graph */
     struct kj_phase_facts facts;
 
     const struct kj_ledger_interval **order; /* in the order of the calls */
@@ -65,8 +68,15 @@ static void read_activities(struct process *p)
         int phase = kj_phase_of_launch(&p->plain[node.activity]);
         if (phase == KJ_PHASE_BACKWARD || phase == KJ_PHASE_OPTIMIZER)
             p->plain[node.graph].holds |= (uint8_t)(1 << phase);
+        if (phase < 0 && p->plain[node.activity].kernel)
+            p->plain[node.graph].forward_nodes += node.nodes;
+        if (phase == KJ_PHASE_BACKWARD)
+            p->backward_nodes[node.graph] += node.nodes;
     }
     for (uint32_t a = 0; a < p->activities; a++) {
+        /* A few kernels of the main thread do not make a forward pass beside a backward pass. */
+        if ((uint64_t)p->plain[a].forward_nodes * FORWARD_PART < p->backward_nodes[a])
+            p->plain[a].forward_nodes = 0;
         int phase = kj_phase_of_launch(&p->plain[a]);
         p->phase_of[a].direct = (int8_t)phase;
         p->facts.backward = p->facts.backward || (p->launches[a] && is_backward(&p->plain[a], phase));
@@ -219,7 +229,8 @@ int kj_work_add_phases(struct kj_work *work, uint32_t view, const struct kj_ledg
                         .activities = kj_ledger_view_rows(work->views[view], KJ_SECTION_ACTIVITIES)};
     p.plain = malloc((p.activities + 1) * sizeof(*p.plain));
     p.launches = calloc(p.activities + 1, sizeof(*p.launches));
-    int status = p.plain && p.launches ? 0 : -1;
+    p.backward_nodes = calloc(p.activities + 1, sizeof(*p.backward_nodes));
+    int status = p.plain && p.launches && p.backward_nodes ? 0 : -1;
     if (!status) {
         read_activities(&p);
         status = find_phases(&p, rows, count);
@@ -232,6 +243,7 @@ int kj_work_add_phases(struct kj_work *work, uint32_t view, const struct kj_ledg
         add_steps(&p);
     free(p.plain);
     free(p.launches);
+    free(p.backward_nodes);
     free(p.order);
     free(p.phases);
     free(p.marks);

@@ -8,9 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LONGER_BY 1.5  /* launches over those of a usual forward pass: more than one of them */
-#define SNAP_PART 0.25 /* of a forward pass: how far from its end a copy of a batch is taken for its start   \
-                        */
+#define LONGER_BY 1.5 /* launches over those of a usual forward pass: more than one of them */
+#define SNAP_PART                                                                                            \
+    0.25 /* of a forward pass: how far from its end a copy of a batch is taken for its start                 \
+          */
 
 /* Parts of kernel names in lower case: phase, part, what must not follow it. */
 #define KERNEL_NAMES(X)                                                                                      \
@@ -136,7 +137,8 @@ static void find_stretches(struct sequence *q)
         q->phases[i] = (int8_t)phase;
         uint8_t edges = edges_of(l, phase);
         if (edges & KJ_EDGE_BACKWARD) {
-            close_stretch(q, &open, i, KJ_EDGE_BACKWARD);
+            close_stretch(q, &open, i, l->holds && l->forward_nodes ? KJ_EDGE_STEP : KJ_EDGE_BACKWARD);
+            open.before = KJ_EDGE_BACKWARD;
             backward = true;
         }
         if (edges & KJ_EDGE_OPTIMIZER) {
@@ -204,11 +206,12 @@ static bool is_longer(const struct sequence *q, size_t count)
 
 static struct verdict judge(const struct sequence *q, const struct stretch *stretch)
 {
+    size_t usual = stretch->after == KJ_EDGE_STEP ? q->launches[stretch->end].forward_nodes : q->usual;
     const struct seen s = {.backward = q->facts->backward,
                            .optimizer = q->facts->optimizer,
                            .copy = stretch->copy,
                            .longer = is_longer(q, stretch->count),
-                           .half = q->usual && stretch->count * 2 > q->usual};
+                           .half = usual && stretch->count * 2 > usual};
 #define X(id, before_edge, after_edge, condition, split, first, second, why)                                 \
     if (stretch->before & (before_edge) && stretch->after & (after_edge) && (condition))                     \
         return (struct verdict){SPLIT_##split, KJ_PHASE_##first, KJ_PHASE_##second};

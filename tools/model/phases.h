@@ -22,6 +22,7 @@ struct kj_phase_launch {
     bool to_device;  /* a copy from host to device */
     uint8_t holds;   /* of a graph: bits 1 << KJ_PHASE_BACKWARD, 1 << KJ_PHASE_OPTIMIZER of its nodes */
     bool gap_before; /* launches before it are missing in the sequence */
+    uint32_t forward_nodes; /* of a graph that holds a backward pass: kernels of the forward pass in it too */
 };
 #define KJ_PHASE_LAUNCH_PLAIN                                                                                \
     {                                                                                                        \
@@ -44,16 +45,18 @@ enum kj_phase_edge {
     KJ_EDGE_CUT = 1 << 1,      /* launches are missing here */
     KJ_EDGE_BACKWARD = 1 << 2, /* a launch of the backward pass */
     KJ_EDGE_OPTIMIZER = 1 << 3,
-    KJ_EDGE_END = 1 << 4, /* the process ends */
+    KJ_EDGE_END = 1 << 4,  /* the process ends */
+    KJ_EDGE_STEP = 1 << 5, /* a graph with forward and backward pass in it */
 };
-#define KJ_EDGE_ANY 31
+#define KJ_EDGE_ANY 63
 
 #define KJ_PHASE_UNKNOWN (-1) /* the sequence is cut off where it would have told */
 
 /* What a stretch tells by its edges: the first rule that fits. `s.longer`: clearly more launches than forward
- * passes of this process have. Then, or where SPLIT is COPY, the stretch has two parts: FORWARD splits as
- * many launches as a forward pass has off its end, COPY splits at the first copy to the device.
- * id, edge before, edge after, condition, split, phase (of the first part), phase of the second part, why. */
+ * passes of this process have (of a graph's: that have its kernels); `s.half`: at least half as many. Then,
+ * or where SPLIT is COPY, the stretch has two parts: FORWARD splits as many launches as a forward pass has
+ * off its end, COPY splits at the first copy to the device. id, edge before, edge after, condition, split,
+ * phase (of the first part), phase of the second part, why. */
 #define KJ_PHASE_STRETCHES(X)                                                                                \
     X(NO_TRAINING, KJ_EDGE_ANY, KJ_EDGE_ANY, !s.backward, NONE, UNATTRIBUTED, UNATTRIBUTED,                  \
       "the process has no backward pass: whatever it does, it is no training that these rules know")         \
@@ -73,12 +76,18 @@ enum kj_phase_edge {
       "a forward pass; what is too much for one, before it, is evaluation")                                  \
     X(ACCUMULATION, KJ_EDGE_BACKWARD, KJ_EDGE_BACKWARD, s.optimizer, FORWARD, EVALUATION, FORWARD,           \
       "between two backward passes of one update")                                                           \
-    X(LOOP_UPDATE, KJ_EDGE_BACKWARD, KJ_EDGE_BACKWARD, s.copy, COPY, OPTIMIZER, FORWARD,                     \
+    X(LOOP_UPDATE, KJ_EDGE_BACKWARD, KJ_EDGE_BACKWARD | KJ_EDGE_STEP, s.copy && !s.optimizer, COPY,          \
+      OPTIMIZER, FORWARD,                                                                                    \
       "no optimizer kernel has a name in this process: an update is what runs from the backward pass to "    \
       "the "                                                                                                 \
       "next batch")                                                                                          \
     X(LOOP_BLIND, KJ_EDGE_BACKWARD, KJ_EDGE_BACKWARD, true, NONE, UNATTRIBUTED, UNATTRIBUTED,                \
       "the same without a copy of a batch: update and forward pass cannot be told apart")                    \
+    X(GRAPH_VALIDATION, KJ_EDGE_OPTIMIZER | KJ_EDGE_CUT, KJ_EDGE_STEP, s.half, NONE, EVALUATION, EVALUATION, \
+      "the graph that follows has its forward pass inside: as much as that before it is another one")        \
+    X(GRAPH_PREPARATION, KJ_EDGE_START, KJ_EDGE_STEP, true, NONE, UNATTRIBUTED, UNATTRIBUTED,                \
+      "before the first step, which is a graph: set-up")                                                     \
+    X(GRAPH_INPUT, KJ_EDGE_ANY, KJ_EDGE_STEP, true, NONE, FORWARD, FORWARD, "the inputs of a graph")         \
     X(LAST_VALIDATION, KJ_EDGE_OPTIMIZER, KJ_EDGE_END, true, NONE, EVALUATION, EVALUATION,                   \
       "no backward pass follows any more")                                                                   \
     X(LOOP_LAST, KJ_EDGE_BACKWARD, KJ_EDGE_END, s.copy && !s.optimizer, COPY, OPTIMIZER, EVALUATION,         \
