@@ -182,12 +182,46 @@ static int share_phases(struct process *p)
     return 0;
 }
 
-/* Steps that were seen, their periods, and how many there were in all of the run. */
-static void add_steps(struct process *p)
+/* Steps of one device that were seen, their periods, and how many there were in all of the run: updates that
+ * begin on it. passes_before: launches of backward passes before each. all_passes: in all of the run. */
+static void add_device_steps(struct process *p, uint32_t d, const uint64_t *passes_before,
+                             uint64_t all_passes)
 {
-    uint64_t passes = 0, all = 0, in_steps = 0, whole_steps = 0, *passes_before;
-    if (!p->mark_count || !(passes_before = malloc((p->count + 1) * sizeof(*passes_before))))
+    struct kj_work_steps *steps = &p->work->devices[d].steps;
+    uint64_t seen = 0, in_steps = 0, whole_steps = 0;
+    size_t from = SIZE_MAX;
+    for (size_t i = 0; i < p->mark_count; i++) {
+        size_t to = p->marks[i].launch;
+        if (!p->marks[i].whole)
+            from = SIZE_MAX;
+        if (device_of(p, p->order[to]->activity) != &p->work->devices[d])
+            continue;
+        seen++;
+        double ns = from == SIZE_MAX ? 0 : (double)p->order[to]->start_ns - (double)p->order[from]->start_ns;
+        if (ns > 0) {
+            in_steps += passes_before[to] - passes_before[from];
+            whole_steps++;
+            steps->min_ns = steps->timed && steps->min_ns < ns ? steps->min_ns : ns;
+            steps->max_ns = steps->max_ns > ns ? steps->max_ns : ns;
+            steps->sum_ns += ns;
+            steps->sum_ns2 += ns * ns;
+            steps->timed++;
+        }
+        from = to;
+    }
+    if (!seen)
         return;
+    bool counted = !p->facts.cut;
+    steps->counted = steps->count > 0 ? steps->counted && counted : counted;
+    steps->count += counted || !in_steps ? (double)seen
+                                         : round((double)all_passes * (double)whole_steps / (double)in_steps);
+}
+
+static int add_steps(struct process *p)
+{
+    uint64_t passes = 0, all = 0, *passes_before = malloc((p->count + 1) * sizeof(*passes_before));
+    if (!passes_before)
+        return -1;
     for (size_t i = 0; i < p->count; i++) {
         uint32_t a = p->order[i]->activity;
         passes_before[i] = passes;
@@ -195,27 +229,10 @@ static void add_steps(struct process *p)
     }
     for (uint32_t a = 0; a < p->activities; a++)
         all += is_backward(&p->plain[a], p->phase_of[a].direct) ? p->launches[a] : 0;
-    struct kj_work_steps *steps = &device_of(p, p->order[p->marks[0].launch]->activity)->steps;
-    for (size_t i = 1; i < p->mark_count; i++) {
-        size_t from = p->marks[i - 1].launch, to = p->marks[i].launch;
-        double ns = (double)p->order[to]->start_ns - (double)p->order[from]->start_ns;
-        if (!p->marks[i].whole || ns <= 0)
-            continue;
-        in_steps += passes_before[to] - passes_before[from];
-        whole_steps++;
-        steps->min_ns = steps->timed && steps->min_ns < ns ? steps->min_ns : ns;
-        steps->max_ns = steps->max_ns > ns ? steps->max_ns : ns;
-        steps->sum_ns += ns;
-        steps->sum_ns2 += ns * ns;
-        steps->timed++;
-    }
-    bool counted = !p->facts.cut;
-    steps->counted = steps->count > 0 ? steps->counted && counted : counted;
-    if (counted || !whole_steps || !in_steps)
-        steps->count += (double)p->mark_count;
-    else
-        steps->count += round((double)all * (double)whole_steps / (double)in_steps);
+    for (uint32_t d = 0; p->mark_count && d < p->work->device_count; d++)
+        add_device_steps(p, d, passes_before, all);
     free(passes_before);
+    return 0;
 }
 
 int kj_work_add_phases(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *rows,
@@ -240,7 +257,7 @@ int kj_work_add_phases(struct kj_work *work, uint32_t view, const struct kj_ledg
         status = share_phases(&p);
     }
     if (!status)
-        add_steps(&p);
+        status = add_steps(&p);
     free(p.plain);
     free(p.launches);
     free(p.backward_nodes);
