@@ -27,8 +27,9 @@ struct process {
 
     const struct kj_ledger_interval **order; /* in the order of the calls */
     size_t count;
-    int8_t *phases; /* of each */
-    struct kj_phase_mark *marks;
+    int8_t *phases;              /* of each */
+    bool *in_graph;              /* of each: a node that was timed by itself */
+    struct kj_phase_mark *marks; /* launch: place in `order` */
     size_t mark_count;
     uint64_t all; /* launches that would be in `order` if all were timed */
 };
@@ -88,29 +89,89 @@ static int by_call(const void *a, const void *b)
 {
     const struct kj_ledger_interval *x = *(const struct kj_ledger_interval *const *)a,
                                     *y = *(const struct kj_ledger_interval *const *)b;
-    return (x->launch_ns > y->launch_ns) - (x->launch_ns < y->launch_ns);
+    if (x->launch_ns != y->launch_ns)
+        return x->launch_ns < y->launch_ns ? -1 : 1;
+    return (x->start_ns > y->start_ns) - (x->start_ns < y->start_ns);
 }
 
-/* The first launch in a context begins a burst by its flag, and misses none before it. */
-static struct kj_phase_launch *sequence_of(const struct process *p)
+/* Where CUPTI times, the nodes of a graph have intervals of their own and the launch has none: what has the
+ * same moment of call is one launch. Returns the end of that which begins at `from`. */
+static size_t launch_end(const struct process *p, size_t from)
 {
-    struct kj_phase_launch *launches = malloc((p->count + 1) * sizeof(*launches));
+    size_t to = from + 1;
+    while (kj_ledger_view_header(p->view)->cupti_records && to < p->count &&
+           p->order[to]->launch_ns == p->order[from]->launch_ns)
+        to++;
+    return to;
+}
+
+/* What the launch of [from, to) tells. */
+static struct kj_phase_launch launch_of(struct process *p, size_t from, size_t to)
+{
+    if (to == from + 1)
+        return p->plain[p->order[from]->activity];
+    struct kj_phase_launch graph = KJ_PHASE_LAUNCH_PLAIN;
+    uint32_t backward = 0;
+    for (size_t i = from; i < to; i++) {
+        uint32_t a = p->order[i]->activity;
+        int phase = p->phase_of[a].direct;
+        if (phase == KJ_PHASE_BACKWARD || phase == KJ_PHASE_OPTIMIZER)
+            graph.holds |= (uint8_t)(1 << phase);
+        backward += phase == KJ_PHASE_BACKWARD;
+        graph.forward_nodes += phase < 0 && p->plain[a].kernel;
+        p->in_graph[i] = true;
+    }
+    if ((uint64_t)graph.forward_nodes * FORWARD_PART < backward)
+        graph.forward_nodes = 0;
+    return graph;
+}
+
+/* The launches, and where in `order` each begins. The first in a context begins a burst by its flag, and
+ * misses none before it. */
+static size_t read_sequence(struct process *p, struct kj_phase_launch *ret_launches, size_t *ret_first)
+{
     bool met[64] = {false};
-    for (size_t i = 0; launches && i < p->count; i++) {
-        const struct kj_ledger_interval *row = p->order[i];
+    size_t count = 0;
+    for (size_t from = 0, to; from < p->count; from = to) {
+        const struct kj_ledger_interval *row = p->order[from];
         uint32_t context = row->context < 64 ? row->context : 0;
-        launches[i] = p->plain[row->activity];
-        launches[i].gap_before = (row->flags & KJ_INTERVAL_GAP_BEFORE) != 0 && met[context];
+        to = launch_end(p, from);
+        ret_launches[count] = launch_of(p, from, to);
+        ret_launches[count].gap_before = (row->flags & KJ_INTERVAL_GAP_BEFORE) != 0 && met[context];
+        ret_first[count++] = from;
         met[context] = true;
     }
-    return launches;
+    ret_first[count] = p->count;
+    return count;
+}
+
+static int find_in_sequence(struct process *p)
+{
+    struct kj_phase_launch *launches = malloc((p->count + 1) * sizeof(*launches));
+    size_t *first = malloc((p->count + 1) * sizeof(*first));
+    int8_t *phases = malloc(p->count + 1);
+    int status = launches && first && phases ? 0 : -1;
+    if (!status) {
+        size_t count = read_sequence(p, launches, first);
+        status = kj_phases_find(launches, count, &p->facts, phases, &p->marks, &p->mark_count) ? -1 : 0;
+        for (size_t l = 0; !status && l < count; l++)
+            for (size_t i = first[l]; i < first[l + 1]; i++)
+                p->phases[i] = phases[l];
+        for (size_t m = 0; !status && m < p->mark_count; m++)
+            p->marks[m].launch = first[p->marks[m].launch];
+    }
+    free(launches);
+    free(first);
+    free(phases);
+    return status;
 }
 
 static int find_phases(struct process *p, const struct kj_ledger_interval *rows, size_t count)
 {
     p->order = malloc((count + 1) * sizeof(*p->order));
     p->phases = malloc(count + 1);
-    if (!p->order || !p->phases)
+    p->in_graph = calloc(count + 1, sizeof(*p->in_graph));
+    if (!p->order || !p->phases || !p->in_graph)
         return -1;
     for (size_t i = 0; i < count; i++)
         if (rows[i].activity < p->activities && p->class_of[rows[i].activity] != KJ_NO_CLASS &&
@@ -118,11 +179,7 @@ static int find_phases(struct process *p, const struct kj_ledger_interval *rows,
             p->order[p->count++] = &rows[i];
     qsort(p->order, p->count, sizeof(*p->order), by_call);
     p->facts.cut = p->count < p->all;
-    struct kj_phase_launch *launches = sequence_of(p);
-    int status =
-        launches ? kj_phases_find(launches, p->count, &p->facts, p->phases, &p->marks, &p->mark_count) : -1;
-    free(launches);
-    return status ? -1 : 0;
+    return find_in_sequence(p);
 }
 
 static struct kj_work_device *device_of(const struct process *p, uint32_t activity)
@@ -156,6 +213,7 @@ static int share_phases(struct process *p)
         if (p->phases[i] < 0 || p->phase_of[a].direct >= 0)
             continue;
         p->phase_of[a].share[p->phases[i]]++;
+        p->phase_of[a].in_graphs = p->phase_of[a].in_graphs || p->in_graph[i];
         of_class[p->class_of[a]][p->phases[i]]++;
     }
     for (uint32_t a = 0; a < p->activities; a++) {
@@ -263,6 +321,7 @@ int kj_work_add_phases(struct kj_work *work, uint32_t view, const struct kj_ledg
     free(p.backward_nodes);
     free(p.order);
     free(p.phases);
+    free(p.in_graph);
     free(p.marks);
     return status;
 }

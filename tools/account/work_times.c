@@ -97,6 +97,23 @@ static void add_timed_node(struct kj_work_class *class, const struct node *node,
     add_phases(class, node->phase, (double)node_launches, 0, ns);
 }
 
+/* CUPTI tells nodes by name and shape, not by who captured them: those of one class have their times
+ * together.
+ */
+static void share_durations(struct node *nodes, size_t count)
+{
+    bool any = false;
+    for (size_t i = 0; i < count; i++)
+        any = any || nodes[i].timed;
+    for (size_t i = 0; any && i < count; i++)
+        for (size_t k = 0; k < count && !nodes[i].timed; k++)
+            if (nodes[k].class == nodes[i].class && nodes[k].timed > nodes[k].nodes) {
+                nodes[i].timed = nodes[k].timed;
+                nodes[i].sum_ns = nodes[k].sum_ns;
+                nodes[i].eager_mean_ns = nodes[k].eager_mean_ns;
+            }
+}
+
 static void add_graph(struct kj_work *work, struct node *nodes, size_t count, uint64_t launches,
                       double graph_mean_ns)
 {
@@ -160,16 +177,18 @@ static void add_graphs(struct kj_work *work, size_t v)
             uint32_t class = work->class_of[v][row.activity];
             const struct kj_work_phase *own = &work->phase_of[v][row.activity];
             if (class != KJ_NO_CLASS && work->classes[class].kind != KJ_ACTIVITY_GRAPH)
-                nodes[count++] = (struct node){class,
-                                               row.nodes,
-                                               row.timed ? (double)row.sum_ns / (double)row.timed
-                                                         : eager_mean_ns(work, v, row.activity, class),
-                                               row.timed,
-                                               row.sum_ns,
-                                               own->direct >= 0 || own->in_graphs ? own : &work->phase_of[v][g]};
+                nodes[count++] =
+                    (struct node){class,
+                                  row.nodes,
+                                  row.timed ? (double)row.sum_ns / (double)row.timed
+                                            : eager_mean_ns(work, v, row.activity, class),
+                                  row.timed,
+                                  row.sum_ns,
+                                  own->direct >= 0 || own->in_graphs ? own : &work->phase_of[v][g]};
         }
         if (!count)
             continue;
+        share_durations(nodes, count);
         double mean_ns =
             activity.timed ? (double)activity.sum_ns / (double)activity.timed : (double)activity.first_ns;
         struct kj_work_class *whole = &work->classes[work->class_of[v][g]];
