@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -289,10 +288,6 @@ def check_overhead(bench):
 class Nvml:
     """What the checks read of NVML for themselves, past kjoule."""
 
-    class FieldValue(ctypes.Structure):
-        _fields_ = [("field", ctypes.c_uint), ("scope", ctypes.c_uint), ("timestamp", ctypes.c_longlong), ("latency", ctypes.c_longlong),
-                    ("type", ctypes.c_int), ("result", ctypes.c_int), ("value", ctypes.c_ulonglong)]
-
     def __init__(self):
         try:
             self.library = ctypes.CDLL("libnvidia-ml.so.1")
@@ -305,16 +300,6 @@ class Nvml:
     def energy_mj(self):
         value = ctypes.c_ulonglong()
         return value.value if not self.library.nvmlDeviceGetTotalEnergyConsumption(self.device, ctypes.byref(value)) else None
-
-    def average_mw(self):
-        value = ctypes.c_uint()
-        return value.value if not self.library.nvmlDeviceGetPowerUsage(self.device, ctypes.byref(value)) else None
-
-    def instant_mw(self):
-        field = self.FieldValue(field=186)
-        if self.library.nvmlDeviceGetFieldValues(self.device, 1, ctypes.byref(field)) or field.result:
-            return None
-        return field.value & 0xFFFFFFFF
 
     def text(self, function, *arguments):
         buffer = ctypes.create_string_buffer(96)
@@ -340,40 +325,30 @@ def check_energy(bench):
             "warnings": report["quality"]["warnings"]}
 
 
-def sample(nvml, seconds, rows, stop):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not stop.is_set():
-        t = time.monotonic()
-        rows.append((t, nvml.instant_mw(), nvml.average_mw(), nvml.energy_mj(), time.monotonic() - t))
-        time.sleep(0.001)
-
-
-def periods_ms(rows, column):
-    """Milliseconds between changes of a reading: 10th, 50th and 90th percentile."""
-    edges = [b[0] for a, b in zip(rows, rows[1:]) if a[column] != b[column]]
-    steps = sorted((b - a) * 1e3 for a, b in zip(edges, edges[1:]))
-    return [round(steps[int(len(steps) * q)], 2) for q in (0.1, 0.5, 0.9)] if len(steps) > 5 else None
-
-
 def check_sensor(bench):
-    """How the sensors answer a square wave: update periods, swing at several on/off times. The raw samples go into the results."""
-    nvml, rows, raw = Nvml(), {}, {}
-    for on_ms, off_ms in ((500, 500), (100, 100), (50, 50), (20, 30)):
-        seconds, samples, stop = (4 if bench.quick else 8), [], threading.Event()
-        sampler = threading.Thread(target=sample, args=(nvml, seconds + 5, samples, stop))
-        sampler.start()
-        done = bench.bare([bench.program("workload"), "square", seconds, on_ms, off_ms])
-        stop.set()
-        sampler.join()
-        inside = [s for s in samples if s[0] >= float(re.search(r"begin ([\d.]+)", done.stderr)[1])]
-        swing = lambda c: [min(s[c] for s in inside), max(s[c] for s in inside)] if inside and inside[0][c] is not None else None
-        rows[f"{on_ms}/{off_ms} ms"] = {"instant_period_ms": periods_ms(inside, 1), "average_period_ms": periods_ms(inside, 2),
-                                        "counter_period_ms": periods_ms(inside, 3), "instant_mw": swing(1), "average_mw": swing(2),
-                                        "read_us": statistics.median(s[4] for s in inside) * 1e6 if inside else None}
-        raw[f"{on_ms}/{off_ms}"] = {"samples": [[round(s[0], 5), *s[1:4]] for s in inside],
-                                    "kernels": [line.split(",") for line in done.stderr.splitlines() if re.match(r"[\d.]+,", line)]}
-    bench.raw = raw
-    return {"ok": any(r["instant_mw"] or r["average_mw"] for r in rows.values()), "rows": rows}
+    """The shape of the card's sensors by kjoule calibrate, twice: it agrees with itself, and a run then uses it. What was switched and
+    read goes into the results."""
+    out, raw = bench.work / "sensor.json", bench.work / "wave.json"
+    env = {**os.environ, "XDG_CACHE_HOME": str(bench.work / "cache")}
+    found = []
+    for i in range(2):
+        done = bench.bare([bench.build / "kjoule", "calibrate", "-q", "--seconds", "15" if bench.quick else "60", "-o", out, "--raw", raw],
+                          env=env)
+        if done.returncode:
+            raise Skip(done.stderr.strip()[-300:])
+        found.append({s["channel"]: s for s in json.loads(out.read_text())["sensors"]})
+        if not i:
+            bench.raw = json.loads(raw.read_text())
+    rows = {}
+    for name, sensor in found[0].items():
+        again = found[1].get(name)
+        apart = lambda key: abs(again[key]["value"] - sensor[key]["value"]) / max(sensor[key]["value"], 1e6)
+        rows[name] = {"first": sensor, "again": again,
+                      "ok": again is not None and again["kernel"] == sensor["kernel"] and apart("window_ns") < 0.15 and apart("period_ns") < 0.02}
+    _, report = bench.wrapped([bench.program("workload"), "compute", "50", "20"], env=env)
+    shapes = {s["channel"]: s["shape"] for s in report["energy"]["sensors"]} if report else {}
+    rows["a run uses it"] = {"shapes": shapes, "ok": bool(rows) and all(shapes.get(name) == "calibrated" for name in found[1])}
+    return {"ok": all(r["ok"] for r in rows.values()), "rows": rows}
 
 
 def check_ends(bench):

@@ -6,6 +6,7 @@
 #include "model/wave_shape.h"
 
 #include "model/normal.h"
+#include "model/parts.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -219,6 +220,33 @@ static void test_coverage(void **state)
     assert_true(held >= 33); /* of 40 at 90 %: fewer come by chance once in a hundred */
 }
 
+/* A lag is undone: each row of the regression is the mean power between two updates. */
+static void test_lag_undone(void **state)
+{
+    (void)state;
+    struct made m = {"rows of a lag", KJ_SENSOR_LAG, 54, 15.4, 5, 0, 1, 15, false, false};
+    struct kj_row *rows;
+    double off = 0, naive = 0;
+    make_wave(m.seconds);
+    watch(&m);
+    const struct kj_sensor_series series = {
+        .sensor = {.kernel = m.kernel, .window_ns = 54000000, .delay_ns = 5000000},
+        .readings = w.readings,
+        .count = w.count};
+    const struct kj_model_input input = {
+        .end_ns = (uint64_t)w.end_ns, .timeline_complete = true, .series = &series, .series_count = 1};
+    size_t count = kj_model_rows(&input, NULL, NULL, &rows);
+    assert_true(count > 200);
+    for (size_t i = 0; i < count; i++) {
+        off += fabs(rows[i].mw - mean_mw(rows[i].start_ns, rows[i].end_ns)) / (double)count;
+        naive += fabs(rows[i].mw - mean_mw(rows[i].end_ns - 54e6, rows[i].end_ns)) / (double)count;
+    }
+    print_message("%zu rows of a lag: off by %.2f W on average, as a box %.2f W\n", count, off / 1e3,
+                  naive / 1e3);
+    assert_true(off < 0.05 * (ON_MW - OFF_MW) && off < naive / 3);
+    free(rows);
+}
+
 /* A flat line, or one that moves by itself, has no shape; and too few updates are too few. */
 static void test_refusals(void **state)
 {
@@ -245,10 +273,8 @@ static void test_refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_powers),
-        cmocka_unit_test(test_counters),
-        cmocka_unit_test(test_coverage),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_powers),   cmocka_unit_test(test_counters),   cmocka_unit_test(test_coverage),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_lag_undone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -47,11 +47,11 @@ static uint64_t context_start_ns(const struct kj_work *work, uint32_t device)
     return first_ns;
 }
 
-/* A ring of samples whose window nobody knows would only blur what the sensor beside it tells; it still is
- * weighed for the total. */
+/* A ring of samples whose window nobody knows would only blur what the sensor beside it tells, and a lag of
+ * unknown time constant is no window; they still are weighed for the total. */
 static bool is_told_apart(const struct kj_channel *channel)
 {
-    return channel->window_ns || !kj_channel_own_times(channel);
+    return channel->window_ns || (!kj_channel_own_times(channel) && channel->kernel != KJ_SENSOR_LAG);
 }
 
 /* What is not known of the scale is in the device's interval, which each class's is laid upon: not here

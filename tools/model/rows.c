@@ -75,6 +75,16 @@ size_t kj_model_rows(const struct kj_model_input *input, const double *windows_n
                         continue; /* samples of several periods in one step */
                     row.start_ns = row.end_ns - (double)sensor->window_ns;
                 }
+            } else if (sensor->kernel == KJ_SENSOR_LAG && sensor->window_ns) {
+                /* What came in since the last update is what the lag did not keep of that: Burtscher, Zecena,
+                 * Zong, GPGPU-7 2014. Weighed a little towards its end, which a step shorter than the lag
+                 * may. */
+                double tau_ns = (double)sensor->window_ns;
+                row.start_ns = i ? shifted(input, shift, updates[i - 1].t_ns) - lag_ns : row.end_ns;
+                if (row.end_ns - row.start_ns < 1e6 || row.end_ns - row.start_ns > tau_ns)
+                    continue;
+                double kept = exp(-(row.end_ns - row.start_ns) / tau_ns);
+                row.mw = (updates[i].value - kept * updates[i - 1].value) / (1 - kept);
             } else {
                 row.start_ns = row.end_ns - window_ns;
                 row.mw = updates[i].value;
