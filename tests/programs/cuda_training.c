@@ -278,8 +278,10 @@ static void train(void)
         MUST(cuCtxSetCurrent(devices[0].context));
         if (want.every && (s + 1) % want.every == 0 && !want.plain)
             evaluate();
-        for (int d = 0; d < want.devices; d++)
+        for (int d = want.devices - 1; d >= 0; d--) {
+            MUST(cuCtxSetCurrent(devices[d].context));
             MUST(cuStreamSynchronize(devices[d].stream));
+        }
     }
 }
 
