@@ -2,17 +2,13 @@
  *
  * sensor_shape.c - the likelihood of windows and delays. Each row: reading = sum_j x_j(window, delay) p_j +
  * noise, x_j the mean of column j's curve over the window. The powers p_j have normal priors and are
- * integrated out in closed form; the noise is the likeliest of a grid.
- *
- * Columns of a timeline: idle; the classes that ran longest; and how far a load is from its steady power just
- * after it starts and just after it stops, for clocks and regulators take a while: without those, a board
- * that needs 200 ms to come to full power looks like a sensor of a 200 ms window.
+ * integrated out in closed form; the noise is the likeliest of a grid. shape_columns.c has the columns.
  */
 #include "model/sensor_shape.h"
 
-#include "model/curve.h"
 #include "model/normal.h"
 #include "model/parts.h"
+#include "model/shape_columns.h"
 
 #include <errno.h>
 #include <float.h>
@@ -20,14 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    CLASSES = 6,
-    AGES = 4,
-    COLUMNS_CAP = 2 + CLASSES + 2 * AGES,
-    ROWS_CAP = 400,
-    FINE_LOADS = 12,
-    ROWS_LEAST = 8
-};
+enum { ROWS_CAP = 400, FINE_LOADS = 12, ROWS_LEAST = 8 };
 
 #define MS            1e6
 #define DELAY_FROM_NS (-40 * MS)
@@ -42,14 +31,13 @@ enum {
 #define LATE_MOST_NS  (40 * MS) /* a timeline written by a host sees the end late */
 #define LATE_SD_NS    (20 * MS)
 #define LATE_STEP_NS  (2 * MS)
-#define APART_NS      (2 * MS) /* launches closer than this are one load */
 /* Rows err together where loads do not start and stop as the columns have it, so likelihoods are believed
  * less than they say. */
 #define BELIEVED_TIMELINE 0.25
 #define BELIEVED_METER    0.5
 #define TOLD_APART        3.0 /* in log likelihood, so tempered: 20 times likelier */
 #define WRONG             5.0
-#define WRONG_PER_ROW     0.05 /* 10 % more variance: what does not matter is no misfit, however sure */
+#define WRONG_PER_ROW     0.0125 /* 10 % more variance: what does not matter is no misfit, however sure */
 #define PERIOD_LONG_NS    (60 * MS)
 
 static const double windows_ms[] = {5,  7,  10,  13,  17,  20,  25,  30,  35,  40,   50,   60,
@@ -57,17 +45,7 @@ static const double windows_ms[] = {5,  7,  10,  13,  17,  20,  25,  30,  35,  4
 enum { WINDOWS = sizeof(windows_ms) / sizeof(*windows_ms) };
 /* Known sensors by how often they are renewed: 10/20 ms (Volta, Pascal); 25, 100 or 1,000 every 100 ms. */
 static const double known_long_ms[] = {25, 100, 1000}, known_short_ms[] = {10};
-static const double age_from_ns[AGES] = {0 * MS, 100 * MS, 200 * MS, 500 * MS};
-static const double age_to_ns[AGES] = {100 * MS, 200 * MS, 500 * MS, 2000 * MS};
-static const double age_spread[AGES] = {.2, .15, .06,
-                                        .04}; /* of the load's power; half as much after its end */
 static const double noises[] = {.001, .002, .004, .008, .015, .03, .06, .12};
-
-struct columns {
-    struct kj_curve curve[COLUMNS_CAP]; /* [0] is unused: time itself */
-    double mean[COLUMNS_CAP], sd[COLUMNS_CAP];
-    size_t count;
-};
 
 struct rows {
     struct kj_update *updates;
@@ -75,10 +53,6 @@ struct rows {
     double low_mw, high_mw;
     double jitter_ns, noise_mw; /* of an update's moment; of a reading, roughly */
     double first_ns, last_ns;   /* between these the truth is known */
-};
-
-struct span {
-    double start_ns, end_ns;
 };
 
 const char *kj_shape_source_name(enum kj_shape_source source)
@@ -93,14 +67,15 @@ static double between(const struct kj_curve *curve, double start_ns, double end_
 }
 
 /* Log likelihood of the rows, powers integrated out. -DBL_MAX: too few. */
-static double likelihood(const struct columns *c, const struct rows *rows, double window_ns, double delay_ns,
-                         double *ret_mean, double *ret_sd, double *ret_noise_mw)
+static double likelihood(const struct kj_shape_columns *c, const struct rows *rows, double window_ns,
+                         double delay_ns, double *ret_mean, double *ret_sd, double *ret_noise_mw)
 {
     size_t n = c->count, used = 0;
-    double xx[COLUMNS_CAP * COLUMNS_CAP] = {0}, xr[COLUMNS_CAP] = {0}, rr = 0, log_weights = 0,
-                            best = -DBL_MAX;
+    double xx[KJ_SHAPE_COLUMNS * KJ_SHAPE_COLUMNS] = {0}, xr[KJ_SHAPE_COLUMNS] = {0}, rr = 0, log_weights = 0,
+                                 best = -DBL_MAX;
     for (size_t i = 0; i < rows->count; i++) {
-        double x[COLUMNS_CAP] = {1}, end_ns = rows->updates[i].t_ns - delay_ns, start_ns = end_ns - window_ns;
+        double x[KJ_SHAPE_COLUMNS] = {1}, end_ns = rows->updates[i].t_ns - delay_ns,
+               start_ns = end_ns - window_ns;
         if (start_ns < rows->first_ns || end_ns > rows->last_ns)
             continue;
         double residual = rows->updates[i].value - c->mean[0], slope = 0;
@@ -126,7 +101,8 @@ static double likelihood(const struct columns *c, const struct rows *rows, doubl
     if (used < ROWS_LEAST)
         return -DBL_MAX;
     for (size_t k = 0; k < sizeof(noises) / sizeof(*noises); k++) {
-        double l[COLUMNS_CAP * COLUMNS_CAP], m[COLUMNS_CAP], noise_mw = noises[k] * rows->high_mw + 1;
+        double l[KJ_SHAPE_COLUMNS * KJ_SHAPE_COLUMNS], m[KJ_SHAPE_COLUMNS],
+            noise_mw = noises[k] * rows->high_mw + 1;
         double s2 = noise_mw * noise_mw, log_det = 0, gained = 0;
         for (size_t j = 0; j < n; j++) {
             m[j] = xr[j] / s2;
@@ -151,7 +127,7 @@ static double likelihood(const struct columns *c, const struct rows *rows, doubl
         if (ret_noise_mw)
             *ret_noise_mw = noise_mw;
         if (ret_mean) {
-            double inverse[COLUMNS_CAP * COLUMNS_CAP];
+            double inverse[KJ_SHAPE_COLUMNS * KJ_SHAPE_COLUMNS];
             kj_cholesky_inverse(l, n, inverse);
             for (size_t j = 0; j < n; j++) {
                 ret_mean[j] = c->mean[j] + m[j];
@@ -202,134 +178,6 @@ static int open_rows(const struct kj_sensor_series *series, struct rows *rows, d
     return rows->count >= ROWS_LEAST ? 0 : -ENODATA;
 }
 
-/* Stretches in which something ran. */
-static struct span *loads_of(const struct kj_model_interval *sorted, size_t count, size_t *ret_count)
-{
-    struct span *loads = malloc((count + 1) * sizeof(*loads));
-    size_t n = 0;
-    for (size_t i = 0; loads && i < count; i++) {
-        double start_ns = (double)sorted[i].start_ns, end_ns = (double)sorted[i].end_ns;
-        if (n && start_ns <= loads[n - 1].end_ns + APART_NS)
-            loads[n - 1].end_ns = fmax(loads[n - 1].end_ns, end_ns);
-        else
-            loads[n++] = (struct span){start_ns, end_ns};
-    }
-    *ret_count = n;
-    return loads;
-}
-
-static void close_columns(struct columns *columns)
-{
-    for (size_t j = 1; j < columns->count; j++)
-        kj_curve_free(&columns->curve[j]);
-    columns->count = 0;
-}
-
-static int add_column(struct columns *columns, const struct kj_curve_piece *pieces, size_t count, double mean,
-                      double sd)
-{
-    int status = kj_curve_of_pieces(pieces, count, &columns->curve[columns->count]);
-    if (status || !columns->curve[columns->count].count) {
-        kj_curve_free(&columns->curve[columns->count]);
-        return status; /* what never happened has no column */
-    }
-    columns->mean[columns->count] = mean;
-    columns->sd[columns->count++] = fmax(sd, 1);
-    return 0;
-}
-
-/* Which classes have columns of their own: the longest; -1: the column of the others. */
-static int *choose_classes(const struct kj_model_input *input, const struct kj_model_interval *sorted)
-{
-    double *time_ns = calloc(input->class_count + 1, sizeof(*time_ns));
-    int *column = malloc((input->class_count + 1) * sizeof(*column));
-    for (size_t i = 0; time_ns && i < input->interval_count; i++)
-        time_ns[sorted[i].class_index] += (double)(sorted[i].end_ns - sorted[i].start_ns);
-    for (size_t c = 0; column && c < input->class_count; c++)
-        column[c] = CLASSES - 1;
-    for (int rank = 0; time_ns && column && rank < CLASSES - 1; rank++) {
-        size_t most = 0;
-        for (size_t c = 1; c < input->class_count; c++)
-            if (time_ns[c] > time_ns[most])
-                most = c;
-        if (time_ns[most] <= 0)
-            break;
-        column[most] = rank;
-        time_ns[most] = -1;
-    }
-    free(time_ns);
-    return column;
-}
-
-struct timeline {
-    const struct kj_model_input *input;
-    struct kj_model_interval *sorted;
-    struct span *loads;
-    size_t load_count;
-    int *column;
-    struct kj_curve_piece *pieces; /* room for as many as there are launches */
-};
-
-static int open_timeline(const struct kj_model_input *input, struct timeline *timeline)
-{
-    *timeline = (struct timeline){.input = input, .sorted = kj_model_sorted_intervals(input)};
-    if (!timeline->sorted)
-        return input->interval_count ? -ENOMEM : -ENODATA;
-    timeline->loads = loads_of(timeline->sorted, input->interval_count, &timeline->load_count);
-    timeline->column = choose_classes(input, timeline->sorted);
-    timeline->pieces = malloc((input->interval_count + 1) * sizeof(*timeline->pieces));
-    return timeline->loads && timeline->column && timeline->pieces ? 0 : -ENOMEM;
-}
-
-static void close_timeline(struct timeline *timeline)
-{
-    free(timeline->sorted);
-    free(timeline->loads);
-    free(timeline->column);
-    free(timeline->pieces);
-}
-
-/* The columns, if all loads ended `late_ns` before the timeline says. */
-static int open_columns(const struct timeline *timeline, const struct rows *rows, double late_ns,
-                        struct columns *columns)
-{
-    double swing_mw = fmax(rows->high_mw - rows->low_mw, .02 * rows->high_mw);
-    struct kj_curve_piece *pieces = timeline->pieces;
-    *columns = (struct columns){.count = 1};
-    columns->mean[0] = rows->low_mw;
-    columns->sd[0] = fmax(.3 * rows->low_mw, 1000);
-    int status = 0;
-    for (int k = 0; k < CLASSES && !status; k++) {
-        size_t n = 0, load = 0;
-        for (size_t i = 0; i < timeline->input->interval_count; i++) {
-            const struct kj_model_interval *interval = &timeline->sorted[i];
-            while (timeline->loads[load].end_ns < (double)interval->start_ns)
-                load++;
-            if (timeline->column[interval->class_index] == k)
-                pieces[n++] = (struct kj_curve_piece){
-                    (double)interval->start_ns,
-                    fmin((double)interval->end_ns, timeline->loads[load].end_ns - late_ns), 1};
-        }
-        status = add_column(columns, pieces, n, swing_mw, .5 * swing_mw);
-    }
-    for (int age = 0; age < 2 * AGES && !status; age++) {
-        bool after = age >= AGES;
-        size_t n = 0;
-        for (size_t i = 0; i < timeline->load_count; i++) {
-            const struct span *load = &timeline->loads[i];
-            double end_ns = fmax(load->end_ns - late_ns, load->start_ns);
-            double from_ns = after ? end_ns : load->start_ns;
-            double until_ns = !after ? end_ns : i + 1 < timeline->load_count ? load[1].start_ns : DBL_MAX;
-            pieces[n++] = (struct kj_curve_piece){from_ns + age_from_ns[age % AGES],
-                                                  fmin(from_ns + age_to_ns[age % AGES], until_ns), 1};
-        }
-        status = add_column(columns, pieces, n, 0, age_spread[age % AGES] * swing_mw * (after ? .5 : 1));
-    }
-    if (status)
-        close_columns(columns);
-    return status;
-}
-
 /* What is summed up while windows, delays and late ends are gone through. */
 struct search {
     double log_l[WINDOWS + 1]; /* marginal; the last is that of the window given */
@@ -367,7 +215,7 @@ static void open_search(const struct kj_shape_question *question, double believe
 }
 
 /* Adds the part of one late end to the marginal of each window (weights relative to the largest so far). */
-static void look(struct search *search, const struct columns *columns, const struct rows *rows,
+static void look(struct search *search, const struct kj_shape_columns *columns, const struct rows *rows,
                  double late_ns)
 {
     for (int w = 0; w <= WINDOWS; w++)
@@ -535,12 +383,12 @@ int kj_sensor_shape_infer(const struct kj_model_input *input, const struct kj_sh
                           struct kj_sensor_shape *ret_shape)
 {
     struct rows rows;
-    struct timeline timeline = {0};
-    struct columns columns;
+    struct kj_shape_timeline timeline = {0};
+    struct kj_shape_columns columns;
     struct search search;
     int status = open_question(question, &rows, ret_shape);
     if (!status)
-        status = open_timeline(input, &timeline);
+        status = kj_shape_timeline_open(input, &timeline);
     if (!status) {
         rows.first_ns = (double)input->start_ns;
         rows.last_ns = (double)input->end_ns;
@@ -549,10 +397,10 @@ int kj_sensor_shape_infer(const struct kj_model_input *input, const struct kj_sh
         bool fine = !wide && timeline.load_count <= FINE_LOADS && input->interval_count <= FINE_LOADS * 16;
         double most_ns = fine ? LATE_MOST_NS : 0;
         for (double late = -most_ns; late <= most_ns && !status; late += LATE_STEP_NS) {
-            status = open_columns(&timeline, &rows, late, &columns);
+            status = kj_shape_columns_open(&timeline, rows.low_mw, rows.high_mw, late, &columns);
             if (!status)
                 look(&search, &columns, &rows, late);
-            close_columns(&columns);
+            kj_shape_columns_close(&columns);
         }
         int use = status ? -1 : decide(question, &search, rows.count, ret_shape);
         if (use >= 0) {
@@ -564,7 +412,7 @@ int kj_sensor_shape_infer(const struct kj_model_input *input, const struct kj_sh
             status = -ENODATA;
         }
     }
-    close_timeline(&timeline);
+    kj_shape_timeline_close(&timeline);
     free(rows.updates);
     return status;
 }
@@ -595,7 +443,7 @@ int kj_sensor_shape_by_meter(const struct kj_shape_question *question, const str
                              struct kj_sensor_shape *ret_shape)
 {
     struct rows rows;
-    struct columns columns = {.count = 2};
+    struct kj_shape_columns columns = {.count = 2};
     struct search search;
     int status = open_question(question, &rows, ret_shape);
     if (!status && meter->count < 2)
@@ -610,7 +458,7 @@ int kj_sensor_shape_by_meter(const struct kj_shape_question *question, const str
         open_search(question, BELIEVED_METER, &search);
         look(&search, &columns, &rows, 0);
         int use = decide(question, &search, rows.count, ret_shape);
-        double mean[COLUMNS_CAP], sd[COLUMNS_CAP];
+        double mean[KJ_SHAPE_COLUMNS], sd[KJ_SHAPE_COLUMNS];
         if (use >= 0)
             fill_in(question, &search, use, ret_shape);
         if (use < 0 || likelihood(&columns, &rows, search.window_ns[use], search.best_delay_ns[use], mean, sd,
