@@ -41,12 +41,15 @@ struct kj_row {
     double start_ns, end_ns, mw;
     double blur_ns; /* each edge lies anywhere within this of where it is said to be */
     uint32_t series;
+    bool counter; /* its two edges err each by itself; else together, as a window moves */
+    bool chained; /* begins where the row before it ends: that edge's error is in both */
 };
 /* Where a series lies in time: how much later than its updates say, in the middle of the run; and how much
  * more at its end than in its middle. */
 struct kj_shift {
     double middle_ns, stretch_ns;
     double sd_ns; /* what is not known of it: the windows' edges are blurred by as much */
+    double jitter_ns; /* of one update, 1 sigma: blurs as well */
 };
 /* -1 at the start of the run, 1 at its end. */
 double kj_model_place(const struct kj_model_input *input, double t_ns);

@@ -17,22 +17,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SMEAR_LEAST_NS    3e6
-#define SMEAR_CHANGE_MOST 0.05
-
-/* Share of the variance of a series that the fit leaves. */
+/* Mean square of what is left of the power readings at the powers as they are. */
 static double unexplained(const struct fit *fit)
 {
-    double rss = 0, all = 0;
-    for (size_t s = 0; s < fit->input->series_count; s++) {
-        const struct moments *m = &fit->series[s];
-        if (fit->input->series[s].counter || !m->rows)
-            continue;
-        double mean = m->xy[0] / (double)m->rows;
-        rss += kj_fit_rss(fit, m, false);
-        all += m->yy - mean * mean * (double)m->rows;
-    }
-    return all > 0 ? rss / all : 1;
+    double left = 0;
+    size_t rows = 0;
+    for (size_t s = 0; s < fit->input->series_count; s++)
+        if (!fit->input->series[s].counter) {
+            left += fit->noise[s].residual2;
+            rows += fit->noise[s].rows;
+        }
+    return rows ? left / (double)rows : DBL_MAX;
 }
 
 static const double candidates_ns[] = {10e6, 15e6, 20e6, 25e6, 35e6, 50e6, 75e6, 100e6, 200e6, 500e6, 1000e6};
@@ -49,7 +44,8 @@ static double best_window(struct fit *fit, double *ret_gain)
         for (size_t s = 0; s < fit->input->series_count; s++)
             windows_ns[s] = k && !fit->input->series[s].counter ? candidates_ns[k - 1] : 0;
         size_t count = kj_model_rows(fit->input, windows_ns, NULL, &rows);
-        if (count >= KJ_ROWS_LEAST && !kj_fit_collect(fit, rows, count) && kj_fit_solve(fit, 1)) {
+        if (count >= KJ_ROWS_LEAST && !kj_fit_collect(fit, rows, count) && kj_fit_solve(fit, 1) &&
+            !kj_fit_collect(fit, rows, count)) {
             double left = unexplained(fit);
             if (!k)
                 given = left;
@@ -89,47 +85,11 @@ static void check_window(struct fit *fit, const struct kj_model_options *options
     }
 }
 
-/* Does the answer stand when the windows' edges are smeared by more than their timing can be wrong? If not,
- * it hangs on when exactly the sensors were renewed, and that is not known well enough for work that changes
- * this fast. Returns the change in energy over all energy; negative errno. */
-static double change_when_smeared(struct fit *fit, const double *windows_ns)
-{
-    struct kj_row *rows;
-    double changed = 0, all = 0, *kept = malloc(fit->n * sizeof(*kept));
-    for (size_t s = 0; s < fit->input->series_count; s++)
-        fit->shift[s].sd_ns = fmax(SMEAR_LEAST_NS, 3 * fit->grid_sd_ns[s]);
-    size_t count = kj_model_rows(fit->input, windows_ns, fit->shift, &rows);
-    fit->probe_ns = 0;
-    bool solved = kept != NULL;
-    if (solved) {
-        memcpy(kept, fit->m, fit->n * sizeof(*kept));
-        solved = !kj_fit_collect(fit, rows, count) && kj_fit_solve(fit, 1);
-    }
-    for (size_t i = 1; solved && i <= fit->columns; i++) {
-        changed += fit->column_ns[i] * fabs(fit->m[i] - kept[i]);
-        all += fit->column_ns[i] * (kept[i] + kept[0]);
-    }
-    free(rows);
-    free(kept);
-    return solved && all > 0 ? changed / all : INFINITY;
-}
-
 static int fit_and_publish(struct fit *fit, const struct kj_model_options *options, const double *windows_ns,
                            struct kj_model_result *result)
 {
-    bool solved, bayes = options->method == KJ_MODEL_BAYES;
+    bool solved;
     int status = kj_fit_all(fit, options->method, windows_ns, &solved);
-    if (!status && solved && bayes && change_when_smeared(fit, windows_ns) > SMEAR_CHANGE_MOST) {
-        kj_model_warn(result, KJ_MODEL_WARN_COVERAGE,
-                      "the work changes faster than the sensors' updates can be placed in time: energy is "
-                      "shared by time, and "
-                      "the intervals say how little that proves");
-        return 0;
-    }
-    if (!status && solved && bayes) {
-        status = kj_fit_all(fit, options->method, windows_ns, &solved); /* back from the smeared rows */
-        status = status || !solved ? status : kj_fit_widen(fit, windows_ns);
-    }
     return status || !solved ? status : kj_fit_publish(fit, options, result);
 }
 
@@ -146,7 +106,7 @@ int kj_model_regress(const struct kj_model_input *input, const struct kj_model_o
     }
     status = kj_fit_open(&fit, input, result) ? 0 : -ENOMEM;
     if (!status)
-        check_window(&fit, options, windows_ns, result);
+        fit.plain = true, check_window(&fit, options, windows_ns, result);
     size_t count = status ? 0 : kj_model_rows(input, windows_ns, NULL, &rows);
     result->sensors = calloc(input->series_count + 1, sizeof(*result->sensors));
     for (size_t s = 0; result->sensors && s < input->series_count; s++) {
