@@ -18,12 +18,13 @@ enum {
 /* Spread of the classes' powers before the data. Kernels of one training draw anything from a little over
  * idle to the board's limit (shared/reference/energy.md 2.2; A100: 100 to 400 W): nearly flat between the
  * two where the limit is known, else half the mean. */
-#define SPREAD_OF_RANGE 0.45
+#define SPREAD_OF_RANGE 0.8
 #define SPREAD_OF_MEAN  0.55
 #define SPREAD_WEIGHT   6.0  /* as many classes as that prior counts, here */
 #define WARMING_SD      0.03 /* relative change of power from the middle of the run to its end */
 #define TOTAL_SD        0.02 /* of the run as one equation: another sensor's gain, durations */
-#define JITTER_NS       1e6
+#define JITTER_LEAST_NS 1e5
+#define SHIFT_LEAST_NS  1e5 /* a grid that the polls place perfectly may still be this far off */
 #define BOARD_MOST_MW   1200000.0
 
 static bool solve_free(struct fit *fit, double weight_of_prior)
@@ -91,7 +92,8 @@ static void set_priors(struct fit *fit)
         size_t at = 1 + fit->columns + 2 * s;
         fit->prior_mw[at] = -fit->shift[s].middle_ns / 1e6;
         fit->prior_mw[at + 1] = -fit->shift[s].stretch_ns / 1e6;
-        fit->prior_sd_mw[at] = fit->prior_sd_mw[at + 1] = fmax(fit->grid_sd_ns[s], 1e4) / 1e6;
+        fit->prior_sd_mw[at] = fit->grid_sd_ns[s] / 1e6;
+        fit->prior_sd_mw[at + 1] = fit->stretch_sd_ns[s] / 1e6;
     }
     for (size_t i = 1; i <= fit->columns; i++) {
         fit->prior_mw[i] = fit->mean_mw;
@@ -202,20 +204,19 @@ static bool open_series(struct fit *fit)
     const struct kj_model_input *input = fit->input;
     fit->noise = calloc(input->series_count + 1, sizeof(*fit->noise));
     fit->grid_sd_ns = calloc(input->series_count + 1, sizeof(*fit->grid_sd_ns));
+    fit->stretch_sd_ns = calloc(input->series_count + 1, sizeof(*fit->stretch_sd_ns));
     fit->shift = calloc(input->series_count + 1, sizeof(*fit->shift));
-    if (!fit->noise || !fit->grid_sd_ns || !fit->shift)
+    if (!fit->noise || !fit->stretch_sd_ns || !fit->grid_sd_ns || !fit->shift)
         return false;
     for (size_t s = 0; s < input->series_count; s++) {
         struct kj_update *updates;
         struct kj_grid grid;
         kj_model_updates(&input->series[s], &updates, &grid);
         free(updates);
-        double usual_ns = grid.period_ns > 0 ? fmin(JITTER_NS, grid.period_ns / 20) : JITTER_NS;
-        double jitter_ns = fmin(fmax(grid.jitter_ns, usual_ns), 3 * usual_ns);
-        if (grid.period_ns <= 0) /* each update by itself, anywhere between two polls */
-            jitter_ns = fmax(grid.sd_ns, usual_ns);
-        fit->grid_sd_ns[s] = grid.sd_ns;
-        fit->shift[s] = (struct kj_shift){.sd_ns = grid.sd_ns, .jitter_ns = jitter_ns};
+        double jitter_ns = fmax(grid.jitter_ns, JITTER_LEAST_NS);
+        fit->grid_sd_ns[s] = hypot(grid.sd_ns, SHIFT_LEAST_NS);
+        fit->stretch_sd_ns[s] = hypot(grid.stretch_sd_ns, SHIFT_LEAST_NS);
+        fit->shift[s] = (struct kj_shift){.sd_ns = fit->grid_sd_ns[s], .jitter_ns = jitter_ns};
         fit->noise[s] = (struct kj_noise){
             .share = {1e-4, 9e-4, 1}, .jitter_ns = jitter_ns, .first_jitter_ns = jitter_ns};
     }
@@ -266,6 +267,7 @@ void kj_fit_close(struct fit *fit)
     free(fit->noise);
     free(fit->shift);
     free(fit->grid_sd_ns);
+    free(fit->stretch_sd_ns);
     free(fit->static_share);
     free(fit->column_of);
     free(fit->column_ns);

@@ -42,7 +42,7 @@ struct fit {
     size_t n; /* unknowns: idle, the columns, a shift and a stretch in time of each series (ms), warming */
     size_t columns;         /* 1 .. columns */
     struct kj_shift *shift; /* [series_count], so far */
-    double *grid_sd_ns;     /* [series_count] of the prior of the shifts */
+    double *grid_sd_ns, *stretch_sd_ns; /* [series_count] of the prior of the shifts */
     double probe_ns;        /* half the step by which the effect of a shift is looked at */
     uint32_t *column_of;    /* [class] 1..columns */
     double *column_ns;      /* [n] time of the classes of each */

@@ -25,7 +25,7 @@ struct kj_update {
 };
 struct kj_grid {
     double period_ns; /* 0: irregular */
-    double sd_ns;     /* how far all of it may be off, 1 sigma */
+    double sd_ns, stretch_sd_ns; /* how far its middle, and its ends beyond that, may be off, 1 sigma */
     double jitter_ns; /* of one update around it, 1 sigma */
 };
 /* Returns how many; *ret_updates is the caller's to free. */
