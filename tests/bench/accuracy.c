@@ -6,7 +6,9 @@
  * shares of the total, so that the sensor's gain, which no method can know, is in the intervals and not in
  * the error.
  *
- *     accuracy [--runs N] [--only TEXT] [--jobs N] [--check]       --check: exit 1 where the aims are missed
+ *     accuracy [--runs N] [--only TEXT] [--jobs N] [--each] [--check]
+ *
+ * --each: a line for every run; --check: exit 1 where the aims are missed
  *
  * Aims, in every scenario: 85 to 95 % of the 90 % intervals hold the truth, microjoules add up; and of the
  * classes whose R is at least 0.5, the error is at most 5 % and a quarter of that of sharing by time. Coverage
@@ -426,6 +428,16 @@ static void add_up(struct score *to, const struct score *one)
     to->identifiable += one->identifiable, to->broken += one->broken;
 }
 
+static void print_each(struct score (*scores)[METHODS], size_t runs)
+{
+    for (size_t k = 0; k < runs; k++) {
+        const struct score *ours = &scores[k][METHODS - 1];
+        printf("    run %zu: by time %.1f %%, least squares %.1f %%, ours %.1f %%, worst %.0f %%, in 90 %%: %.0f of %.0f\n",
+               k + 1, 100 * scores[k][0].error / scores[k][0].weight, 100 * scores[k][1].error / scores[k][1].weight,
+               100 * ours->error / ours->weight, 100 * ours->worst, ours->inside90, ours->classes);
+    }
+}
+
 static int print_scenario(const struct scenario *s, struct score (*scores)[METHODS], size_t runs)
 {
     struct score sums[METHODS] = {0};
@@ -452,7 +464,7 @@ static int print_scenario(const struct scenario *s, struct score (*scores)[METHO
 int main(int argc, char **argv)
 {
     size_t runs = RUNS, jobs = 0;
-    int check = 0, missed = 0;
+    int check = 0, each = 0, missed = 0;
     const char *only = "";
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--runs") && i + 1 < argc)
@@ -461,6 +473,8 @@ int main(int argc, char **argv)
             jobs = strtoul(argv[++i], NULL, 10);
         else if (!strcmp(argv[i], "--only") && i + 1 < argc)
             only = argv[++i];
+        else if (!strcmp(argv[i], "--each"))
+            each = 1;
         else if (!strcmp(argv[i], "--check"))
             check = 1;
         else
@@ -482,6 +496,8 @@ int main(int argc, char **argv)
             continue;
         run_all(s, own, jobs, scores);
         missed += print_scenario(s, scores, own);
+        if (each)
+            print_each(scores, own);
         fflush(stdout);
     }
     return check && missed;

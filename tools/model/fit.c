@@ -52,7 +52,7 @@ static bool solve_free(struct fit *fit, double weight_of_prior)
 
 double kj_fit_top(const struct fit *fit, size_t i)
 {
-    return !i ? fit->limit_mw : i <= fit->columns ? fit->limit_mw - fit->idle_mw : DBL_MAX;
+    return !i ? fit->limit_mw : i <= fit->columns ? fit->top_mw : DBL_MAX;
 }
 
 /* With no power below zero nor above the board's limit: what wants past a bound is held there. */
@@ -148,9 +148,11 @@ static bool fit_least_squares(struct fit *fit)
     return kj_fit_solve(fit, 1e-9) && (kj_cholesky_inverse(fit->l, fit->n, fit->inverse), true);
 }
 
-/* What the noise of each series is, from the residuals at the last powers. */
+/* What the noise of each series is, from the residuals at the last powers; and what idle leaves of the limit.
+ */
 static void learn_noise(struct fit *fit)
 {
+    fit->top_mw = fit->limit_mw - fmax(fit->m[0] - sqrt(fit->inverse[0]), 0);
     double parameters = 0;
     for (size_t i = 0; i < fit->n; i++)
         parameters += fmin(fmax(1 - fit->inverse[i * fit->n + i] / pow(fit->prior_sd_mw[i], 2), 0), 1);
@@ -186,7 +188,12 @@ static void set_levels(struct fit *fit, const struct kj_model_result *result)
     bool limited = fit->input->limit_mw > 0;
     fit->limit_mw = limited ? fit->input->limit_mw : BOARD_MOST_MW;
     fit->idle_mw = fmin(result->idle_mw, fit->limit_mw / 2);
-    fit->idle_spread_mw = fit->input->idle_sd_mw > 0 ? fit->input->idle_sd_mw : 0.15 * fit->idle_mw + 1000;
+    fit->idle_spread_mw = fmax(result->idle_sd_mw, 1000);
+    if (fit->idle_spread_mw >= result->idle_mw) { /* never seen by itself: anything up to the least power seen */
+        fit->idle_spread_mw = 0.35 * fit->idle_mw + 1000;
+        fit->idle_mw /= 2;
+    }
+    fit->top_mw = fit->limit_mw - fmax(fit->idle_mw - fit->idle_spread_mw, 0);
     fit->mean_mw = fmax(busy_mw - fit->idle_mw, 0.02 * busy_mw + 1000);
     fit->first_spread_mw =
         limited ? SPREAD_OF_RANGE * (fit->limit_mw - fit->idle_mw) : SPREAD_OF_MEAN * fit->mean_mw;

@@ -58,7 +58,7 @@ struct fit {
     double mean_mw, spread_mw;              /* of the prior of a class's dynamic power, at the moment */
     double first_spread_mw;                 /* what it is before the data */
     double idle_mw, idle_spread_mw;
-    double limit_mw;
+    double limit_mw, top_mw; /* of the board; of a class, over idle */
     double *prior_mw, *prior_sd_mw; /* [n] */
     bool *own_prior;                /* [n] prior is the caller's, not shared */
     double *l, *m, *inverse;        /* posterior: factor of the precision, mean, covariance */
