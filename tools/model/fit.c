@@ -322,17 +322,19 @@ static bool widen(struct fit *fit)
         }
     }
     for (size_t i = 1; ok && i <= fit->columns; i++) {
-        double variance = fit->inverse[i * n + i];
-        double known = 1 - variance / (fit->prior_sd_mw[i] * fit->prior_sd_mw[i]);
+        /* Of the posterior's variance C, what the rows' noise gives: C - C P C, P the prior's precision. */
+        double variance = fit->inverse[i * n + i], of_rows = variance;
+        for (size_t j = 0; j < n; j++)
+            of_rows -= pow(fit->inverse[i * n + j] / fit->prior_sd_mw[j], 2);
         double jack = (double)(KJ_BLOCKS - 1) / KJ_BLOCKS * fmax(square[i] - sum[i] * sum[i] / KJ_BLOCKS, 0);
-        if (known > 0.2) {
-            moved += jack / (variance * known);
+        if (of_rows > 0.1 * variance) {
+            moved += jack / of_rows;
             expected += 1;
         }
     }
     /* (Student's t / normal)^2 at 90 %, for blocks are few and the classes are not independent. */
     double student = 1 + 1.85 / ((KJ_BLOCKS - 1) * fmax(expected / 2, 1));
-    fit->widening = ok && expected > 0 ? fmin(fmax(student * moved / expected, 0.7), 100) : 1;
+    fit->widening = ok && expected > 0 ? fmin(fmax(student * moved / expected, 1), 100) : 1;
     free(kept);
     free(sum);
     free(square);
