@@ -151,12 +151,15 @@ struct chain {
     double y_white, scale, residual, variance, window_ns;
 };
 
-static void collect_row(struct fit *fit, const struct kj_row *row, struct chain *chain, uint32_t *active)
+static void collect_row(struct fit *fit, const struct kj_row *row, const struct foretold *timing,
+                        struct chain *chain, uint32_t *active)
 {
     struct kj_noise *noise = &fit->noise[row->series];
     struct foretold now = {0};
     if (!fit->plain)
         now = foretell(fit, row, 0);
+    if (timing)
+        now.variance_mw2 = timing->variance_mw2, now.shared_mw2 = timing->shared_mw2;
     double features[KJ_NOISE_PARTS] = {0}, launches_mw2 = design(fit, row, &now, chain->x);
     double level_mw = fit->m[0] + now.mean_mw, residual = row->mw, window_ns = row->end_ns - row->start_ns;
     for (size_t i = 0; i < fit->n; i++)
@@ -202,6 +205,22 @@ static void clear(struct fit *fit)
     }
 }
 
+/* How much a late update may change a row, over what the powers may be: the powers' mean alone has less contrast
+ * than any that are possible. NULL: nothing to average over, or no memory for it. */
+static struct foretold *timing_over_draws(struct fit *fit, const struct kj_row *rows, size_t count)
+{
+    struct foretold *timing = fit->maybe && !fit->plain ? calloc(count + 1, sizeof(*timing)) : NULL;
+    for (size_t d = 0; timing && d < fit->maybe_count; d++) {
+        kj_timeline_set_powers(fit->timeline, fit->maybe + d * fit->n);
+        for (size_t i = 0; i < count; i++) {
+            struct foretold one = foretell(fit, &rows[i], 0);
+            timing[i].variance_mw2 += one.variance_mw2 / (double)fit->maybe_count;
+            timing[i].shared_mw2 += one.shared_mw2 / (double)fit->maybe_count;
+        }
+    }
+    return timing;
+}
+
 int kj_fit_collect(struct fit *fit, const struct kj_row *rows, size_t count)
 {
     size_t n = fit->n;
@@ -209,10 +228,11 @@ int kj_fit_collect(struct fit *fit, const struct kj_row *rows, size_t count)
     uint32_t *active = malloc(n * sizeof(*active));
     int status = chain.x && chain.white && active ? 0 : -ENOMEM;
     clear(fit);
+    struct foretold *timing = timing_over_draws(fit, rows, count);
     if (!status)
         kj_timeline_set_powers(fit->timeline, fit->m);
     for (size_t i = 0; !status && i < count; i++)
-        collect_row(fit, &rows[i], &chain, active);
+        collect_row(fit, &rows[i], timing ? &timing[i] : NULL, &chain, active);
     for (size_t b = 0; !status && b < KJ_BLOCKS; b++) {
         const struct moments *m = &fit->blocks[b];
         for (size_t i = 0; i < n * n; i++)
@@ -228,6 +248,7 @@ int kj_fit_collect(struct fit *fit, const struct kj_row *rows, size_t count)
         moments_add(&fit->all, chain.x, fit->total_mw / fit->total_sd_mw, n, active);
     }
     fit->rows = count;
+    free(timing);
     free(chain.x);
     free(chain.white);
     free(active);

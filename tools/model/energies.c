@@ -69,10 +69,11 @@ static struct kj_model_estimate estimate_of(int64_t energy_uj, double *draws, co
 }
 
 /* What share the data would have in the answer, beside a prior as narrow as the accuracy that is claimed: R =
- * information of the data / (that + 1 / claimed variance). */
-static double identifiability(const struct kj_model_estimate *e, double prior_uj)
+ * information of the data / (that + 1 / claimed variance). loose: the sd without bounds, for what a bound tells
+ * is not told by the data. */
+static double identifiability(const struct kj_model_estimate *e, double prior_uj, double loose_uj)
 {
-    double claimed = CLAIMED_SD * (double)e->energy_uj, sd = fmax(e->sd_uj, 1e-3 * claimed);
+    double claimed = CLAIMED_SD * (double)e->energy_uj, sd = fmax(fmax(e->sd_uj, loose_uj), 1e-3 * claimed);
     double of_data = fmax(1 / (sd * sd) - 1 / fmax(prior_uj * prior_uj, 1), 0);
     return claimed > 0 ? of_data / (of_data + 1 / (claimed * claimed)) : 0;
 }
@@ -254,7 +255,7 @@ static int find_groups(const struct fit *fit, struct kj_model_result *result, co
         if (!group->members)
             continue;
         group->energy = estimate_of(energy_uj, sums, draws->gains, n);
-        group->identifiability = identifiability(&group->energy, sqrt(prior2));
+        group->identifiability = identifiability(&group->energy, sqrt(prior2), 0);
         result->group_count++;
     }
     free(group_of);
@@ -349,8 +350,10 @@ int kj_fit_publish(struct fit *fit, const struct kj_model_options *options, stru
             if (c == count)
                 break;
             struct kj_model_class_result *class = &result->classes[c];
-            double prior_uj = fit->prior_sd_mw[fit->column_of[c]] * 1e-6 * class->time_ns;
-            class->identifiability = identifiability(e, prior_uj);
+            double s = class->time_ns * 1e-6, alone = result->kernels_uj == e->energy_uj ? 0 : 1;
+            size_t i = fit->column_of[c];
+            class->identifiability =
+                identifiability(e, fit->prior_sd_mw[i] * s, alone * fit->loose_sd_mw[i] * s);
             class->method = class->identifiability >= R_ESTIMATED ? KJ_ESTIMATED : KJ_MODELLED;
         }
         publish_residuals(fit, result);

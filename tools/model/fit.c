@@ -14,12 +14,13 @@
 enum {
     SHIFT_ROUNDS = 7,
     ROUNDS = 30, /* of empirical Bayes */
+    MAYBE = 60,  /* draws on the way */
 };
 /* Spread of the classes' powers before the data. Kernels of one training draw anything from a little over
  * idle to the board's limit (shared/reference/energy.md 2.2; A100: 100 to 400 W): nearly flat between the
- * two where the limit is known, else half the mean. */
+ * two where the limit is known; else, cut off at zero, half the mean. */
 #define SPREAD_OF_RANGE 0.8
-#define SPREAD_OF_MEAN  0.55
+#define SPREAD_OF_MEAN  0.65
 #define SPREAD_WEIGHT   6.0  /* as many classes as that prior counts, here */
 #define WARMING_SD      0.03 /* relative change of power from the middle of the run to its end */
 #define TOTAL_SD        0.02 /* of the run as one equation: another sensor's gain, durations */
@@ -253,8 +254,9 @@ bool kj_fit_open(struct fit *fit, const struct kj_model_input *input, const stru
     fit->l = calloc(n * n, sizeof(double));
     fit->inverse = calloc(n * n, sizeof(double));
     fit->held = calloc(n, sizeof(bool));
+    fit->loose_sd_mw = calloc(n, sizeof(double));
     bool ok = fit->static_share && fit->prior_mw && fit->prior_sd_mw && fit->own_prior && fit->m &&
-              fit->total_x && fit->l && fit->inverse && fit->held && open_moments(&fit->all, n);
+              fit->total_x && fit->l && fit->inverse && fit->held && fit->loose_sd_mw && open_moments(&fit->all, n);
     for (size_t b = 0; ok && b < KJ_BLOCKS; b++)
         ok = open_moments(&fit->blocks[b], n);
     ok = ok && open_series(fit);
@@ -286,6 +288,7 @@ void kj_fit_close(struct fit *fit)
     free(fit->l);
     free(fit->inverse);
     free(fit->held);
+    free(fit->loose_sd_mw);
 }
 
 static void moments_take(struct moments *from, const struct moments *m, size_t n, double times)
@@ -399,18 +402,20 @@ int kj_fit_all(struct fit *fit, enum kj_model_method method, const double *windo
     /* Once more about the mean of what may be, rather than about its peak. */
     double *draws = NULL;
     for (size_t round = 0; *ret_solved && round < 2; round++) {
-        status = collect(fit, windows_ns);
+        status = status ? status : collect(fit, windows_ns);
         if (status)
-            return status;
+            break;
         if (!round)
             learn_noise(fit);
         set_priors(fit);
         *ret_solved = fit_bayes(fit) && widen(fit);
         if (!round && *ret_solved) {
-            draws = kj_fit_draw(fit, method, 200);
+            draws = kj_fit_draw(fit, method, MAYBE);
             status = draws ? 0 : -ENOMEM;
-            free(draws);
+            fit->maybe = draws, fit->maybe_count = MAYBE;
         }
     }
+    fit->maybe = NULL;
+    free(draws);
     return status;
 }

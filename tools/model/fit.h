@@ -63,6 +63,9 @@ struct fit {
     bool *own_prior;                /* [n] prior is the caller's, not shared */
     double *l, *m, *inverse;        /* posterior: factor of the precision, mean, covariance */
     bool *held;                     /* at a bound */
+    double *loose_sd_mw;            /* [n] of the posterior, were there no bounds; 0: not known */
+    const double *maybe;            /* draws that the effect of timing is averaged over; NULL: at m alone */
+    size_t maybe_count;
 };
 
 /* fit.c. A fit is opened, given rows, solved, closed. 0 or -ENOMEM; false: the system has no solution. */

@@ -262,7 +262,8 @@ static void find_held(const struct sampler *s)
     const struct level *level = &s->levels[s->level];
     for (size_t i = 0; i <= s->fit->columns; i++) {
         double wanted = level->base[i] + s->mean_mw * level->slope[i];
-        double slack = HELD_SDS * sqrt(level->covariance[i * s->n + i]);
+        double sd = sqrt(level->covariance[i * s->n + i]), slack = HELD_SDS * sd;
+        s->fit->loose_sd_mw[i] = sd;
         s->fit->held[i] = wanted < -slack || wanted > kj_fit_top(s->fit, i) + slack;
     }
 }
