@@ -205,8 +205,8 @@ static void clear(struct fit *fit)
     }
 }
 
-/* How much a late update may change a row, over what the powers may be: the powers' mean alone has less contrast
- * than any that are possible. NULL: nothing to average over, or no memory for it. */
+/* How much a late update may change a row, over what the powers may be: the powers' mean alone has less
+ * contrast than any that are possible. NULL: nothing to average over, or no memory for it. */
 static struct foretold *timing_over_draws(struct fit *fit, const struct kj_row *rows, size_t count)
 {
     struct foretold *timing = fit->maybe && !fit->plain ? calloc(count + 1, sizeof(*timing)) : NULL;

@@ -69,8 +69,8 @@ static struct kj_model_estimate estimate_of(int64_t energy_uj, double *draws, co
 }
 
 /* What share the data would have in the answer, beside a prior as narrow as the accuracy that is claimed: R =
- * information of the data / (that + 1 / claimed variance). loose: the sd without bounds, for what a bound tells
- * is not told by the data. */
+ * information of the data / (that + 1 / claimed variance). loose: the sd without bounds, for what a bound
+ * tells is not told by the data. */
 static double identifiability(const struct kj_model_estimate *e, double prior_uj, double loose_uj)
 {
     double claimed = CLAIMED_SD * (double)e->energy_uj, sd = fmax(fmax(e->sd_uj, loose_uj), 1e-3 * claimed);
@@ -166,8 +166,7 @@ static int draw_energies(const struct fit *fit, const struct kj_model_result *re
             times_ns[c] = result->classes[c].time_ns * fmax(0, 1 + relative * kj_draw_normal(&random));
             power_mw[c] = fit->m[i] + seen[c] * (theta[i] - fit->m[i]);
         }
-        draws->static_mw[d] =
-            energies(fit, result, theta, power_mw, times_ns, before_ns, target_uj, uj);
+        draws->static_mw[d] = energies(fit, result, theta, power_mw, times_ns, before_ns, target_uj, uj);
         for (size_t c = 0; c < count; c++)
             draws->uj[c * draws->count + d] = uj[c];
         draws->gains[d] = fmax(result->residual_gain + result->gain_sd * kj_draw_normal(&random), 0.1);
@@ -179,20 +178,23 @@ static int draw_energies(const struct fit *fit, const struct kj_model_result *re
     return ok ? 0 : -ENOMEM;
 }
 
-/* Energies of columns as they vary together, from the draws; [columns x columns], zero for those whose error
- * is small beside what they could be, for they need no group. */
+/* Known less well than an estimate claims. */
+static bool loose(const struct fit *fit, size_t i)
+{
+    return sqrt(fit->inverse[i * fit->n + i]) > CLAIMED_SD * (fit->m[i] + fit->m[0]);
+}
+
+/* Energies of columns as they vary together; [columns x columns], zero between columns that are known well,
+ * for those need no group. */
 static double *covariance_of_columns(const struct fit *fit)
 {
     size_t n = fit->n, k = fit->columns;
     double *s = malloc((k * k + 1) * sizeof(*s));
     for (size_t i = 0; s && i < k; i++)
         for (size_t j = 0; j < k; j++) {
-            double a = fit->inverse[(i + 1) * n + i + 1], b = fit->inverse[(j + 1) * n + j + 1];
-            bool loose = a > 0.25 * pow(fit->prior_sd_mw[i + 1], 2) &&
-                         b > 0.25 * pow(fit->prior_sd_mw[j + 1], 2);
-            s[i * k + j] = loose || i == j ? fit->inverse[(i + 1) * n + j + 1] * fit->column_ns[i + 1] *
-                                                 fit->column_ns[j + 1]
-                                           : 0;
+            bool both = i == j || (loose(fit, i + 1) && loose(fit, j + 1));
+            double scale = fit->column_ns[i + 1] * fit->column_ns[j + 1];
+            s[i * k + j] = both ? fit->inverse[(i + 1) * n + j + 1] * scale : 0;
         }
     return s;
 }

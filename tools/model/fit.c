@@ -157,7 +157,7 @@ static void learn_noise(struct fit *fit)
     double parameters = 0;
     for (size_t i = 0; i < fit->n; i++)
         parameters += fmin(fmax(1 - fit->inverse[i * fit->n + i] / pow(fit->prior_sd_mw[i], 2), 0), 1);
-    double freedom = (double)fit->rows / fmax((double)fit->rows - parameters, (double)fit->rows / 4);
+    double rows = fmax((double)fit->rows, 1), freedom = rows / fmax(rows - parameters, rows / 4);
     for (size_t s = 0; s < fit->input->series_count; s++) {
         kj_noise_learn(&fit->noise[s], freedom);
         fit->shift[s].jitter_ns = fit->noise[s].jitter_ns;
@@ -190,7 +190,8 @@ static void set_levels(struct fit *fit, const struct kj_model_result *result)
     fit->limit_mw = limited ? fit->input->limit_mw : BOARD_MOST_MW;
     fit->idle_mw = fmin(result->idle_mw, fit->limit_mw / 2);
     fit->idle_spread_mw = fmax(result->idle_sd_mw, 1000);
-    if (fit->idle_spread_mw >= result->idle_mw) { /* never seen by itself: anything up to the least power seen */
+    if (fit->idle_spread_mw >=
+        result->idle_mw) { /* never seen by itself: anything up to the least power seen */
         fit->idle_spread_mw = 0.35 * fit->idle_mw + 1000;
         fit->idle_mw /= 2;
     }
@@ -225,8 +226,8 @@ static bool open_series(struct fit *fit)
         fit->grid_sd_ns[s] = hypot(grid.sd_ns, SHIFT_LEAST_NS);
         fit->stretch_sd_ns[s] = hypot(grid.stretch_sd_ns, SHIFT_LEAST_NS);
         fit->shift[s] = (struct kj_shift){.sd_ns = fit->grid_sd_ns[s], .jitter_ns = jitter_ns};
-        fit->noise[s] = (struct kj_noise){
-            .share = {1e-4, 9e-4, 1}, .jitter_ns = jitter_ns, .first_jitter_ns = jitter_ns};
+        fit->noise[s] =
+            (struct kj_noise){.share = {1e-4, 9e-4, 1}, .jitter_ns = jitter_ns, .first_jitter_ns = jitter_ns};
     }
     return true;
 }
@@ -256,7 +257,8 @@ bool kj_fit_open(struct fit *fit, const struct kj_model_input *input, const stru
     fit->held = calloc(n, sizeof(bool));
     fit->loose_sd_mw = calloc(n, sizeof(double));
     bool ok = fit->static_share && fit->prior_mw && fit->prior_sd_mw && fit->own_prior && fit->m &&
-              fit->total_x && fit->l && fit->inverse && fit->held && fit->loose_sd_mw && open_moments(&fit->all, n);
+              fit->total_x && fit->l && fit->inverse && fit->held && fit->loose_sd_mw &&
+              open_moments(&fit->all, n);
     for (size_t b = 0; ok && b < KJ_BLOCKS; b++)
         ok = open_moments(&fit->blocks[b], n);
     ok = ok && open_series(fit);
@@ -391,9 +393,8 @@ int kj_fit_all(struct fit *fit, enum kj_model_method method, const double *windo
             *ret_solved = fit_least_squares(fit);
             return 0;
         }
-        if (round > 1) {
+        if (round > 1)
             learn_noise(fit);
-        }
         set_priors(fit);
         *ret_solved = fit_bayes(fit);
         if (*ret_solved && fit->probe_ns > 0)

@@ -40,25 +40,25 @@ struct timeline; /* timeline.c */
 struct fit {
     const struct kj_model_input *input;
     size_t n; /* unknowns: idle, the columns, a shift and a stretch in time of each series (ms), warming */
-    size_t columns;         /* 1 .. columns */
-    struct kj_shift *shift; /* [series_count], so far */
+    size_t columns;                     /* 1 .. columns */
+    struct kj_shift *shift;             /* [series_count], so far */
     double *grid_sd_ns, *stretch_sd_ns; /* [series_count] of the prior of the shifts */
-    double probe_ns;        /* half the step by which the effect of a shift is looked at */
-    uint32_t *column_of;    /* [class] 1..columns */
-    double *column_ns;      /* [n] time of the classes of each */
-    double *static_share;   /* [class] of idle power while it runs: less than 1 where others run too */
+    double probe_ns;                    /* half the step by which the effect of a shift is looked at */
+    uint32_t *column_of;                /* [class] 1..columns */
+    double *column_ns;                  /* [n] time of the classes of each */
+    double *static_share; /* [class] of idle power while it runs: less than 1 where others run too */
     struct timeline *timeline;
     bool plain; /* all rows alike and independent: least squares, and the look for another window */
     struct kj_noise *noise;           /* [series_count] */
     struct moments all;               /* of all rows, and what is known of the total */
     struct moments blocks[KJ_BLOCKS]; /* of the rows of each part of the run */
-    double widening;                  /* of the noise's variance: rows err together where the model is wrong */
+    double widening; /* of the noise's variance: rows err together where the model is wrong */
     size_t rows;
     double total_mw, total_sd_mw, *total_x; /* the run as one more equation; sd 0: not known */
     double mean_mw, spread_mw;              /* of the prior of a class's dynamic power, at the moment */
     double first_spread_mw;                 /* what it is before the data */
     double idle_mw, idle_spread_mw;
-    double limit_mw, top_mw; /* of the board; of a class, over idle */
+    double limit_mw, top_mw;        /* of the board; of a class, over idle */
     double *prior_mw, *prior_sd_mw; /* [n] */
     bool *own_prior;                /* [n] prior is the caller's, not shared */
     double *l, *m, *inverse;        /* posterior: factor of the precision, mean, covariance */

@@ -24,9 +24,9 @@ struct kj_update {
     double value; /* power: mW. Counter: uJ */
 };
 struct kj_grid {
-    double period_ns; /* 0: irregular */
+    double period_ns;            /* 0: irregular */
     double sd_ns, stretch_sd_ns; /* how far its middle, and its ends beyond that, may be off, 1 sigma */
-    double jitter_ns; /* of one update around it, 1 sigma */
+    double jitter_ns;            /* of one update around it, 1 sigma */
 };
 /* Returns how many; *ret_updates is the caller's to free. */
 size_t kj_model_updates(const struct kj_sensor_series *series, struct kj_update **ret_updates,
@@ -48,7 +48,7 @@ struct kj_row {
  * more at its end than in its middle. */
 struct kj_shift {
     double middle_ns, stretch_ns;
-    double sd_ns; /* what is not known of it: the windows' edges are blurred by as much */
+    double sd_ns;     /* what is not known of it: the windows' edges are blurred by as much */
     double jitter_ns; /* of one update, 1 sigma: blurs as well */
 };
 /* -1 at the start of the run, 1 at its end. */

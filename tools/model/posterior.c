@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * posterior.c - draws of what the powers may be. Given mean and spread of the classes' powers, the unknowns
- * are normal and cut off at zero and at the board's limit; mean and spread are unknown themselves. Three steps in
- * turn leave the joint distribution as it is:
+ * are normal and cut off at zero and at the board's limit; mean and spread are unknown themselves. Three
+ * steps in turn leave the joint distribution as it is:
  *
  * - The unknowns, given mean and spread: a particle in the normal's own potential, which swings for a quarter
- *   of its period and is thrown back by the bounds. Exact: Pakman and Paninski, J. Comput. Graph. Stat. 23 (2014).
+ *   of its period and is thrown back by the bounds. Exact: Pakman and Paninski, J. Comput. Graph. Stat. 23
+ * (2014).
  * - Mean and spread, given the unknowns: Metropolis.
  * - Mean and spread, with each class kept at its quantile: Metropolis. The second moves well where the data
  *   say much, the third where they say little (Yu and Meng, J. Comput. Graph. Stat. 20, 2011).
@@ -25,9 +26,9 @@ enum {
     HYPER_MOVES = 15,
     BOUNCES_MOST = 4000,
 };
-#define LEVEL_FACTOR   1.25
-#define LOG_SPREAD_SD  0.5 /* of what is known of the spread before the data */
-#define HELD_SDS       2.5
+#define LEVEL_FACTOR  1.25
+#define LOG_SPREAD_SD 0.5 /* of what is known of the spread before the data */
+#define HELD_SDS      2.5
 
 /* The normal posterior for one spread: its mean is base + mean of the classes x slope. */
 struct level {
@@ -39,7 +40,7 @@ struct sampler {
     struct fit *fit;
     struct level levels[LEVELS];
     size_t shared, level, n;
-    double mean_mw, top_mw;           /* of the classes that share a prior */
+    double mean_mw, top_mw; /* of the classes that share a prior */
     double *theta, *velocity, *centre, *proposal;
     struct kj_draws random;
 };
@@ -256,7 +257,8 @@ static double variance_of_class(const struct sampler *s)
     return spread * spread * fmax(1 + (a * density(a) - b * density(b)) / room - shift * shift, 1e-6);
 }
 
-/* Which powers the rows would have well past a bound, were they let: something is wrong with what is known. */
+/* Which powers the rows would have well past a bound, were they let: something is wrong with what is known.
+ */
 static void find_held(const struct sampler *s)
 {
     const struct level *level = &s->levels[s->level];

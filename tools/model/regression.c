@@ -4,9 +4,9 @@
  * its sources.
  *
  * Each update of a sensor is an equation: mean power over its window = idle + sum of (share of the window
- * that class k ran) x (dynamic power of k). A normal prior, whose mean and spread the device's classes share
- * and which is learned with the noise of each series (empirical Bayes), decides what the data leave open; its
- * covariance and the sensor's gain make the intervals. All is then made to add up to the total.
+ * that class k ran) x (dynamic power of k). What the data leave open is drawn from a prior that the device's
+ * classes share, whose mean and spread are unknown too; its posterior and the sensor's gain make the
+ * intervals. All is then made to add up to the total.
  */
 #include "model/fit.h"
 
@@ -16,6 +16,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { STEPS_LEAST = 8 };
+#define STEP_JITTER 0.01
+#define RESONANCE   0.05 /* shared/reference/energy.md 2.5 */
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
 
 /* Mean square of what is left of the power readings at the powers as they are. */
 static double unexplained(const struct fit *fit)
@@ -85,6 +95,73 @@ static void check_window(struct fit *fit, const struct kj_model_options *options
     }
 }
 
+/* The step of the training: what separates launches of the rarest kernel that comes again and again. 0: there
+ * is none, or its distance varies by more than a hundredth, and then no sensor keeps step with it. */
+static double guess_step_ns(const struct fit *fit)
+{
+    size_t count, classes = fit->input->class_count, rarest = classes;
+    const struct kj_model_interval *sorted = kj_timeline_intervals(fit->timeline, &count);
+    size_t *seen = calloc(classes + 1, sizeof(*seen)), n = 0, steady = 0;
+    double *steps = malloc((count + 1) * sizeof(*steps)), before_ns = -1, middle_ns = 0;
+    for (size_t i = 0; seen && i < count; i++)
+        seen[sorted[i].class_index]++;
+    for (size_t c = 0; seen && c < classes; c++)
+        if (seen[c] >= STEPS_LEAST && (rarest == classes || seen[c] < seen[rarest]))
+            rarest = c;
+    for (size_t i = 0; steps && rarest < classes && i < count; i++)
+        if (sorted[i].class_index == rarest) {
+            if (before_ns >= 0)
+                steps[n++] = (double)sorted[i].start_ns - before_ns;
+            before_ns = (double)sorted[i].start_ns;
+        }
+    if (steps && n) {
+        qsort(steps, n, sizeof(*steps), by_value);
+        middle_ns = steps[n / 2];
+        for (size_t i = 0; i < n; i++)
+            steady += fabs(steps[i] / middle_ns - 1) < STEP_JITTER;
+    }
+    free(seen);
+    free(steps);
+    return 3 * steady > 2 * n ? middle_ns : 0;
+}
+
+/* One period that is a whole multiple of the other: the sensor sees the same part of every step. A counter
+ * and a window as long as its period miss nothing of a step that is longer than they are. */
+static bool resonates(double step_ns, double period_ns, double window_ns)
+{
+    if (step_ns > 1.05 * period_ns && window_ns > 0.8 * period_ns)
+        return false;
+    double ratio = fmax(step_ns, period_ns) / fmin(step_ns, period_ns);
+    return fabs(ratio - round(ratio)) < RESONANCE;
+}
+
+static void check_resonance(const struct fit *fit, const double *windows_ns, struct kj_model_result *result)
+{
+    double step_ns = fit->input->step_ns ? (double)fit->input->step_ns : guess_step_ns(fit), at_ns = 0;
+    for (size_t s = 0; step_ns > 0 && s < fit->input->series_count; s++) {
+        const struct kj_sensor_series *series = &fit->input->series[s];
+        struct kj_update *updates;
+        struct kj_grid grid;
+        kj_model_updates(series, &updates, &grid);
+        free(updates);
+        double window_ns = series->counter            ? grid.period_ns
+                           : windows_ns[s] > 0        ? windows_ns[s]
+                           : series->sensor.window_ns ? (double)series->sensor.window_ns
+                                                      : KJ_WINDOW_UNKNOWN_NS;
+        if (grid.period_ns <= 0 || !resonates(step_ns, grid.period_ns, window_ns))
+            return; /* one that does not keep step is enough */
+        at_ns = grid.period_ns;
+    }
+    char text[240];
+    if (at_ns <= 0)
+        return;
+    snprintf(text, sizeof(text),
+             "steps of %.1f ms keep step with a sensor renewed every %.1f ms, which so sees the same part of "
+             "each; steps of another length, or now and then a pause, would tell the kernels apart",
+             step_ns / 1e6, at_ns / 1e6);
+    kj_model_warn(result, KJ_MODEL_WARN_RESONANCE, text);
+}
+
 static int fit_and_publish(struct fit *fit, const struct kj_model_options *options, const double *windows_ns,
                            struct kj_model_result *result)
 {
@@ -115,12 +192,16 @@ int kj_model_regress(const struct kj_model_input *input, const struct kj_model_o
             result->sensors[s].window_ns = (uint64_t)windows_ns[s];
         result->sensor_count = input->series_count;
     }
-    if (!status && count >= KJ_ROWS_LEAST) {
+    bool enough = count >= KJ_ROWS_LEAST, bayes = options->method == KJ_MODEL_BAYES;
+    if (!status && !enough)
+        kj_model_warn(
+            result, KJ_MODEL_WARN_COVERAGE,
+            "too few sensor updates fall into the timeline; energy is shared by time, give or take what "
+            "kernels differ by");
+    if (!status && enough && bayes)
+        check_resonance(&fit, windows_ns, result);
+    if (!status && (enough || bayes))
         status = fit_and_publish(&fit, options, windows_ns, result);
-    } else if (!status) {
-        kj_model_warn(result, KJ_MODEL_WARN_COVERAGE,
-                      "too few sensor updates fall into the timeline; energy is shared by time");
-    }
     free(rows);
     free(windows_ns);
     kj_fit_close(&fit);

@@ -66,8 +66,8 @@ static double improve(struct grid_fit *fit, double jitter_ns, size_t steps)
         c[0] = c[1] = c[2] = sum = 0;
         for (size_t i = 0; i < fit->count; i++) {
             double at = fit->base[i] + fit->middle_ns + fit->half_ns * fit->place[i], slope, curve;
-            sum += one_update((fit->earliest[i] - at) / jitter_ns, (fit->updates[i].t_ns - at) / jitter_ns, &slope,
-                              &curve);
+            sum += one_update((fit->earliest[i] - at) / jitter_ns, (fit->updates[i].t_ns - at) / jitter_ns,
+                              &slope, &curve);
             gm += slope / jitter_ns, gh += slope / jitter_ns * fit->place[i];
             curve /= jitter_ns * jitter_ns;
             c[0] += curve, c[1] += curve * fit->place[i], c[2] += curve * fit->place[i] * fit->place[i];
