@@ -13,16 +13,19 @@
 enum { DRAWS = 1000 };
 #define GROUP_CORRELATION -0.8
 #define R_ESTIMATED       0.5
+#define CLAIMED_SD        0.06 /* of a class's energy: 5 % on average */
+#define SEEN_LEAST        0.1
 
-/* All energies of one draw of the unknowns, made to add up: uJ by class, last the idle energy. */
-static void energies(const struct fit *fit, const struct kj_model_result *result, const double *theta,
-                     const double *times_ns, double before_ns, double target_uj, double *ret_uj)
+/* Of one draw: all energies, made to add up: uJ by class, last the idle energy. Returns idle power as scaled.
+ */
+static double energies(const struct fit *fit, const struct kj_model_result *result, const double *theta,
+                       const double *power_mw, const double *times_ns, double before_ns, double target_uj,
+                       double *ret_uj)
 {
     size_t count = fit->input->class_count;
     double sum = 0;
     for (size_t c = 0; c < count; c++) {
-        double p = fit->input->class_count ? theta[fit->column_of[c]] : 0;
-        ret_uj[c] = times_ns[c] * (fmin(fmax(p, 0), fit->limit_mw) + theta[0] * fit->static_share[c]) * 1e-6;
+        ret_uj[c] = times_ns[c] * (power_mw[c] + theta[0] * fit->static_share[c]) * 1e-6;
         sum += ret_uj[c];
     }
     double level = result->before_context_mw > 0 ? fmin(result->before_context_mw, theta[0]) : theta[0];
@@ -30,6 +33,7 @@ static void energies(const struct fit *fit, const struct kj_model_result *result
     sum += ret_uj[count];
     for (size_t c = 0; c <= count; c++)
         ret_uj[c] *= sum > 0 ? target_uj / sum : 0;
+    return sum > 0 ? theta[0] * target_uj / sum : 0;
 }
 
 static int by_value(const void *a, const void *b)
@@ -38,13 +42,17 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-struct kj_model_estimate kj_model_estimate_of(int64_t energy_uj, double *draws, size_t count)
+/* Draws of one energy in, in any order; gains: of the sensor, as many. Sorts the draws. */
+struct kj_model_estimate kj_model_estimate_of(int64_t energy_uj, double *draws, const double *gains,
+                                              size_t count)
 {
     double mean = 0, square = 0;
     for (size_t i = 0; i < count; i++)
         mean += draws[i] / (double)count;
     for (size_t i = 0; i < count; i++)
         square += (draws[i] - mean) * (draws[i] - mean) / (double)count;
+    for (size_t i = 0; i < count; i++)
+        draws[i] /= gains[i];
     qsort(draws, count, sizeof(*draws), by_value);
     struct kj_model_estimate e = {.energy_uj = energy_uj, .sd_uj = sqrt(square)};
     e.low_uj = (int64_t)floor(draws[count / 20]);
@@ -58,6 +66,16 @@ struct kj_model_estimate kj_model_estimate_of(int64_t energy_uj, double *draws, 
     e.low50_uj = e.low50_uj < e.low_uj ? e.low_uj : e.low50_uj > energy_uj ? energy_uj : e.low50_uj;
     e.high50_uj = e.high50_uj > e.high_uj ? e.high_uj : e.high50_uj < energy_uj ? energy_uj : e.high50_uj;
     return e;
+}
+
+/* What share the data would have in the answer, beside a prior as narrow as the accuracy that is claimed: R =
+ * information of the data / (that + 1 / claimed variance). loose: the sd without bounds, for what a bound
+ * tells is not told by the data. */
+double kj_model_identifiability(const struct kj_model_estimate *e, double prior_uj, double loose_uj)
+{
+    double claimed = CLAIMED_SD * (double)e->energy_uj, sd = fmax(fmax(e->sd_uj, loose_uj), 1e-3 * claimed);
+    double of_data = fmax(1 / (sd * sd) - 1 / fmax(prior_uj * prior_uj, 1), 0);
+    return claimed > 0 ? of_data / (of_data + 1 / (claimed * claimed)) : 0;
 }
 
 static double before_context_ns(const struct kj_model_input *input, const struct kj_model_result *result)
@@ -80,100 +98,171 @@ static void reference_gain(const struct kj_model_input *input, struct kj_model_r
             }
 }
 
+/* What is wanted is what the launches did draw, not the mean that they vary around: the more of them the
+ * sensors saw, the closer are the two. METHOD.md has the formula. 1: they are the same. */
+static double seen_factor(const struct fit *fit, const struct kj_model_result *result, size_t c,
+                          uint64_t launches)
+{
+    size_t i = fit->column_of[c], rows = 0;
+    double variance = fit->inverse[i * fit->n + i], share = 0;
+    (void)result;
+    for (size_t s = 0; s < fit->input->series_count; s++) {
+        rows += fit->noise[s].rows;
+        share += (double)fit->noise[s].rows * fit->noise[s].share[KJ_NOISE_LAUNCH];
+    }
+    if (!rows || !launches || variance <= 0)
+        return 1;
+    double known = 1 - variance / (fit->prior_sd_mw[i] * fit->prior_sd_mw[i]);
+    double realised = share / (double)rows * fit->m[i] * fit->m[i] / (double)launches;
+    double factor2 = (variance - (2 * known - 1) * realised) / variance;
+    return sqrt(fmin(fmax(factor2, SEEN_LEAST), 1));
+}
+
 /* Posterior draws of every class's energy, in rows of a class; the idle energy last. */
-static double *draw(const struct fit *fit, const struct kj_model_result *result, double target_uj,
-                    size_t draws)
+struct draws {
+    size_t count;
+    double *uj;        /* [class + 1][count], before the sensor's gain */
+    double *static_mw; /* [count] idle power as scaled */
+    double *gains;     /* [count] */
+};
+
+static void free_draws(struct draws *draws)
+{
+    free(draws->uj);
+    free(draws->static_mw);
+    free(draws->gains);
+}
+
+static uint64_t launches_of(const struct fit *fit, const struct kj_model_result *result, size_t c)
+{
+    const struct kj_model_class *class = &fit->input->classes[c];
+    if (class->launches)
+        return class->launches;
+    return class->mean_ns > 0 ? (uint64_t)(result->classes[c].time_ns / class->mean_ns) : 0;
+}
+
+static int draw_energies(const struct fit *fit, const struct kj_model_result *result, const double *thetas,
+                         double target_uj, struct draws *draws)
 {
     size_t count = fit->input->class_count + 1;
-    double *all = malloc(count * draws * sizeof(*all)), *theta = malloc(fit->n * sizeof(*theta));
     double *times_ns = malloc(count * sizeof(*times_ns)), *uj = malloc(count * sizeof(*uj));
-    struct kj_draws random = {.state = 1};
+    double *power_mw = malloc(count * sizeof(*power_mw)), *seen = malloc(count * sizeof(*seen));
+    struct kj_draws random = {.state = 2};
     double before_ns = before_context_ns(fit->input, result);
-    for (size_t d = 0; all && theta && times_ns && uj && d < draws; d++) {
-        for (size_t i = 0; i < fit->n; i++)
-            theta[i] = kj_draw_normal(&random);
-        kj_cholesky_back(fit->l, fit->n, theta);
-        for (size_t i = 0; i <= fit->columns; i++)
-            theta[i] = fmin(fmax(theta[i] + fit->m[i], 0), fit->limit_mw);
+    draws->uj = malloc(count * draws->count * sizeof(double));
+    draws->static_mw = malloc((draws->count + 1) * sizeof(double));
+    draws->gains = malloc((draws->count + 1) * sizeof(double));
+    bool ok = times_ns && uj && power_mw && seen && draws->uj && draws->static_mw && draws->gains;
+    for (size_t c = 0; ok && c + 1 < count; c++)
+        seen[c] = seen_factor(fit, result, c, launches_of(fit, result, c));
+    for (size_t d = 0; ok && d < draws->count; d++) {
+        const double *theta = thetas + d * fit->n;
         for (size_t c = 0; c + 1 < count; c++) {
             const struct kj_model_class *class = &fit->input->classes[c];
+            size_t i = fit->column_of[c];
             double relative = class->timed > 1 && class->mean_ns > 0
                                   ? class->sd_ns / class->mean_ns / sqrt((double)class->timed)
                                   : 0;
             times_ns[c] = result->classes[c].time_ns * fmax(0, 1 + relative * kj_draw_normal(&random));
+            power_mw[c] = fit->m[i] + seen[c] * (theta[i] - fit->m[i]);
         }
-        double gain = result->residual_gain + result->gain_sd * kj_draw_normal(&random);
-        energies(fit, result, theta, times_ns, before_ns, target_uj, uj);
+        draws->static_mw[d] = energies(fit, result, theta, power_mw, times_ns, before_ns, target_uj, uj);
         for (size_t c = 0; c < count; c++)
-            all[c * draws + d] = uj[c] / fmax(gain, 0.1);
+            draws->uj[c * draws->count + d] = uj[c];
+        draws->gains[d] = fmax(result->residual_gain + result->gain_sd * kj_draw_normal(&random), 0.1);
     }
-    bool ok = all && theta && times_ns && uj;
-    free(theta);
     free(times_ns);
     free(uj);
-    if (!ok) {
-        free(all);
-        return NULL;
-    }
-    return all;
+    free(power_mw);
+    free(seen);
+    return ok ? 0 : -ENOMEM;
 }
 
-/* Classes whose errors mirror each other: union of all pairs below the threshold. */
-static int find_groups(const struct fit *fit, struct kj_model_result *result, const double *draws,
-                       size_t draw_count)
+/* Known less well than an estimate claims. */
+static bool loose(const struct fit *fit, size_t i)
 {
-    size_t count = fit->input->class_count, n = fit->n;
-    int32_t *group_of = malloc(n * sizeof(*group_of));
-    if (!group_of)
-        return -ENOMEM;
-    for (size_t i = 0; i < n; i++)
-        group_of[i] = -1;
-    int32_t groups = 0;
-    for (size_t i = 1; i <= fit->columns; i++) {
-        for (size_t j = 1; j < i; j++) {
-            double scale = sqrt(fit->inverse[i * n + i] * fit->inverse[j * n + j]);
-            bool loose = fit->inverse[i * n + i] > 0.25 * fit->spread_mw * fit->spread_mw &&
-                         fit->inverse[j * n + j] > 0.25 * fit->spread_mw * fit->spread_mw;
-            if (!loose || fit->inverse[i * n + j] > GROUP_CORRELATION * scale)
-                continue;
-            int32_t to = group_of[j] >= 0 ? group_of[j] : group_of[i] >= 0 ? group_of[i] : groups++;
-            int32_t from = group_of[i];
-            group_of[i] = group_of[j] = to;
-            for (size_t k = 1; k <= fit->columns && from >= 0 && from != to; k++)
-                if (group_of[k] == from)
-                    group_of[k] = to;
+    return sqrt(fit->inverse[i * fit->n + i]) > CLAIMED_SD * (fit->m[i] + fit->m[0]);
+}
+
+/* Energies of columns as they vary together; [columns x columns], zero between columns that are known well,
+ * for those need no group. */
+static double *covariance_of_columns(const struct fit *fit)
+{
+    size_t n = fit->n, k = fit->columns;
+    double *s = malloc((k * k + 1) * sizeof(*s));
+    for (size_t i = 0; s && i < k; i++)
+        for (size_t j = 0; j < k; j++) {
+            bool both = i == j || (loose(fit, i + 1) && loose(fit, j + 1));
+            double scale = fit->column_ns[i + 1] * fit->column_ns[j + 1];
+            s[i * k + j] = both ? fit->inverse[(i + 1) * n + j + 1] * scale : 0;
         }
+    return s;
+}
+
+/* Two columns or groups at a time, those whose errors mirror each other most, become one. */
+static bool join_groups(const struct fit *fit, int32_t *group_of)
+{
+    size_t k = fit->columns;
+    double *s = covariance_of_columns(fit);
+    for (size_t joins = 0; s && joins < k; joins++) {
+        double least = GROUP_CORRELATION;
+        size_t a = 0, b = 0;
+        for (size_t i = 0; i < k; i++)
+            for (size_t j = 0; j < i; j++) {
+                double scale = sqrt(s[i * k + i] * s[j * k + j]);
+                if (scale > 0 && s[i * k + j] < least * scale)
+                    least = s[i * k + j] / scale, a = j, b = i;
+            }
+        if (a == b)
+            break;
+        for (size_t i = 0; i < k; i++)
+            s[a * k + i] += s[b * k + i], s[b * k + i] = 0;
+        for (size_t i = 0; i < k; i++)
+            s[i * k + a] += s[i * k + b], s[i * k + b] = 0;
+        for (size_t i = 1; i <= k; i++)
+            if (group_of[i] == (int32_t)b || i == b + 1 || i == a + 1)
+                group_of[i] = (int32_t)a;
     }
-    result->groups = calloc((size_t)groups + 1, sizeof(*result->groups));
-    double *sums = malloc(draw_count * sizeof(*sums));
-    for (int32_t g = 0; result->groups && sums && g < groups; g++) {
+    bool ok = s != NULL;
+    free(s);
+    return ok;
+}
+
+/* Classes that cannot be told apart: their sum, from the same draws. */
+static int find_groups(const struct fit *fit, struct kj_model_result *result, const struct draws *draws)
+{
+    size_t count = fit->input->class_count, n = draws->count;
+    int32_t *group_of = malloc((fit->columns + 1) * sizeof(*group_of));
+    double *sums = malloc((n + 1) * sizeof(*sums));
+    result->groups = calloc(fit->columns + 1, sizeof(*result->groups));
+    for (size_t i = 0; group_of && i <= fit->columns; i++)
+        group_of[i] = -1;
+    int status = group_of && sums && result->groups && join_groups(fit, group_of) ? 0 : -ENOMEM;
+    for (int32_t g = 0; !status && g < (int32_t)fit->columns; g++) {
+        struct kj_model_group *group = &result->groups[result->group_count];
+        double prior2 = 0;
         int64_t energy_uj = 0;
-        size_t members = 0;
-        memset(sums, 0, draw_count * sizeof(*sums));
+        memset(sums, 0, n * sizeof(*sums));
         for (size_t c = 0; c < count; c++) {
-            if (group_of[fit->column_of[c]] != g)
+            size_t i = fit->column_of[c];
+            if (group_of[i] != g)
                 continue;
-            members++;
+            group->members++;
             energy_uj += result->classes[c].energy.energy_uj;
             result->classes[c].group = (int32_t)result->group_count;
-            for (size_t d = 0; d < draw_count; d++)
-                sums[d] += draws[c * draw_count + d];
+            prior2 += pow(fit->prior_sd_mw[i] * 1e-6 * result->classes[c].time_ns, 2);
+            for (size_t d = 0; d < n; d++)
+                sums[d] += draws->uj[c * n + d];
         }
-        if (!members)
+        if (!group->members)
             continue;
-        struct kj_model_group *group = &result->groups[result->group_count++];
-        *group = (struct kj_model_group){.energy = kj_model_estimate_of(energy_uj, sums, draw_count),
-                                         .members = members};
-        double spread_uj = fit->spread_mw * 1e-6, prior2 = 0;
-        for (size_t c = 0; c < count; c++)
-            if (result->classes[c].group == (int32_t)result->group_count - 1)
-                prior2 += pow(spread_uj * result->classes[c].time_ns, 2);
-        group->identifiability =
-            prior2 > 0 ? fmax(0, 1 - group->energy.sd_uj * group->energy.sd_uj / prior2) : 0;
+        group->energy = kj_model_estimate_of(energy_uj, sums, draws->gains, n);
+        group->identifiability = kj_model_identifiability(&group->energy, sqrt(prior2), 0);
+        result->group_count++;
     }
     free(group_of);
     free(sums);
-    return 0;
+    return status;
 }
 
 /* Whole microjoules that add up: kernels, idle, and the classes among themselves. */
@@ -198,64 +287,86 @@ static void publish_energies(struct kj_model_result *result, const double *uj, s
 
 static void publish_residuals(const struct fit *fit, struct kj_model_result *result)
 {
-    double rss = 0, mean = 0;
-    size_t rows = 0;
+    double rss = 0, reading = 0;
     for (size_t s = 0; s < fit->input->series_count; s++) {
-        rss += kj_fit_rss(fit, &fit->series[s], false);
-        mean += fit->series[s].rows ? fit->series[s].xy[0] : 0;
-        rows += fit->series[s].rows;
+        rss += fit->noise[s].residual2;
+        reading += fit->noise[s].reading;
+        result->rows += fit->noise[s].rows;
     }
-    result->rows = rows;
-    result->residual_rms_mw = rows ? sqrt(rss / (double)rows) : 0;
-    result->residual_relative = mean > 0 ? result->residual_rms_mw * (double)rows / mean : 0;
+    result->residual_rms_mw = result->rows ? sqrt(rss / (double)result->rows) : 0;
+    result->residual_relative = reading > 0 ? result->residual_rms_mw * (double)result->rows / reading : 0;
 }
 
-int kj_fit_publish(const struct fit *fit, const struct kj_model_options *options,
-                   struct kj_model_result *result)
+static void warn_of_bounds(const struct fit *fit, struct kj_model_result *result)
 {
-    size_t count = fit->input->class_count, draws = options->draws ? options->draws : DRAWS;
-    double sum_ns = 0, target_uj = (double)(result->total_uj - result->unattributed_uj);
-    double *times_ns = calloc(count + 1, sizeof(*times_ns)), *uj = calloc(count + 1, sizeof(*uj));
-    for (size_t c = 0; c < count; c++)
-        sum_ns += result->classes[c].time_ns;
+    double sum_ns = 0;
+    for (size_t i = 1; i <= fit->columns; i++)
+        sum_ns += fit->column_ns[i];
+    for (size_t i = 0; i <= fit->columns; i++)
+        if (fit->held[i] && (!i || fit->column_ns[i] > 0.01 * sum_ns)) {
+            kj_model_warn(result, KJ_MODEL_WARN_BOUND,
+                          "a kernel's power wanted below zero or above the board's limit and was held there; "
+                          "is the sensor's window right? `kjoule calibrate` measures it");
+            return;
+        }
+}
 
+static void publish_class(const struct fit *fit, struct kj_model_result *result, size_t c,
+                          const struct draws *draws, double *dynamic)
+{
+    struct kj_model_class_result *class = &result->classes[c];
+    size_t i = fit->column_of[c];
+    double mean_uj = 0, static_s = class->time_ns * fit->static_share[c] * 1e-6;
+    for (size_t d = 0; d < draws->count; d++) {
+        dynamic[d] = fmax(draws->uj[c * draws->count + d] - draws->static_mw[d] * static_s, 0);
+        mean_uj += dynamic[d] / (double)draws->count;
+    }
+    class->dynamic = kj_model_estimate_of(llround(mean_uj), dynamic, draws->gains, draws->count);
+    (void)i;
+    class->group = -1;
+}
+
+int kj_fit_publish(struct fit *fit, const struct kj_model_options *options, struct kj_model_result *result)
+{
+    size_t count = fit->input->class_count;
+    struct draws draws = {.count = options->draws ? options->draws : DRAWS};
+    double target_uj = (double)(result->total_uj - result->unattributed_uj);
+    double *uj = calloc(count + 1, sizeof(*uj)), *one = malloc((draws.count + 1) * sizeof(*one));
+    double *thetas = kj_fit_draw(fit, options->method, draws.count);
     result->idle_mw = fit->m[0];
     result->idle_sd_mw = sqrt(fit->inverse[0]);
     reference_gain(fit->input, result);
-    double *all = draw(fit, result, target_uj, draws);
-    int status = times_ns && uj && all ? 0 : -ENOMEM;
+    int status = uj && one && thetas ? draw_energies(fit, result, thetas, target_uj, &draws) : -ENOMEM;
     if (!status) {
-        for (size_t c = 0; c < count; c++)
-            times_ns[c] = result->classes[c].time_ns;
-        double before_ns = before_context_ns(fit->input, result);
-        energies(fit, result, fit->m, times_ns, before_ns, 1, uj);
+        for (size_t c = 0; c <= count; c++)
+            for (size_t d = 0; d < draws.count; d++)
+                uj[c] += draws.uj[c * draws.count + d] / (double)draws.count;
         publish_energies(result, uj, count, result->total_uj - result->unattributed_uj);
-        for (size_t c = 0; c < count; c++) {
-            struct kj_model_class_result *class = &result->classes[c];
-            size_t i = fit->column_of[c];
-            class->energy = kj_model_estimate_of(class->energy.energy_uj, all + c * draws, draws);
-            class->dynamic = class->energy;
-            class->identifiability = fmin(
-                fmax(1 - fit->inverse[i * fit->n + i] / (fit->prior_sd_mw[i] * fit->prior_sd_mw[i]), 0), 1);
-            class->method = class->identifiability >= R_ESTIMATED ? KJ_ESTIMATED : KJ_MODELLED;
-            class->group = -1;
-        }
-        status = find_groups(fit, result, all, draws);
+        for (size_t c = 0; c < count; c++)
+            publish_class(fit, result, c, &draws, one);
+        status = find_groups(fit, result, &draws);
         if (!status)
-            status = kj_model_labels_by_draws(fit->input, result, fit->spread_mw, all, draws);
-        result->idle = kj_model_estimate_of(result->idle_uj, all + count * draws, draws);
-        publish_residuals(fit, result);
-        for (size_t i = 0; i <= fit->columns; i++)
-            if (fit->held[i] && (!i || fit->column_ns[i] > 0.01 * sum_ns)) {
-                kj_model_warn(result, KJ_MODEL_WARN_BOUND,
-                              "a kernel's power wanted below zero or above the board's limit and was held "
-                              "there; is the "
-                              "sensor's window right? `kjoule calibrate` measures it");
+            status = kj_model_labels_by_draws(fit->input, result, fit->spread_mw, draws.uj, draws.gains,
+                                              draws.count);
+        for (size_t c = 0; c <= count; c++) {
+            struct kj_model_estimate *e = c < count ? &result->classes[c].energy : &result->idle;
+            *e = kj_model_estimate_of(c < count ? e->energy_uj : result->idle_uj, draws.uj + c * draws.count,
+                                      draws.gains, draws.count);
+            if (c == count)
                 break;
-            }
+            struct kj_model_class_result *class = &result->classes[c];
+            double s = class->time_ns * 1e-6, alone = result->kernels_uj == e->energy_uj ? 0 : 1;
+            size_t i = fit->column_of[c];
+            class->identifiability =
+                kj_model_identifiability(e, fit->prior_sd_mw[i] * s, alone * fit->loose_sd_mw[i] * s);
+            class->method = class->identifiability >= R_ESTIMATED ? KJ_ESTIMATED : KJ_MODELLED;
+        }
+        publish_residuals(fit, result);
+        warn_of_bounds(fit, result);
     }
-    free(times_ns);
+    free(thetas);
     free(uj);
-    free(all);
+    free(one);
+    free_draws(&draws);
     return status;
 }

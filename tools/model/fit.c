@@ -1,54 +1,41 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fit.c - the powers of the classes, the noise of the sensors and their places in time, learned together.
+ * fit.c - the powers of the classes, the noise of the sensors and their places in time, learned together:
+ * a normal approximation, which posterior.c then draws from as it should be.
  */
 #include "model/fit.h"
 
 #include <errno.h>
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
     SHIFT_ROUNDS = 7,
-    BLOCKS = 12, /* of the run, each left out once */
     ROUNDS = 30, /* of empirical Bayes */
+    MAYBE = 60,  /* draws on the way */
 };
-#define SPREAD_PRIOR  0.5 /* sd of a class's power over the mean of classes, before the data: 100 to 700 W */
-#define SPREAD_WEIGHT 6.0 /* as many classes as that prior counts */
-#define NOISE_LEAST   0.005 /* of the mean reading: no board sensor is better */
-#define WARMING_SD    0.03  /* relative change of power from the middle of the run to its end */
-#define BOARD_MOST_MW 1200000.0
-#define T_FACTOR      1.19 /* (t of 11 degrees of freedom / normal)^2 at 90 %: the blocks are twelve */
-
-/* Sum of squared residuals of a series at the current mean, plus what the covariance adds to its expectation.
- */
-double kj_fit_rss(const struct fit *fit, const struct moments *m, bool with_covariance)
-{
-    double rss = m->yy;
-    for (size_t i = 0; i < fit->n; i++) {
-        rss -= 2 * fit->m[i] * m->xy[i];
-        for (size_t j = 0; j <= i; j++) {
-            double xx = m->xx[i * fit->n + j] * (i == j ? 1 : 2);
-            rss += xx * (fit->m[i] * fit->m[j] + (with_covariance ? fit->inverse[i * fit->n + j] : 0));
-        }
-    }
-    return fmax(rss, 0);
-}
+/* Spread of the classes' powers before the data. Kernels of one training draw anything from a little over
+ * idle to the board's limit (shared/reference/energy.md 2.2; A100: 100 to 400 W): nearly flat between the
+ * two where the limit is known; else, cut off at zero, half the mean. */
+#define SPREAD_OF_RANGE 0.8
+#define SPREAD_OF_MEAN  0.65
+#define SPREAD_WEIGHT   6.0  /* as many classes as that prior counts, here */
+#define WARMING_SD      0.03 /* relative change of power from the middle of the run to its end */
+#define TOTAL_SD        0.02 /* of the run as one equation: another sensor's gain, durations */
+#define JITTER_LEAST_NS 1e5
+#define SHIFT_LEAST_NS  1e5 /* a grid that the polls place perfectly may still be this far off */
+#define BOARD_MOST_MW   1200000.0
 
 static bool solve_free(struct fit *fit, double weight_of_prior)
 {
     size_t n = fit->n;
-    memset(fit->l, 0, n * n * sizeof(double));
-    memset(fit->m, 0, n * sizeof(double));
-    for (size_t s = 0; s < fit->input->series_count; s++) {
-        const struct moments *m = &fit->series[s];
-        double w = m->rows ? 1 / m->noise2 : 0;
-        for (size_t i = 0; i < n && w > 0; i++) {
-            fit->m[i] += w * m->xy[i];
-            for (size_t j = 0; j <= i; j++)
-                fit->l[i * n + j] += w * m->xx[i * n + j];
-        }
+    double w = 1 / fit->widening;
+    for (size_t i = 0; i < n; i++) {
+        fit->m[i] = w * fit->all.xy[i];
+        for (size_t j = 0; j <= i; j++)
+            fit->l[i * n + j] = w * fit->all.xx[i * n + j];
     }
     for (size_t i = 0; i < n; i++) {
         double precision = weight_of_prior / (fit->prior_sd_mw[i] * fit->prior_sd_mw[i]);
@@ -64,6 +51,11 @@ static bool solve_free(struct fit *fit, double weight_of_prior)
     return true;
 }
 
+double kj_fit_top(const struct fit *fit, size_t i)
+{
+    return !i ? fit->limit_mw : i <= fit->columns ? fit->top_mw : DBL_MAX;
+}
+
 /* With no power below zero nor above the board's limit: what wants past a bound is held there. */
 bool kj_fit_solve(struct fit *fit, double weight_of_prior)
 {
@@ -77,7 +69,7 @@ bool kj_fit_solve(struct fit *fit, double weight_of_prior)
         again = false;
         ok = solve_free(fit, weight_of_prior);
         for (size_t i = 0; ok && i <= fit->columns; i++) {
-            double top = i ? fit->limit_mw - fit->idle_mw : fit->limit_mw;
+            double top = kj_fit_top(fit, i);
             if (fit->held[i] || (fit->m[i] >= 0 && fit->m[i] <= top))
                 continue;
             fit->held[i] = true;
@@ -88,7 +80,7 @@ bool kj_fit_solve(struct fit *fit, double weight_of_prior)
     memcpy(fit->prior_mw, kept, fit->n * sizeof(*kept));
     free(kept);
     for (size_t i = 0; ok && i <= fit->columns; i++)
-        fit->m[i] = fmin(fmax(fit->m[i], 0), fit->limit_mw);
+        fit->m[i] = fmin(fmax(fit->m[i], 0), kj_fit_top(fit, i));
     return ok;
 }
 
@@ -101,7 +93,8 @@ static void set_priors(struct fit *fit)
         size_t at = 1 + fit->columns + 2 * s;
         fit->prior_mw[at] = -fit->shift[s].middle_ns / 1e6;
         fit->prior_mw[at + 1] = -fit->shift[s].stretch_ns / 1e6;
-        fit->prior_sd_mw[at] = fit->prior_sd_mw[at + 1] = fmax(fit->grid_sd_ns[s], 1e4) / 1e6;
+        fit->prior_sd_mw[at] = fit->grid_sd_ns[s] / 1e6;
+        fit->prior_sd_mw[at + 1] = fit->stretch_sd_ns[s] / 1e6;
     }
     for (size_t i = 1; i <= fit->columns; i++) {
         fit->prior_mw[i] = fit->mean_mw;
@@ -110,23 +103,16 @@ static void set_priors(struct fit *fit)
     for (size_t c = 0; c < fit->input->class_count; c++) {
         const struct kj_model_class *class = &fit->input->classes[c];
         if (class->prior_mw > 0 && class->prior_sd_mw > 0) {
+            fit->own_prior[fit->column_of[c]] = true;
             fit->prior_mw[fit->column_of[c]] = class->prior_mw;
             fit->prior_sd_mw[fit->column_of[c]] = class->prior_sd_mw;
         }
     }
 }
 
-/* One round of empirical Bayes: what the posterior says of the noise of each series, and of mean and spread
- * of the classes. */
-static void learn(struct fit *fit)
+/* One round of empirical Bayes: what the posterior says of mean and spread of the classes. */
+static void learn_powers(struct fit *fit)
 {
-    for (size_t s = 0; s < fit->input->series_count; s++) {
-        struct moments *m = &fit->series[s];
-        double given_mw = fit->input->series[s].sensor.noise_mw;
-        if (m->rows)
-            m->noise2 = fmax((kj_fit_rss(fit, m, true) + 1e6) / ((double)m->rows + 1),
-                             fmax(given_mw * given_mw, pow(NOISE_LEAST * m->xy[0] / (double)m->rows, 2)));
-    }
     double weight = 0, sum = 0, spread2 = 0;
     for (size_t i = 1; i <= fit->columns; i++) {
         double w = 1 / (fit->inverse[i * fit->n + i] + fit->spread_mw * fit->spread_mw);
@@ -138,7 +124,7 @@ static void learn(struct fit *fit)
         double d = fit->m[i] - fit->mean_mw;
         spread2 += d * d + fit->inverse[i * fit->n + i];
     }
-    double before2 = SPREAD_PRIOR * fit->mean_mw * SPREAD_PRIOR * fit->mean_mw;
+    double before2 = fit->first_spread_mw * fit->first_spread_mw;
     fit->spread_mw = sqrt((spread2 + SPREAD_WEIGHT * before2) / ((double)fit->columns + SPREAD_WEIGHT));
     set_priors(fit);
 }
@@ -151,8 +137,8 @@ static bool fit_bayes(struct fit *fit)
             return false;
         kj_cholesky_inverse(fit->l, fit->n, fit->inverse);
         if (round + 1 < ROUNDS)
-            learn(fit);
-        if (round > 4 && fabs(fit->spread_mw / before - 1) < 1e-3)
+            learn_powers(fit);
+        if (round > 1 && fabs(fit->spread_mw / before - 1) < 1e-2)
             break;
     }
     return true;
@@ -163,43 +149,94 @@ static bool fit_least_squares(struct fit *fit)
     return kj_fit_solve(fit, 1e-9) && (kj_cholesky_inverse(fit->l, fit->n, fit->inverse), true);
 }
 
-/* Idle power is shared equally by what runs at the same moment. Classes without an interval take the average.
+/* What the noise of each series is, from the residuals at the last powers; and what idle leaves of the limit.
  */
-static double *static_shares(const struct kj_model_input *input, const struct kj_model_result *result)
+static void learn_noise(struct fit *fit)
 {
-    size_t count = input->interval_count, running = 0, next = 0;
-    struct kj_model_interval *sorted = kj_model_sorted_intervals(input);
-    double *share = calloc(input->class_count + 1, sizeof(*share)), sum_ns = 0;
-    double *all_ns = calloc(input->class_count + 1, sizeof(*all_ns));
-    size_t *active = malloc((count + 1) * sizeof(*active));
-    uint64_t now_ns = count && sorted ? sorted[0].start_ns : 0;
-    while (sorted && share && all_ns && active && (next < count || running)) {
-        if (!running && sorted[next].start_ns > now_ns)
-            now_ns = sorted[next].start_ns;
-        while (next < count && sorted[next].start_ns <= now_ns)
-            active[running++] = next++;
-        uint64_t until_ns = next < count ? sorted[next].start_ns : UINT64_MAX;
-        for (size_t a = 0; a < running; a++)
-            until_ns = sorted[active[a]].end_ns < until_ns ? sorted[active[a]].end_ns : until_ns;
-        double length_ns = until_ns > now_ns ? (double)(until_ns - now_ns) : 0;
-        for (size_t a = running; a-- > 0;) {
-            uint32_t class = sorted[active[a]].class_index;
-            share[class] += length_ns / (double)running;
-            all_ns[class] += length_ns;
-        }
-        now_ns = until_ns > now_ns ? until_ns : now_ns;
-        for (size_t a = running; a-- > 0;)
-            if (sorted[active[a]].end_ns <= now_ns)
-                active[a] = active[--running];
+    fit->top_mw = fit->limit_mw - fmax(fit->m[0] - sqrt(fit->inverse[0]), 0);
+    double parameters = 0;
+    for (size_t i = 0; i < fit->n; i++)
+        parameters += fmin(fmax(1 - fit->inverse[i * fit->n + i] / pow(fit->prior_sd_mw[i], 2), 0), 1);
+    double rows = fmax((double)fit->rows, 1), freedom = rows / fmax(rows - parameters, rows / 4);
+    for (size_t s = 0; s < fit->input->series_count; s++) {
+        kj_noise_learn(&fit->noise[s], freedom);
+        fit->shift[s].jitter_ns = fit->noise[s].jitter_ns;
     }
-    for (size_t c = 0; c < input->class_count; c++)
-        sum_ns += result->classes[c].time_ns;
-    for (size_t c = 0; share && all_ns && c < input->class_count; c++)
-        share[c] = all_ns[c] > 0 ? share[c] / all_ns[c] : sum_ns > 0 ? result->busy_ns / sum_ns : 1;
-    free(sorted);
-    free(all_ns);
-    free(active);
-    return share;
+}
+
+/* The run as one equation: its mean power is known, whatever the sensors saw of its parts. */
+static void set_total(struct fit *fit, const struct kj_model_result *result)
+{
+    const struct kj_model_input *input = fit->input;
+    double run_ns = (double)input->end_ns - (double)input->start_ns, before_ns = 0;
+    if (input->context_ns > input->start_ns)
+        before_ns = fmin((double)(input->context_ns - input->start_ns), result->idle_ns);
+    double before_mw =
+        result->before_context_mw > 0 ? fmin(result->before_context_mw, result->idle_mw) : result->idle_mw;
+    double uj = (double)(result->total_uj - result->unattributed_uj) - before_mw * before_ns * 1e-6;
+    if (run_ns - before_ns < 1 || uj <= 0)
+        return;
+    fit->total_mw = uj * 1e6 / (run_ns - before_ns);
+    fit->total_sd_mw = TOTAL_SD * fit->total_mw;
+    fit->total_x[0] = 1;
+    for (size_t i = 1; i <= fit->columns; i++)
+        fit->total_x[i] = fit->column_ns[i] / (run_ns - before_ns);
+}
+
+static void set_levels(struct fit *fit, const struct kj_model_result *result)
+{
+    double busy_ns = fmax(result->busy_ns, 1), busy_mw = (double)result->kernels_uj * 1e6 / busy_ns;
+    bool limited = fit->input->limit_mw > 0;
+    fit->limit_mw = limited ? fit->input->limit_mw : BOARD_MOST_MW;
+    fit->idle_mw = fmin(result->idle_mw, fit->limit_mw / 2);
+    fit->idle_spread_mw = fmax(result->idle_sd_mw, 1000);
+    if (fit->idle_spread_mw >=
+        result->idle_mw) { /* never seen by itself: anything up to the least power seen */
+        fit->idle_spread_mw = 0.35 * fit->idle_mw + 1000;
+        fit->idle_mw /= 2;
+    }
+    fit->top_mw = fit->limit_mw - fmax(fit->idle_mw - fit->idle_spread_mw, 0);
+    fit->mean_mw = fmax(busy_mw - fit->idle_mw, 0.02 * busy_mw + 1000);
+    fit->first_spread_mw =
+        limited ? SPREAD_OF_RANGE * (fit->limit_mw - fit->idle_mw) : SPREAD_OF_MEAN * fit->mean_mw;
+    fit->spread_mw = fit->first_spread_mw;
+    fit->widening = 1;
+    fit->m[0] = fit->idle_mw;
+    for (size_t i = 1; i <= fit->columns; i++)
+        fit->m[i] = fmin(fit->mean_mw, kj_fit_top(fit, i));
+    set_priors(fit);
+    set_total(fit, result);
+}
+
+static bool open_series(struct fit *fit)
+{
+    const struct kj_model_input *input = fit->input;
+    fit->noise = calloc(input->series_count + 1, sizeof(*fit->noise));
+    fit->grid_sd_ns = calloc(input->series_count + 1, sizeof(*fit->grid_sd_ns));
+    fit->stretch_sd_ns = calloc(input->series_count + 1, sizeof(*fit->stretch_sd_ns));
+    fit->shift = calloc(input->series_count + 1, sizeof(*fit->shift));
+    if (!fit->noise || !fit->stretch_sd_ns || !fit->grid_sd_ns || !fit->shift)
+        return false;
+    for (size_t s = 0; s < input->series_count; s++) {
+        struct kj_update *updates;
+        struct kj_grid grid;
+        kj_model_updates(&input->series[s], &updates, &grid);
+        free(updates);
+        double jitter_ns = fmax(grid.jitter_ns, JITTER_LEAST_NS);
+        fit->grid_sd_ns[s] = hypot(grid.sd_ns, SHIFT_LEAST_NS);
+        fit->stretch_sd_ns[s] = hypot(grid.stretch_sd_ns, SHIFT_LEAST_NS);
+        fit->shift[s] = (struct kj_shift){.sd_ns = fit->grid_sd_ns[s], .jitter_ns = jitter_ns};
+        fit->noise[s] =
+            (struct kj_noise){.share = {1e-4, 9e-4, 1}, .jitter_ns = jitter_ns, .first_jitter_ns = jitter_ns};
+    }
+    return true;
+}
+
+static bool open_moments(struct moments *m, size_t n)
+{
+    m->xx = calloc(n * n, sizeof(double));
+    m->xy = calloc(n, sizeof(double));
+    return m->xx && m->xy;
 }
 
 bool kj_fit_open(struct fit *fit, const struct kj_model_input *input, const struct kj_model_result *result)
@@ -208,123 +245,105 @@ bool kj_fit_open(struct fit *fit, const struct kj_model_input *input, const stru
     if (!kj_fit_assign_columns(fit, result))
         return false;
     size_t n = fit->n;
-    fit->series = calloc(input->series_count + 1, sizeof(*fit->series));
-    fit->static_share = static_shares(input, result);
-    fit->grid_sd_ns = calloc(input->series_count + 1, sizeof(*fit->grid_sd_ns));
-    fit->shift = calloc(input->series_count + 1, sizeof(*fit->shift));
+    fit->timeline = kj_timeline_make(fit);
+    fit->static_share = fit->timeline ? kj_timeline_static_shares(fit->timeline, input, result) : NULL;
     fit->prior_mw = calloc(n, sizeof(double));
     fit->prior_sd_mw = calloc(n, sizeof(double));
+    fit->own_prior = calloc(n, sizeof(bool));
     fit->m = calloc(n, sizeof(double));
-    fit->l = malloc(n * n * sizeof(double));
-    fit->inverse = malloc(n * n * sizeof(double));
+    fit->total_x = calloc(n, sizeof(double));
+    fit->l = calloc(n * n, sizeof(double));
+    fit->inverse = calloc(n * n, sizeof(double));
     fit->held = calloc(n, sizeof(bool));
-    bool ok = fit->series && fit->grid_sd_ns && fit->static_share && fit->shift && fit->prior_mw &&
-              fit->prior_sd_mw && fit->m && fit->l && fit->inverse && fit->held;
-    for (size_t s = 0; ok && s < input->series_count; s++) {
-        struct kj_update *updates;
-        struct kj_grid grid;
-        kj_model_updates(&input->series[s], &updates, &grid);
-        free(updates);
-        fit->grid_sd_ns[s] = fit->shift[s].sd_ns = grid.sd_ns;
-        fit->series[s].xx = malloc(n * n * sizeof(double));
-        fit->series[s].xy = malloc(n * sizeof(double));
-        ok = fit->series[s].xx && fit->series[s].xy;
-    }
-    fit->limit_mw = input->limit_mw > 0 ? input->limit_mw : BOARD_MOST_MW;
-    double busy_ns = fmax(result->busy_ns, 1), busy_mw = (double)result->kernels_uj * 1e6 / busy_ns;
-    fit->idle_mw = result->idle_mw;
-    fit->idle_spread_mw = input->idle_sd_mw > 0 ? input->idle_sd_mw : 0.15 * fit->idle_mw + 1000;
-    fit->mean_mw = fmax(busy_mw - fit->idle_mw, 0.02 * busy_mw + 1000);
-    fit->spread_mw = SPREAD_PRIOR * fit->mean_mw;
-    for (size_t s = 0; ok && s < input->series_count; s++)
-        fit->series[s].noise2 = 0.0025 * busy_mw * busy_mw + 1e6;
+    fit->loose_sd_mw = calloc(n, sizeof(double));
+    bool ok = fit->static_share && fit->prior_mw && fit->prior_sd_mw && fit->own_prior && fit->m &&
+              fit->total_x && fit->l && fit->inverse && fit->held && fit->loose_sd_mw &&
+              open_moments(&fit->all, n);
+    for (size_t b = 0; ok && b < KJ_BLOCKS; b++)
+        ok = open_moments(&fit->blocks[b], n);
+    ok = ok && open_series(fit);
     if (ok)
-        set_priors(fit);
+        set_levels(fit, result);
     return ok;
 }
 
 void kj_fit_close(struct fit *fit)
 {
-    for (size_t s = 0; fit->series && s < fit->input->series_count; s++) {
-        free(fit->series[s].xx);
-        free(fit->series[s].xy);
+    for (size_t b = 0; b <= KJ_BLOCKS; b++) {
+        struct moments *m = b < KJ_BLOCKS ? &fit->blocks[b] : &fit->all;
+        free(m->xx);
+        free(m->xy);
     }
-    free(fit->series);
+    kj_timeline_free(fit->timeline);
+    free(fit->noise);
     free(fit->shift);
     free(fit->grid_sd_ns);
+    free(fit->stretch_sd_ns);
     free(fit->static_share);
     free(fit->column_of);
     free(fit->column_ns);
     free(fit->prior_mw);
     free(fit->prior_sd_mw);
+    free(fit->own_prior);
     free(fit->m);
+    free(fit->total_x);
     free(fit->l);
     free(fit->inverse);
     free(fit->held);
+    free(fit->loose_sd_mw);
+}
+
+static void moments_take(struct moments *from, const struct moments *m, size_t n, double times)
+{
+    for (size_t i = 0; i < n * n; i++)
+        from->xx[i] += times * m->xx[i];
+    for (size_t i = 0; i < n; i++)
+        from->xy[i] += times * m->xy[i];
 }
 
 /* Rows err together where the model is wrong: kernels that vary, updates that come late, a board that warms.
  * How much more the answer moves than independent errors would let it, is seen by leaving out each twelfth of
- * the run (a jackknife by blocks: Kunsch, Annals of Statistics 17, 1989). 1: not at all. */
-static int overdispersion(struct fit *fit, const struct kj_row *rows, size_t count, double *ret_factor)
+ * the run (a jackknife by blocks: Kunsch, Annals of Statistics 17, 1989). */
+static bool widen(struct fit *fit)
 {
     size_t n = fit->n;
-    double *kept = malloc(n * sizeof(*kept)), *variance = malloc(n * sizeof(*variance)),
-           *inverse = fit->inverse;
-    double *sum = calloc(n, sizeof(*sum)), *square = calloc(n, sizeof(*square)), moved = 0, expected = 0;
-    struct kj_row *rest = malloc((count + 1) * sizeof(*rest));
-    int status = kept && variance && sum && square && rest ? 0 : -ENOMEM;
-    for (size_t i = 0; !status && i < n; i++) {
-        kept[i] = fit->m[i];
-        variance[i] = inverse[i * n + i];
+    double *kept = malloc(n * sizeof(*kept)), *sum = calloc(n, sizeof(*sum)),
+           *square = calloc(n, sizeof(*square)), moved = 0, expected = 0;
+    bool ok = kept && sum && square;
+    fit->widening = 1;
+    memset(fit->held, 0, n * sizeof(*fit->held));
+    ok = ok && solve_free(fit, 1);
+    if (ok) {
+        kj_cholesky_inverse(fit->l, n, fit->inverse);
+        memcpy(kept, fit->m, n * sizeof(*kept));
     }
-    for (size_t block = 0; !status && block < BLOCKS; block++) {
-        size_t left = 0;
-        for (size_t i = 0; i < count; i++) {
-            double place = (kj_model_place(fit->input, rows[i].end_ns) + 1) / 2 * BLOCKS;
-            if (place < (double)block || place >= (double)block + 1)
-                rest[left++] = rows[i];
-        }
-        status = kj_fit_collect(fit, rest, left);
-        if (!status && !kj_fit_solve(fit, 1))
-            status = -EDOM;
-        for (size_t i = 0; !status && i < n; i++) {
-            sum[i] += fit->m[i];
-            square[i] += fit->m[i] * fit->m[i];
-            fit->m[i] = kept[i]; /* what the secants are taken at */
+    for (size_t b = 0; ok && b < KJ_BLOCKS; b++) {
+        moments_take(&fit->all, &fit->blocks[b], n, -1);
+        ok = solve_free(fit, 1);
+        moments_take(&fit->all, &fit->blocks[b], n, 1);
+        for (size_t i = 0; ok && i < n; i++) {
+            sum[i] += fit->m[i] - kept[i];
+            square[i] += (fit->m[i] - kept[i]) * (fit->m[i] - kept[i]);
         }
     }
-    for (size_t i = 1; !status && i <= fit->columns; i++) {
-        double known = 1 - variance[i] / (fit->prior_sd_mw[i] * fit->prior_sd_mw[i]);
-        double jack = (double)(BLOCKS - 1) / BLOCKS * fmax(square[i] - sum[i] * sum[i] / BLOCKS, 0);
-        if (known > 0.2) {
-            moved += jack / (variance[i] * known);
+    for (size_t i = 1; ok && i <= fit->columns; i++) {
+        /* Of the posterior's variance C, what the rows' noise gives: C - C P C, P the prior's precision. */
+        double variance = fit->inverse[i * n + i], of_rows = variance;
+        for (size_t j = 0; j < n; j++)
+            of_rows -= pow(fit->inverse[i * n + j] / fit->prior_sd_mw[j], 2);
+        double jack = (double)(KJ_BLOCKS - 1) / KJ_BLOCKS * fmax(square[i] - sum[i] * sum[i] / KJ_BLOCKS, 0);
+        if (of_rows > 0.1 * variance) {
+            moved += jack / of_rows;
             expected += 1;
         }
     }
-    *ret_factor = expected > 0 ? T_FACTOR * moved / expected : T_FACTOR;
+    /* (Student's t / normal)^2 at 90 %, for blocks are few and the classes are not independent. */
+    double student = 1 + 1.85 / ((KJ_BLOCKS - 1) * fmax(expected / 2, 1));
+    fit->widening = ok && expected > 0 ? fmin(fmax(student * moved / expected, 1), 100) : 1;
     free(kept);
-    free(variance);
     free(sum);
     free(square);
-    free(rest);
-    return status;
-}
-
-int kj_fit_widen(struct fit *fit, const double *windows_ns)
-{
-    struct kj_row *rows;
-    double factor = 1;
-    size_t count = kj_model_rows(fit->input, windows_ns, fit->shift, &rows);
-    int status = overdispersion(fit, rows, count, &factor);
-    if (!status)
-        status = kj_fit_collect(fit, rows, count);
-    for (size_t s = 0; !status && s < fit->input->series_count; s++)
-        fit->series[s].noise2 *= fmin(fmax(factor, 0.5), 100);
-    if (!status && kj_fit_solve(fit, 1))
-        kj_cholesky_inverse(fit->l, fit->n, fit->inverse);
-    free(rows);
-    return status == -EDOM ? 0 : status;
+    return ok;
 }
 
 static double bounded(double value, double most)
@@ -332,39 +351,72 @@ static double bounded(double value, double most)
     return fmin(fmax(value, -most), most);
 }
 
+static void move_series(struct fit *fit)
+{
+    for (size_t s = 0; s < fit->input->series_count; s++) {
+        size_t at = 1 + fit->columns + 2 * s;
+        fit->shift[s].middle_ns += bounded(fit->m[at] * 1e6, 2 * fit->probe_ns);
+        fit->shift[s].stretch_ns += bounded(fit->m[at + 1] * 1e6, 2 * fit->probe_ns);
+        fit->m[at] = fit->m[at + 1] = 0;
+        /* What becomes known of a series' place lets finer things be told apart, not before. */
+        double known_ns =
+            1e6 * sqrt(fit->inverse[at * fit->n + at] + fit->inverse[(at + 1) * fit->n + at + 1]);
+        fit->shift[s].sd_ns = fmin(fit->shift[s].sd_ns, fmax(2 * known_ns, 0.5 * fit->shift[s].sd_ns));
+    }
+}
+
+static int collect(struct fit *fit, const double *windows_ns)
+{
+    struct kj_row *rows;
+    size_t count = kj_model_rows(fit->input, windows_ns, fit->shift, &rows);
+    int status = rows ? kj_fit_collect(fit, rows, count) : -ENOMEM;
+    free(rows);
+    return status;
+}
+
 /* Powers, noise and the series' places in time, in turn: the effect of a shift depends on the powers. */
 int kj_fit_all(struct fit *fit, enum kj_model_method method, const double *windows_ns, bool *ret_solved)
 {
     double widest_ns = 0;
+    int status = 0;
     for (size_t s = 0; s < fit->input->series_count; s++)
         widest_ns = fmax(widest_ns, fit->grid_sd_ns[s]);
+    fit->plain = method != KJ_MODEL_BAYES;
     *ret_solved = true;
-    for (size_t s = 0; s < fit->input->series_count; s++)
-        fit->shift[s] = (struct kj_shift){.sd_ns = fit->grid_sd_ns[s]};
     for (size_t round = 0; *ret_solved && round < SHIFT_ROUNDS; round++) {
-        struct kj_row *rows;
-        size_t count = kj_model_rows(fit->input, windows_ns, fit->shift, &rows);
-        fit->probe_ns = method == KJ_MODEL_BAYES && round
-                            ? fmin(fmax(2 * widest_ns * pow(0.6, (double)round - 1), 2e5), 5e6)
-                            : 0;
-        int status = kj_fit_collect(fit, rows, count);
-        free(rows);
+        fit->probe_ns =
+            !fit->plain && round ? fmin(fmax(2 * widest_ns * pow(0.6, (double)round - 1), 2e5), 5e6) : 0;
+        status = collect(fit, windows_ns);
         if (status)
             return status;
+        if (fit->plain) {
+            *ret_solved = fit_least_squares(fit);
+            return 0;
+        }
+        if (round > 1)
+            learn_noise(fit);
         set_priors(fit);
-        *ret_solved = method == KJ_MODEL_BAYES ? fit_bayes(fit) : fit_least_squares(fit);
-        if (method != KJ_MODEL_BAYES)
+        *ret_solved = fit_bayes(fit);
+        if (*ret_solved && fit->probe_ns > 0)
+            move_series(fit);
+    }
+    /* Once more about the mean of what may be, rather than about its peak. */
+    double *draws = NULL;
+    for (size_t round = 0; *ret_solved && round < 2; round++) {
+        status = status ? status : collect(fit, windows_ns);
+        if (status)
             break;
-        for (size_t s = 0; *ret_solved && fit->probe_ns > 0 && s < fit->input->series_count; s++) {
-            const double *step_ms = &fit->m[1 + fit->columns + 2 * s];
-            fit->shift[s].middle_ns += bounded(step_ms[0] * 1e6, 2 * fit->probe_ns);
-            fit->shift[s].stretch_ns += bounded(step_ms[1] * 1e6, 2 * fit->probe_ns);
-            /* What becomes known of a series' place lets finer things be told apart, not before. */
-            size_t at = 1 + fit->columns + 2 * s;
-            double known_ns =
-                1e6 * sqrt(fit->inverse[at * fit->n + at] + fit->inverse[(at + 1) * fit->n + at + 1]);
-            fit->shift[s].sd_ns = fmin(fit->shift[s].sd_ns, fmax(2 * known_ns, 0.5 * fit->shift[s].sd_ns));
+        if (!round)
+            learn_noise(fit);
+        set_priors(fit);
+        *ret_solved = fit_bayes(fit) && widen(fit);
+        if (!round && *ret_solved) {
+            draws = kj_fit_draw(fit, method, MAYBE);
+            status = draws ? 0 : -ENOMEM;
+            fit->maybe = draws, fit->maybe_count = MAYBE;
         }
     }
-    return 0;
+    fit->maybe = NULL;
+    free(draws);
+    return status;
 }

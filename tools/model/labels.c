@@ -66,7 +66,7 @@ void kj_model_labels_by_time(const struct kj_model_input *input, struct kj_model
 }
 
 int kj_model_labels_by_draws(const struct kj_model_input *input, struct kj_model_result *result,
-                             double spread_mw, const double *draws, size_t draw_count)
+                             double spread_mw, const double *draws, const double *gains, size_t draw_count)
 {
     if (!result->label_count)
         return 0;
@@ -84,9 +84,8 @@ int kj_model_labels_by_draws(const struct kj_model_input *input, struct kj_model
                 sums[d] += part * draws[c * draw_count + d];
             prior2 += pow(spread_mw * 1e-6 * result->classes[c].time_ns * part, 2);
         }
-        label->energy = kj_model_estimate_of(label->energy.energy_uj, sums, draw_count);
-        label->identifiability =
-            prior2 > 0 ? fmax(0, 1 - label->energy.sd_uj * label->energy.sd_uj / prior2) : 0;
+        label->energy = kj_model_estimate_of(label->energy.energy_uj, sums, gains, draw_count);
+        label->identifiability = kj_model_identifiability(&label->energy, sqrt(prior2), 0);
         label->method = label->identifiability >= R_ESTIMATED ? KJ_ESTIMATED : KJ_MODELLED;
     }
     free(sums);

@@ -15,12 +15,16 @@ void kj_model_warn(struct kj_model_result *result, enum kj_model_warning_code co
 void kj_model_split_by_time(const struct kj_model_input *input, struct kj_model_result *result);
 
 /* labels.c: labels from classes that were split by time; and from draws of all classes' energies, in rows of
- * a class, in uJ. 0 or -ENOMEM. spread_mw: of the prior of a class's power. */
+ * a class, in uJ; gains: of the sensor, one a draw. 0 or -ENOMEM. spread_mw: of the prior of a class's power.
+ */
 void kj_model_labels_by_time(const struct kj_model_input *input, struct kj_model_result *result);
 int kj_model_labels_by_draws(const struct kj_model_input *input, struct kj_model_result *result,
-                             double spread_mw, const double *draws, size_t draw_count);
-/* energies.c: an energy with the intervals of its draws, which are sorted by it. */
-struct kj_model_estimate kj_model_estimate_of(int64_t energy_uj, double *draws, size_t count);
+                             double spread_mw, const double *draws, const double *gains, size_t draw_count);
+/* energies.c: an energy with the intervals of its draws, which are sorted by it, and of as many gains of the
+ * sensor; and its R, by the sd of its prior and, where not 0, its own sd without bounds. */
+struct kj_model_estimate kj_model_estimate_of(int64_t energy_uj, double *draws, const double *gains,
+                                              size_t count);
+double kj_model_identifiability(const struct kj_model_estimate *e, double prior_uj, double loose_uj);
 
 /* regression.c: splits anew by what the sensors saw; leaves the result as it is where they saw too little. */
 int kj_model_regress(const struct kj_model_input *input, const struct kj_model_options *options,
@@ -32,9 +36,9 @@ struct kj_update {
     double value; /* power: mW. Counter: uJ */
 };
 struct kj_grid {
-    double period_ns; /* 0: irregular */
-    double sd_ns;     /* how far all of it may be off, 1 sigma */
-    double jitter_ns; /* of one update around it, 1 sigma */
+    double period_ns;            /* 0: irregular */
+    double sd_ns, stretch_sd_ns; /* how far its middle, and its ends beyond that, may be off, 1 sigma */
+    double jitter_ns;            /* of one update around it, 1 sigma */
 };
 /* Returns how many; *ret_updates is the caller's to free. */
 size_t kj_model_updates(const struct kj_sensor_series *series, struct kj_update **ret_updates,
@@ -49,12 +53,15 @@ struct kj_row {
     double start_ns, end_ns, mw;
     double blur_ns; /* each edge lies anywhere within this of where it is said to be */
     uint32_t series;
+    bool counter; /* its two edges err each by itself; else together, as a window moves */
+    bool chained; /* begins where the row before it ends: that edge's error is in both */
 };
 /* Where a series lies in time: how much later than its updates say, in the middle of the run; and how much
  * more at its end than in its middle. */
 struct kj_shift {
     double middle_ns, stretch_ns;
-    double sd_ns; /* what is not known of it: the windows' edges are blurred by as much */
+    double sd_ns;     /* what is not known of it: the windows' edges are blurred by as much */
+    double jitter_ns; /* of one update, 1 sigma: blurs as well */
 };
 /* -1 at the start of the run, 1 at its end. */
 double kj_model_place(const struct kj_model_input *input, double t_ns);

@@ -4,9 +4,9 @@
  * its sources.
  *
  * Each update of a sensor is an equation: mean power over its window = idle + sum of (share of the window
- * that class k ran) x (dynamic power of k). A normal prior, whose mean and spread the device's classes share
- * and which is learned with the noise of each series (empirical Bayes), decides what the data leave open; its
- * covariance and the sensor's gain make the intervals. All is then made to add up to the total.
+ * that class k ran) x (dynamic power of k). What the data leave open is drawn from a prior that the device's
+ * classes share, whose mean and spread are unknown too; its posterior and the sensor's gain make the
+ * intervals. All is then made to add up to the total.
  */
 #include "model/fit.h"
 
@@ -17,22 +17,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SMEAR_LEAST_NS    3e6
-#define SMEAR_CHANGE_MOST 0.05
+enum { STEPS_LEAST = 8 };
+#define STEP_JITTER 0.01
+#define RESONANCE   0.05 /* shared/reference/energy.md 2.5 */
 
-/* Share of the variance of a series that the fit leaves. */
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Mean square of what is left of the power readings at the powers as they are. */
 static double unexplained(const struct fit *fit)
 {
-    double rss = 0, all = 0;
-    for (size_t s = 0; s < fit->input->series_count; s++) {
-        const struct moments *m = &fit->series[s];
-        if (fit->input->series[s].counter || !m->rows)
-            continue;
-        double mean = m->xy[0] / (double)m->rows;
-        rss += kj_fit_rss(fit, m, false);
-        all += m->yy - mean * mean * (double)m->rows;
-    }
-    return all > 0 ? rss / all : 1;
+    double left = 0;
+    size_t rows = 0;
+    for (size_t s = 0; s < fit->input->series_count; s++)
+        if (!fit->input->series[s].counter) {
+            left += fit->noise[s].residual2;
+            rows += fit->noise[s].rows;
+        }
+    return rows ? left / (double)rows : DBL_MAX;
 }
 
 static const double candidates_ns[] = {10e6, 15e6, 20e6, 25e6, 35e6, 50e6, 75e6, 100e6, 200e6, 500e6, 1000e6};
@@ -49,7 +54,8 @@ static double best_window(struct fit *fit, double *ret_gain)
         for (size_t s = 0; s < fit->input->series_count; s++)
             windows_ns[s] = k && !fit->input->series[s].counter ? candidates_ns[k - 1] : 0;
         size_t count = kj_model_rows(fit->input, windows_ns, NULL, &rows);
-        if (count >= KJ_ROWS_LEAST && !kj_fit_collect(fit, rows, count) && kj_fit_solve(fit, 1)) {
+        if (count >= KJ_ROWS_LEAST && !kj_fit_collect(fit, rows, count) && kj_fit_solve(fit, 1) &&
+            !kj_fit_collect(fit, rows, count)) {
             double left = unexplained(fit);
             if (!k)
                 given = left;
@@ -89,47 +95,78 @@ static void check_window(struct fit *fit, const struct kj_model_options *options
     }
 }
 
-/* Does the answer stand when the windows' edges are smeared by more than their timing can be wrong? If not,
- * it hangs on when exactly the sensors were renewed, and that is not known well enough for work that changes
- * this fast. Returns the change in energy over all energy; negative errno. */
-static double change_when_smeared(struct fit *fit, const double *windows_ns)
+/* The step of the training: what separates launches of the rarest kernel that comes again and again. 0: there
+ * is none, or its distance varies by more than a hundredth, and then no sensor keeps step with it. */
+static double guess_step_ns(const struct fit *fit)
 {
-    struct kj_row *rows;
-    double changed = 0, all = 0, *kept = malloc(fit->n * sizeof(*kept));
-    for (size_t s = 0; s < fit->input->series_count; s++)
-        fit->shift[s].sd_ns = fmax(SMEAR_LEAST_NS, 3 * fit->grid_sd_ns[s]);
-    size_t count = kj_model_rows(fit->input, windows_ns, fit->shift, &rows);
-    fit->probe_ns = 0;
-    bool solved = kept != NULL;
-    if (solved) {
-        memcpy(kept, fit->m, fit->n * sizeof(*kept));
-        solved = !kj_fit_collect(fit, rows, count) && kj_fit_solve(fit, 1);
+    size_t count, classes = fit->input->class_count, rarest = classes;
+    const struct kj_model_interval *sorted = kj_timeline_intervals(fit->timeline, &count);
+    size_t *seen = calloc(classes + 1, sizeof(*seen)), n = 0, steady = 0;
+    double *steps = malloc((count + 1) * sizeof(*steps)), before_ns = -1, middle_ns = 0;
+    for (size_t i = 0; seen && i < count; i++)
+        seen[sorted[i].class_index]++;
+    for (size_t c = 0; seen && c < classes; c++)
+        if (seen[c] >= STEPS_LEAST && (rarest == classes || seen[c] < seen[rarest]))
+            rarest = c;
+    for (size_t i = 0; steps && rarest < classes && i < count; i++)
+        if (sorted[i].class_index == rarest) {
+            if (before_ns >= 0)
+                steps[n++] = (double)sorted[i].start_ns - before_ns;
+            before_ns = (double)sorted[i].start_ns;
+        }
+    if (steps && n) {
+        qsort(steps, n, sizeof(*steps), by_value);
+        middle_ns = steps[n / 2];
+        for (size_t i = 0; i < n; i++)
+            steady += fabs(steps[i] / middle_ns - 1) < STEP_JITTER;
     }
-    for (size_t i = 1; solved && i <= fit->columns; i++) {
-        changed += fit->column_ns[i] * fabs(fit->m[i] - kept[i]);
-        all += fit->column_ns[i] * (kept[i] + kept[0]);
+    free(seen);
+    free(steps);
+    return 3 * steady > 2 * n ? middle_ns : 0;
+}
+
+/* One period that is a whole multiple of the other: the sensor sees the same part of every step. A counter
+ * and a window as long as its period miss nothing of a step that is longer than they are. */
+static bool resonates(double step_ns, double period_ns, double window_ns)
+{
+    if (step_ns > 1.05 * period_ns && window_ns > 0.8 * period_ns)
+        return false;
+    double ratio = fmax(step_ns, period_ns) / fmin(step_ns, period_ns);
+    return fabs(ratio - round(ratio)) < RESONANCE;
+}
+
+static void check_resonance(const struct fit *fit, const double *windows_ns, struct kj_model_result *result)
+{
+    double step_ns = fit->input->step_ns ? (double)fit->input->step_ns : guess_step_ns(fit), at_ns = 0;
+    for (size_t s = 0; step_ns > 0 && s < fit->input->series_count; s++) {
+        const struct kj_sensor_series *series = &fit->input->series[s];
+        struct kj_update *updates;
+        struct kj_grid grid;
+        kj_model_updates(series, &updates, &grid);
+        free(updates);
+        double window_ns = series->counter            ? grid.period_ns
+                           : windows_ns[s] > 0        ? windows_ns[s]
+                           : series->sensor.window_ns ? (double)series->sensor.window_ns
+                                                      : KJ_WINDOW_UNKNOWN_NS;
+        if (grid.period_ns <= 0 || !resonates(step_ns, grid.period_ns, window_ns))
+            return; /* one that does not keep step is enough */
+        at_ns = grid.period_ns;
     }
-    free(rows);
-    free(kept);
-    return solved && all > 0 ? changed / all : INFINITY;
+    char text[240];
+    if (at_ns <= 0)
+        return;
+    snprintf(text, sizeof(text),
+             "steps of %.1f ms keep step with a sensor renewed every %.1f ms, which so sees the same part of "
+             "each; steps of another length, or now and then a pause, would tell the kernels apart",
+             step_ns / 1e6, at_ns / 1e6);
+    kj_model_warn(result, KJ_MODEL_WARN_RESONANCE, text);
 }
 
 static int fit_and_publish(struct fit *fit, const struct kj_model_options *options, const double *windows_ns,
                            struct kj_model_result *result)
 {
-    bool solved, bayes = options->method == KJ_MODEL_BAYES;
+    bool solved;
     int status = kj_fit_all(fit, options->method, windows_ns, &solved);
-    if (!status && solved && bayes && change_when_smeared(fit, windows_ns) > SMEAR_CHANGE_MOST) {
-        kj_model_warn(result, KJ_MODEL_WARN_COVERAGE,
-                      "the work changes faster than the sensors' updates can be placed in time: energy is "
-                      "shared by time, and "
-                      "the intervals say how little that proves");
-        return 0;
-    }
-    if (!status && solved && bayes) {
-        status = kj_fit_all(fit, options->method, windows_ns, &solved); /* back from the smeared rows */
-        status = status || !solved ? status : kj_fit_widen(fit, windows_ns);
-    }
     return status || !solved ? status : kj_fit_publish(fit, options, result);
 }
 
@@ -146,7 +183,7 @@ int kj_model_regress(const struct kj_model_input *input, const struct kj_model_o
     }
     status = kj_fit_open(&fit, input, result) ? 0 : -ENOMEM;
     if (!status)
-        check_window(&fit, options, windows_ns, result);
+        fit.plain = true, check_window(&fit, options, windows_ns, result);
     size_t count = status ? 0 : kj_model_rows(input, windows_ns, NULL, &rows);
     result->sensors = calloc(input->series_count + 1, sizeof(*result->sensors));
     for (size_t s = 0; result->sensors && s < input->series_count; s++) {
@@ -155,12 +192,16 @@ int kj_model_regress(const struct kj_model_input *input, const struct kj_model_o
             result->sensors[s].window_ns = (uint64_t)windows_ns[s];
         result->sensor_count = input->series_count;
     }
-    if (!status && count >= KJ_ROWS_LEAST) {
+    bool enough = count >= KJ_ROWS_LEAST, bayes = options->method == KJ_MODEL_BAYES;
+    if (!status && !enough)
+        kj_model_warn(
+            result, KJ_MODEL_WARN_COVERAGE,
+            "too few sensor updates fall into the timeline; energy is shared by time, give or take what "
+            "kernels differ by");
+    if (!status && enough && bayes)
+        check_resonance(&fit, windows_ns, result);
+    if (!status && (enough || bayes))
         status = fit_and_publish(&fit, options, windows_ns, result);
-    } else if (!status) {
-        kj_model_warn(result, KJ_MODEL_WARN_COVERAGE,
-                      "too few sensor updates fall into the timeline; energy is shared by time");
-    }
     free(rows);
     free(windows_ns);
     kj_fit_close(&fit);

@@ -60,9 +60,10 @@ size_t kj_model_rows(const struct kj_model_input *input, const double *windows_n
         double lag_ns = (double)sensor->delay_ns;
         for (size_t i = 0; updates && i < n; i++) {
             struct kj_row row = {.end_ns = shifted(input, shift, updates[i].t_ns) - lag_ns,
-                                 .blur_ns =
-                                     sqrt(3) * hypot(grid.jitter_ns, shift ? shift->sd_ns : grid.sd_ns),
-                                 .series = (uint32_t)s};
+                                 .blur_ns = sqrt(3) * hypot(shift ? shift->jitter_ns : grid.jitter_ns,
+                                                            shift ? shift->sd_ns : grid.sd_ns),
+                                 .series = (uint32_t)s,
+                                 .counter = series->counter};
             if (series->counter) {
                 if (!i)
                     continue;
@@ -90,8 +91,11 @@ size_t kj_model_rows(const struct kj_model_input *input, const double *windows_n
                 row.mw = updates[i].value;
             }
             row.mw = (row.mw - (series->counter ? 0 : sensor->offset_mw)) / gain;
-            if (in_timeline(input, row.start_ns, row.end_ns))
-                rows[count++] = row;
+            if (!in_timeline(input, row.start_ns, row.end_ns))
+                continue;
+            const struct kj_row *before = count ? &rows[count - 1] : NULL;
+            row.chained = row.counter && before && before->series == s && before->end_ns == row.start_ns;
+            rows[count++] = row;
         }
         free(updates);
     }

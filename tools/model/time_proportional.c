@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define BOARD_MOST_MW 1200000.0 /* no board of today draws more (B200: 1,000 to 1,200 W) */
+#define IDLE_SEEN_SD  0.15      /* of idle power that a reading or two showed */
 #define SETTLE_NS     (200 * (uint64_t)KJ_NS_PER_MS) /* renewal and window of the slower sensors */
 
 /* What the readings say of power: lowest and highest mean between two of their updates. */
@@ -221,6 +222,9 @@ static double idle_energy_uj(const struct kj_model_input *input, const struct kj
                       : after.known      ? after.min_mw
                       : any.known        ? any.min_mw
                                          : 0;
+    result->idle_sd_mw = input->idle_mw > 0 && input->idle_sd_mw > 0 ? input->idle_sd_mw
+                         : input->idle_mw > 0 || after.known         ? IDLE_SEEN_SD * result->idle_mw + 1000
+                                                             : result->idle_mw; /* no more than that */
     if (result->idle_mw <= 0 || result->idle_mw > mean_mw)
         result->idle_mw = mean_mw; /* nothing better is known: idle as costly as the rest */
     double level_mw = before.known ? fmin(before.min_mw, result->idle_mw) : result->idle_mw;

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * updates.c - when a sensor's value was renewed. A poll sees a new value some time after it appeared; sensors
- * renew on a grid, so all polls together tell where the grid lies much better than each its own update.
+ * renew on a grid, so all polls together tell where the grid lies much better than each its own update: the
+ * likeliest grid for the moments between which each update was first seen. Where polls keep step with the
+ * sensor, as 20 ms do with 100 ms, that leaves much open, and the sd says so.
  */
 #include "model/parts.h"
 
 #include <math.h>
 #include <stdlib.h>
 
-#define JITTER_NS      3e6 /* of an update around its grid */
+#define JITTER_NS      1e6 /* of an update around its grid, 1 sigma, before the polls say more */
+#define JITTER_OFF_NS  3e6
 #define GRID_OFF_SHARE 0.1 /* of the updates may miss the grid before it is not believed */
 
 static int by_value(const void *a, const void *b)
@@ -23,49 +26,125 @@ static double median(double *values, size_t count)
     return count ? values[count / 2] : 0;
 }
 
-/* Least-squares line through (number of the update, the middle of where it may have been), numbers by
- * rounding to the period. *
- * How well the polls tell its place: where they scan all of the time between updates, an average of many is
- * good; where they keep step with it, as 20 ms do with 100 ms, all of them may be off by as much as one. */
+/* Where a grid may lie: update i at middle + half x place[i] + base[i], each between two polls, give or take
+ * the jitter. */
+struct grid_fit {
+    const struct kj_update *updates;
+    const double *earliest;
+    double *base, *place; /* place: -1 .. 1 */
+    size_t count;
+    double middle_ns, half_ns;
+    double curve[3]; /* negative second derivatives of the log-likelihood: mm, mh, hh */
+};
+
+static double below(double z)
+{
+    return 0.5 * erfc(-z * M_SQRT1_2);
+}
+
+/* Log-likelihood of one update that lies `to` before the poll that saw it and `from` before the last that did
+ * not, in units of jitter; and its derivatives by the time of the update. Farther than three jitters outside
+ * of the two, the tail goes on straight: one late update shall not move the grid. */
+static double one_update(double from, double to, double *ret_slope, double *ret_curve)
+{
+    double past = from > 3 ? from - 3 : to < -3 ? -3 - to : 0, sign = from > 3 ? 1 : -1;
+    from -= sign * past, to -= sign * past;
+    double inside = fmax(below(to) - below(from), 1e-12);
+    double at_from = exp(-0.5 * from * from) / sqrt(2 * M_PI), at_to = exp(-0.5 * to * to) / sqrt(2 * M_PI);
+    double slope = -(at_to - at_from) / inside;
+    *ret_slope = slope;
+    *ret_curve = past > 0 ? 1e-3 : (to * at_to - from * at_from) / inside + slope * slope;
+    return log(inside) - fabs(slope) * past;
+}
+
+/* Newton's steps on a concave function. Returns the log-likelihood. */
+static double improve(struct grid_fit *fit, double jitter_ns, size_t steps)
+{
+    double sum = 0;
+    for (size_t step = 0; step <= steps; step++) {
+        double gm = 0, gh = 0, *c = fit->curve;
+        c[0] = c[1] = c[2] = sum = 0;
+        for (size_t i = 0; i < fit->count; i++) {
+            double at = fit->base[i] + fit->middle_ns + fit->half_ns * fit->place[i], slope, curve;
+            sum += one_update((fit->earliest[i] - at) / jitter_ns, (fit->updates[i].t_ns - at) / jitter_ns,
+                              &slope, &curve);
+            gm += slope / jitter_ns, gh += slope / jitter_ns * fit->place[i];
+            curve /= jitter_ns * jitter_ns;
+            c[0] += curve, c[1] += curve * fit->place[i], c[2] += curve * fit->place[i] * fit->place[i];
+        }
+        double ridge = 1e-4 * (double)fit->count / (jitter_ns * jitter_ns);
+        double a = c[0] + ridge, d = c[2] + ridge, determinant = a * d - c[1] * c[1];
+        if (step == steps)
+            break;
+        fit->middle_ns += fmin(fmax((d * gm - c[1] * gh) / determinant, -2 * jitter_ns), 2 * jitter_ns);
+        fit->half_ns += fmin(fmax((a * gh - c[1] * gm) / determinant, -2 * jitter_ns), 2 * jitter_ns);
+    }
+    return sum;
+}
+
+/* The likeliest grid, coarse to fine, for the jitter that explains the polls best. */
+static double likeliest(struct grid_fit *fit, double poll_ns, double usual_ns)
+{
+    static const double times[] = {1, 3, 0.25};
+    double best = -INFINITY, best_ns = usual_ns;
+    for (double blur_ns = fmax(poll_ns, usual_ns); blur_ns > 1.5 * usual_ns; blur_ns *= 0.6)
+        improve(fit, blur_ns, 4);
+    for (size_t k = 0; k < sizeof(times) / sizeof(*times); k++) {
+        double found = improve(fit, usual_ns * times[k], 12);
+        if (found > best + (k ? 2 : 0))
+            best = found, best_ns = usual_ns * times[k];
+    }
+    improve(fit, best_ns, 12);
+    return best_ns;
+}
+
+/* Places all updates on one grid, numbers by rounding to the period, if they keep one. */
 static struct kj_grid fit_grid(struct kj_update *updates, const double *earliest, size_t count,
                                double period_ns)
 {
-    double n_sum = 0, t_sum = 0, nn = 0, nt = 0, number = 0, first_ns = updates[0].t_ns;
-    double *numbers = malloc(count * sizeof(*numbers));
-    if (!numbers)
-        return (struct kj_grid){0};
-    for (size_t i = 0; i < count; i++) {
-        if (i)
-            number += fmax(1, round((updates[i].t_ns - updates[i - 1].t_ns) / period_ns));
-        numbers[i] = number;
-        n_sum += number;
+    struct grid_fit fit = {.updates = updates, .earliest = earliest, .count = count};
+    struct kj_grid grid = {0};
+    double n_sum = 0, t_sum = 0, nn = 0, nt = 0, poll_ns = 0, first_ns = updates[0].t_ns;
+    fit.base = malloc(count * sizeof(double));
+    fit.place = malloc(count * sizeof(double));
+    for (size_t i = 0; fit.base && fit.place && i < count; i++) {
+        double steps = i ? fmax(1, round((updates[i].t_ns - updates[i - 1].t_ns) / period_ns)) : 0;
+        fit.place[i] = i ? fit.place[i - 1] + steps : 0;
+        n_sum += fit.place[i];
         t_sum += (updates[i].t_ns + earliest[i]) / 2 - first_ns;
+        poll_ns += (updates[i].t_ns - earliest[i]) / (double)count;
     }
-    double n_mean = n_sum / (double)count, t_mean = t_sum / (double)count;
-    for (size_t i = 0; i < count; i++) {
-        nn += (numbers[i] - n_mean) * (numbers[i] - n_mean);
-        nt += (numbers[i] - n_mean) * ((updates[i].t_ns + earliest[i]) / 2 - first_ns - t_mean);
+    if (fit.base && fit.place) {
+        double n_mean = n_sum / (double)count, t_mean = t_sum / (double)count, last = fit.place[count - 1];
+        for (size_t i = 0; i < count; i++) {
+            nn += (fit.place[i] - n_mean) * (fit.place[i] - n_mean);
+            nt += (fit.place[i] - n_mean) * ((updates[i].t_ns + earliest[i]) / 2 - first_ns - t_mean);
+        }
+        double slope = nn > 0 ? nt / nn : period_ns, off = 0;
+        for (size_t i = 0; i < count; i++) {
+            fit.base[i] = first_ns + t_mean + (fit.place[i] - n_mean) * slope;
+            fit.place[i] = 2 * fit.place[i] / fmax(last, 1) - 1;
+        }
+        grid.jitter_ns = likeliest(&fit, poll_ns, fmin(JITTER_NS, period_ns / 20));
+        double determinant = fit.curve[0] * fit.curve[2] - fit.curve[1] * fit.curve[1];
+        double most_ns = poll_ns / sqrt(12) + grid.jitter_ns;
+        grid.sd_ns = determinant > 0 ? fmin(sqrt(fit.curve[2] / determinant), most_ns) : most_ns;
+        grid.stretch_sd_ns = determinant > 0 ? fmin(sqrt(fit.curve[0] / determinant), most_ns) : most_ns;
+        for (size_t i = 0; i < count; i++) {
+            double at = fit.base[i] + fit.middle_ns + fit.half_ns * fit.place[i];
+            double slack = fmax(0.05 * period_ns, JITTER_OFF_NS);
+            off += at < earliest[i] - slack || at > updates[i].t_ns + slack;
+            fit.base[i] = at;
+        }
+        if (off <= GRID_OFF_SHARE * (double)count) {
+            grid.period_ns = slope + 2 * fit.half_ns / fmax(last, 1);
+            for (size_t i = 0; i < count; i++)
+                updates[i].t_ns = fit.base[i];
+        }
     }
-    double slope = nn > 0 ? nt / nn : period_ns, base = first_ns + t_mean - n_mean * slope;
-    size_t off = 0;
-    double spread2 = 0, poll_ns = 0;
-    for (size_t i = 0; i < count; i++) {
-        double at = base + numbers[i] * slope, slack = fmax(0.05 * period_ns, JITTER_NS);
-        double error_ns = (updates[i].t_ns + earliest[i]) / 2 - at;
-        spread2 += error_ns * error_ns;
-        poll_ns += updates[i].t_ns - earliest[i];
-        off += at < earliest[i] - slack || at > updates[i].t_ns + slack;
-    }
-    bool believed = (double)off <= GRID_OFF_SHARE * (double)count;
-    for (size_t i = 0; believed && i < count; i++)
-        updates[i].t_ns = base + numbers[i] * slope;
-    free(numbers);
-    double seen_sd_ns = sqrt(spread2 / (double)count), poll_sd_ns = poll_ns / (double)count / sqrt(12);
-    bool scanned = seen_sd_ns > 0.5 * poll_sd_ns;
-    double excess = spread2 / (double)count - poll_sd_ns * poll_sd_ns;
-    return (struct kj_grid){.period_ns = believed ? slope : 0,
-                            .jitter_ns = excess > 0 ? sqrt(excess) : 0,
-                            .sd_ns = scanned ? 2 * seen_sd_ns / sqrt((double)count) + 5e4 : poll_sd_ns};
+    free(fit.base);
+    free(fit.place);
+    return grid;
 }
 
 /* Nothing to find: each reading is an update, at its time. */
@@ -113,7 +192,8 @@ size_t kj_model_updates(const struct kj_sensor_series *series, struct kj_update 
         *ret_grid = fit_grid(updates, earliest, count, period_ns);
     for (size_t i = 0; i < count && ret_grid->period_ns <= 0;
          i++) { /* in the middle of where it may have been */
-        ret_grid->sd_ns = fmax(ret_grid->sd_ns, (updates[i].t_ns - earliest[i]) / sqrt(12));
+        ret_grid->jitter_ns = fmax(ret_grid->jitter_ns, (updates[i].t_ns - earliest[i]) / sqrt(12));
+        ret_grid->sd_ns = ret_grid->stretch_sd_ns = JITTER_NS;
         updates[i].t_ns = (updates[i].t_ns + earliest[i]) / 2;
     }
     free(steps);
