@@ -2,8 +2,8 @@
  *
  * ranges.c - NVTX ranges of the program. The NVTX library or header inside the program loads the library that
  * NVTX_INJECTION64_PATH names, which is ours where nobody else asked for it, and calls
- * InitializeInjectionNvtx2. A launch inside a range named like a phase (phase_names.h) gets that phase into its
- * role, and so is counted apart, exactly and at no cost to the launch. No other range is kept.
+ * InitializeInjectionNvtx2. A launch inside a range named like a phase (phase_names.h) gets that phase into
+ * its role, and so is counted apart, exactly and at no cost to the launch. No other range is kept.
  *
  * What the program sees is what it sees without a tool: pushes answer "not tracked", handles are opaque.
  * ABI: nvtx3/nvtxDetail/nvtxTypes.h and nvToolsExt.h of NVTX 3, as in CUDA 12 and 13.
