@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Phases and steps of trainings on the GPU: the program tells the simulated driver what each launch is for, kjoule has to find it out."""
+import re
+
 import pytest
 
 import kj
@@ -17,7 +19,7 @@ kernel addcdiv_kernel duration_us=700 power=330
 kernel nccl* duration_us=900 power=170
 """
 # Steps of half a second, in which each phase is long beside the sensor's window.
-SLOW = QUICK.replace("00 power", "000 power")
+SLOW = re.sub(r"duration_us=(\d+)", lambda match: f"duration_us={int(match[1]) * 40}", QUICK)
 ALIKE = "\n".join(line.split("power=")[0] + "power=320" if "kernel" in line else line for line in SLOW.splitlines())
 OF_STEPS = ("data", "forward", "backward", "optimizer", "communication")
 
@@ -87,10 +89,12 @@ def test_the_users_own_nvtx_tool_stays(folder, tmp_path):
 
 
 def check_energy(run, truth, within):
-    """Every interval holds the truth; where the sensors told, the numbers are near it."""
+    """Every interval holds the truth; where the sensors told, the numbers are near it. A thousandth of the device's energy is left
+    open: an event pair around a copy of microseconds holds more than the copy."""
+    slack_uj = 0.001 * run.device_uj()
     for phase in run.report["phases"]:
         true_uj = truth[phase["device"], phase["name"]]["energy_uj"]
-        assert phase["low_uj"] <= true_uj <= phase["high_uj"], phase
+        assert phase["low_uj"] - slack_uj <= true_uj <= phase["high_uj"] + slack_uj, phase
         if within(phase):
             assert phase["energy_uj"] == pytest.approx(true_uj, rel=0.05, abs=0.01 * run.device_uj()), phase
         assert phase["time_ns"] == pytest.approx(truth[phase["device"], phase["name"]]["time_ns"], rel=0.05, abs=20e6)

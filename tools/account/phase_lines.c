@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MOST 9e18 /* counts of a corrupt ledger may be anything */
+
 double *kj_phase_shares(const struct kj_work *work, const struct kj_phase_classes *classes)
 {
     double *shares = calloc((classes->count + 1) * KJ_PHASE_COUNT, sizeof(*shares));
@@ -109,8 +111,8 @@ static void fill_counts(const struct kj_work *work, const struct kj_phase_classe
         *(kernel ? &running->launches : &running->copies) += class->phase_launches[p];
         row->time_ns += fmax(class->phase_ns[p], 0);
     }
-    uint64_t launches = (uint64_t)llround(fmax(running->launches, 0));
-    uint64_t copies = (uint64_t)llround(fmax(running->copies, 0));
+    uint64_t launches = (uint64_t)llround(fmin(fmax(running->launches, 0), MOST));
+    uint64_t copies = (uint64_t)llround(fmin(fmax(running->copies, 0), MOST));
     row->launches = launches > running->launches_given ? launches - running->launches_given : 0;
     row->copies = copies > running->copies_given ? copies - running->copies_given : 0;
     running->launches_given += row->launches;
@@ -167,7 +169,7 @@ void kj_phase_steps(struct kj_report *report, const struct kj_work *work)
             longest = &work->devices[d].steps;
     if (!longest || longest->count < 1)
         return;
-    steps->count = (uint64_t)longest->count;
+    steps->count = (uint64_t)fmin(longest->count, MOST);
     steps->count_method = longest->counted ? KJ_MEASURED : KJ_ESTIMATED;
     steps->timed = longest->timed;
     if (longest->timed) {
