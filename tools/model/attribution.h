@@ -111,8 +111,9 @@ struct kj_model_input {
 };
 
 enum kj_model_method {
-    /* Bounded least squares with a learned prior; and without one, for comparison. Where the sensors saw too
-     * little of the timeline, as TIME_PROPORTIONAL, with a warning. */
+    /* The whole posterior of the powers, bounded, under a prior that the classes share; and least squares
+     * without one, for comparison. Where the sensors saw little, the former's interval is the prior's given
+     * the total, and the class is modelled. */
     KJ_MODEL_BAYES = 0,
     KJ_MODEL_LEAST_SQUARES = 1,
     /* Energy over idle by time. The interval of a class is bounds, not statistics: from its time at idle
@@ -138,7 +139,7 @@ struct kj_model_class_result {
     struct kj_model_estimate energy;  /* static share included */
     struct kj_model_estimate dynamic; /* over idle */
     double time_ns;                   /* executions added up; overlapping ones count each */
-    double identifiability;           /* R: 0 the prior alone, 1 the data alone */
+    double identifiability;           /* R: 0 the prior alone, 1 the data alone; METHOD.md */
     enum kj_method method;            /* estimated: R >= 0.5; modelled: below; measured: it alone ran */
     int32_t group;                    /* index in groups, -1: can be told apart from the others */
 };

@@ -125,19 +125,22 @@ static double guess_step_ns(const struct fit *fit)
     return 3 * steady > 2 * n ? middle_ns : 0;
 }
 
-/* One period that is a whole multiple of the other: the sensor sees the same part of every step. A counter
- * and a window as long as its period miss nothing of a step that is longer than they are. */
-static bool resonates(double step_ns, double period_ns, double window_ns)
+/* One period that is, as good as, a whole multiple of the other, so that the sensor sees the same part of
+ * every step all run long; a little off, it goes through the whole step before the run ends. A counter and a
+ * window as long as its period miss nothing of a step that is longer than they are. */
+static bool resonates(double step_ns, double period_ns, double window_ns, double run_ns)
 {
     if (step_ns > 1.05 * period_ns && window_ns > 0.8 * period_ns)
         return false;
-    double ratio = fmax(step_ns, period_ns) / fmin(step_ns, period_ns);
-    return fabs(ratio - round(ratio)) < RESONANCE;
+    double longer_ns = fmax(step_ns, period_ns), ratio = longer_ns / fmin(step_ns, period_ns);
+    double off = fabs(ratio - round(ratio));
+    return off < RESONANCE && off * run_ns / longer_ns < 1;
 }
 
 static void check_resonance(const struct fit *fit, const double *windows_ns, struct kj_model_result *result)
 {
     double step_ns = fit->input->step_ns ? (double)fit->input->step_ns : guess_step_ns(fit), at_ns = 0;
+    double run_ns = (double)fit->input->end_ns - (double)fit->input->start_ns;
     for (size_t s = 0; step_ns > 0 && s < fit->input->series_count; s++) {
         const struct kj_sensor_series *series = &fit->input->series[s];
         struct kj_update *updates;
@@ -148,7 +151,7 @@ static void check_resonance(const struct fit *fit, const double *windows_ns, str
                            : windows_ns[s] > 0        ? windows_ns[s]
                            : series->sensor.window_ns ? (double)series->sensor.window_ns
                                                       : KJ_WINDOW_UNKNOWN_NS;
-        if (grid.period_ns <= 0 || !resonates(step_ns, grid.period_ns, window_ns))
+        if (grid.period_ns <= 0 || !resonates(step_ns, grid.period_ns, window_ns, run_ns))
             return; /* one that does not keep step is enough */
         at_ns = grid.period_ns;
     }

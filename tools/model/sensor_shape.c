@@ -33,7 +33,7 @@ enum { ROWS_CAP = 400, FINE_LOADS = 12, ROWS_LEAST = 8 };
 #define LATE_STEP_NS  (2 * MS)
 /* Rows err together where loads do not start and stop as the columns have it, so likelihoods are believed
  * less than they say. */
-#define BELIEVED_TIMELINE 0.25
+#define BELIEVED_TIMELINE 0.2
 #define BELIEVED_METER    0.5
 #define TOLD_APART        3.0 /* in log likelihood, so tempered: 20 times likelier */
 #define WRONG             5.0
