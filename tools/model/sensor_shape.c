@@ -305,6 +305,10 @@ static int decide(const struct kj_shape_question *question, struct search *searc
     shape->best_window_ns = search->window_ns[best];
     int known = best_known(search, (double)shape->sensor.period_ns, &shape->other_window_ns), use = best;
     shape->window_source = KJ_SHAPE_TRACE;
+    if (shape->other_window_ns > 0) { /* what is not ruled out does not lie outside */
+        shape->window_low_ns = fmin(shape->window_low_ns, shape->other_window_ns);
+        shape->window_high_ns = fmax(shape->window_high_ns, shape->other_window_ns);
+    }
     if (known >= 0 && search->log_l[known] > search->log_l[best] - TOLD_APART) {
         use = known;
         shape->window_source = known == best && search->log_l[best] - search->log_l[worst] > WRONG &&

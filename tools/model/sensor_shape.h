@@ -28,7 +28,8 @@ const char *kj_shape_source_name(enum kj_shape_source source);
 struct kj_sensor_shape {
     struct kj_sensor sensor; /* as given, unknowns filled in: window, period, delay (at least 0) */
     enum kj_shape_source window_source, delay_source;
-    double window_low_ns, window_high_ns; /* 90 % by the trace alone */
+    double window_low_ns,
+        window_high_ns;           /* 90 % by the trace alone, known ones it cannot rule out included */
     double other_window_ns;       /* another window of known sensors that the trace cannot rule out; 0 none */
     double best_window_ns;        /* likeliest by the trace alone */
     double delay_ns, delay_sd_ns; /* not cut at 0: what is below is a difference of the clocks */
