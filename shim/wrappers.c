@@ -70,7 +70,7 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, bo
         kj_self.inside = true;
         b->capturing = kj_stream_captures(stream, lane);
         kj_self.inside = false;
-        if (!b->launch_ns) { /* CUPTI's records do not mind */
+        if (!b->capturing && !b->launch_ns) { /* CUPTI does not mind */
             __atomic_fetch_add(&b->ledger->untimed_capture, 1, __ATOMIC_RELAXED);
             kj_timing_gap(b->context);
         }

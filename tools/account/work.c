@@ -259,8 +259,41 @@ static int join_classes(struct kj_work *work)
     return 0;
 }
 
-/* Where the work overlapped: all intervals, of graphs only as long as nothing better is known of their nodes.
- */
+int kj_work_reserve(struct kj_work *work, size_t more)
+{
+    size_t wanted = work->interval_count + more;
+    if (wanted <= work->interval_cap)
+        return 0;
+    wanted += wanted / 2;
+    void *grown = realloc(work->intervals, wanted * sizeof(*work->intervals));
+    if (!grown)
+        return -1;
+    work->intervals = grown;
+    work->interval_cap = wanted;
+    return 0;
+}
+
+/* One process's intervals, those of graphs as their nodes. */
+static int add_intervals(struct kj_work *work, uint32_t v, const struct kj_ledger_interval *rows,
+                         size_t count)
+{
+    struct kj_work_graphs *graphs = NULL;
+    uint32_t activities = kj_ledger_view_rows(work->views[v], KJ_SECTION_ACTIVITIES);
+    int status = 0;
+    for (size_t i = 0; !status && i < count; i++) {
+        uint32_t class = rows[i].activity < activities ? work->class_of[v][rows[i].activity] : KJ_NO_CLASS;
+        if (class == KJ_NO_CLASS || rows[i].end_ns < rows[i].start_ns)
+            continue;
+        if (work->classes[class].kind == KJ_ACTIVITY_GRAPH)
+            status = kj_work_add_graph_intervals(work, v, &rows[i], &graphs);
+        else if (!(status = kj_work_reserve(work, 1)))
+            work->intervals[work->interval_count++] =
+                (struct kj_model_interval){rows[i].start_ns, rows[i].end_ns, class, rows[i].stream};
+    }
+    kj_work_graphs_free(graphs);
+    return status;
+}
+
 static int join_intervals(struct kj_account *account, struct kj_work *work)
 {
     for (size_t v = 0; v < work->view_count; v++) {
@@ -270,22 +303,8 @@ static int join_intervals(struct kj_account *account, struct kj_work *work)
         if (kj_ledger_view_intervals(account->dir_fd, work->views[v], &rows, &count, &dropped))
             return -1;
         account->report->dropped_intervals += dropped;
-        void *grown = realloc(work->intervals, (work->interval_count + count + 1) * sizeof(*work->intervals));
-        if (!grown) {
-            free(rows);
-            return -1;
-        }
-        work->intervals = grown;
-        uint32_t activities = kj_ledger_view_rows(work->views[v], KJ_SECTION_ACTIVITIES);
-        for (size_t i = 0; i < count; i++) {
-            uint32_t class =
-                rows[i].activity < activities ? work->class_of[v][rows[i].activity] : KJ_NO_CLASS;
-            if (class == KJ_NO_CLASS || rows[i].end_ns < rows[i].start_ns)
-                continue;
-            work->intervals[work->interval_count++] =
-                (struct kj_model_interval){rows[i].start_ns, rows[i].end_ns, class, rows[i].stream};
-        }
-        int status = kj_work_add_spans(work, (uint32_t)v, rows, count);
+        int status = add_intervals(work, (uint32_t)v, rows, count);
+        status = status ? status : kj_work_add_spans(work, (uint32_t)v, rows, count);
         status = status ? status : kj_work_add_phases(work, (uint32_t)v, rows, count);
         free(rows);
         if (status)

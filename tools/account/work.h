@@ -65,7 +65,7 @@ struct kj_work {
     struct kj_work_class *classes;
     size_t class_count;
     struct kj_model_interval *intervals; /* class_index over all devices */
-    size_t interval_count;
+    size_t interval_count, interval_cap;
     struct kj_work_span *spans; /* in order, of one process after the other */
     size_t span_count;
 };
@@ -77,6 +77,17 @@ double kj_work_mean_ns(const struct kj_work_class *class);
 /* work_spans.c: the bursts of one process, from its intervals as its ledger has them. 0 or -1. */
 int kj_work_add_spans(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *rows,
                       size_t count);
+
+/* work.c: room for so many more intervals. 0 or -1. */
+int kj_work_reserve(struct kj_work *work, size_t more);
+
+/* work_graphs.c: a timed launch of a graph, as intervals of its nodes. graphs: what is remembered of the
+ * graphs of one process; NULL at first, freed by the caller. 0 or -1. */
+struct kj_work_graphs;
+int kj_work_add_graph_intervals(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *row,
+                                struct kj_work_graphs **graphs);
+/* NULL-safe, returns NULL. */
+struct kj_work_graphs *kj_work_graphs_free(struct kj_work_graphs *graphs);
 
 /* work_phases.c: the phases of one process's launches, from its intervals. 0 or -1. */
 int kj_work_add_phases(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *rows,

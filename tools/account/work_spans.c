@@ -2,7 +2,7 @@
  *
  * work_spans.c - where the timeline of a process is complete: its bursts, which begin at intervals that the
  * shim flagged. So it flags what follows a launch that it could not time. What it timed outside of bursts
- * belongs to none. A process that captured launches graphs, whose nodes are not told apart: then nowhere.
+ * belongs to none.
  */
 #include "account/work.h"
 
@@ -40,10 +40,6 @@ int kj_work_add_spans(struct kj_work *work, uint32_t view, const struct kj_ledge
     struct launch *launches = malloc((count + 1) * sizeof(*launches));
     size_t n = 0;
     int status = launches ? 0 : -1;
-    if (kj_ledger_view_header(work->views[view])->untimed_capture) {
-        free(launches);
-        return status;
-    }
     for (size_t i = 0; !status && i < count; i++) {
         uint32_t class = rows[i].activity < activities ? work->class_of[view][rows[i].activity] : KJ_NO_CLASS;
         if (class != KJ_NO_CLASS && rows[i].end_ns >= rows[i].start_ns &&
