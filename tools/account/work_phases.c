@@ -175,7 +175,7 @@ static int find_phases(struct process *p, const struct kj_ledger_interval *rows,
         return -1;
     for (size_t i = 0; i < count; i++)
         if (rows[i].activity < p->activities && p->class_of[rows[i].activity] != KJ_NO_CLASS &&
-            rows[i].end_ns >= rows[i].start_ns)
+            rows[i].end_ns >= rows[i].start_ns && !(rows[i].flags & KJ_INTERVAL_ALONE))
             p->order[p->count++] = &rows[i];
     qsort(p->order, p->count, sizeof(*p->order), by_call);
     p->facts.cut = p->count < p->all;
