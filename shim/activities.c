@@ -58,12 +58,6 @@ void kj_activities_reset(void)
     madvise(slots, SLOTS * sizeof(*slots), MADV_HUGEPAGE);
 }
 
-/* A graph is the same whichever thread launches it: its nodes were written under one row. */
-static inline uint8_t role_of(uint8_t kind)
-{
-    return kind == KJ_ACTIVITY_GRAPH ? KJ_ROLE_MAIN : kj_self.role;
-}
-
 static inline uint64_t mix(uint64_t h, uint64_t value)
 {
     h = (h ^ value) * 0x9e3779b97f4a7c15ULL;
@@ -199,7 +193,7 @@ static uint32_t find_slowly(struct kj_ledger_header *ledger, uint8_t kind, uint1
 uint32_t kj_activity_seek(uint8_t kind, uint16_t device, const struct kj_shape *shape, int mode,
                           uint64_t *ret_hash, bool *ret_timed)
 {
-    uint8_t role = role_of(kind);
+    uint8_t role = kj_self.role;
     *ret_hash = hash_of(kind, device, role, shape);
     *ret_timed = mode != KJ_TIME_NONE;
     struct slot *slot = likely(slots) ? probe(*ret_hash, kind, device, role, shape) : NULL;
@@ -222,7 +216,7 @@ uint32_t kj_activity_make(struct kj_ledger_header *ledger, uint8_t kind, uint16_
     if (unlikely(!slots))
         return 0;
     uint64_t begun_ns = kj_now_ns();
-    uint32_t row = find_slowly(ledger, kind, device, role_of(kind), shape, hash, ret_first);
+    uint32_t row = find_slowly(ledger, kind, device, kj_self.role, shape, hash, ret_first);
     kj_self_time_add(ledger, kj_now_ns() - begun_ns); /* too rare, and too long, for the samples */
     return row;
 }
@@ -235,6 +229,16 @@ uint32_t kj_activity_find(struct kj_ledger_header *ledger, uint8_t kind, uint16_
     uint32_t row = kj_activity_seek(kind, device, shape, KJ_TIME_NONE, &hash, &timed);
     *ret_first = false;
     return row != KJ_ROW_UNKNOWN ? row : kj_activity_make(ledger, kind, device, shape, hash, ret_first);
+}
+
+uint32_t kj_activity_find_as(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device, uint8_t role,
+                             const struct kj_shape *shape, bool *ret_first)
+{
+    uint8_t own = kj_self.role;
+    kj_self.role = role;
+    uint32_t row = kj_activity_find(ledger, kind, device, shape, ret_first);
+    kj_self.role = own;
+    return row;
 }
 
 void kj_activities_forget(const void *function)

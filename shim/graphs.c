@@ -34,6 +34,14 @@ static struct change {
 } changes[CHANGES];
 #define GONE ((CUgraphExec)1)
 
+/* Which role captured a node: the graph itself does not tell. A node whose graph is gone may stay; where its
+ * handle is captured anew, it is overwritten. */
+enum { CAPTURED = 65536 };
+static struct captured {
+    CUgraphNode node;
+    uint8_t role;
+} captured[CAPTURED];
+
 /* Rows of ACTIVITIES with their number, in order: on its way to be a content. */
 struct tally {
     struct tally_row {
@@ -108,6 +116,7 @@ void kj_graphs_forget(void)
     atomic_store(&kj_captures, 0);
     memset(execs, 0, sizeof(execs));
     memset(changes, 0, sizeof(changes));
+    memset(captured, 0, sizeof(captured));
     contents_used = 1;
 }
 
@@ -243,6 +252,25 @@ static void exec_runs(struct kj_ledger_header *ledger, uint16_t device, CUgraphE
     kj_unlock_cold();
 }
 
+/* The same graph may be launched by several roles, each of which has a row of its own. */
+void kj_graph_row_added(struct kj_ledger_header *ledger, CUgraphExec exec, uint32_t row)
+{
+    struct tally tally = {0};
+    kj_lock_cold();
+    struct exec *e = exec_find(exec, false);
+    struct content *content = e && e->content ? &contents[e->content] : NULL;
+    if (content && content->written) {
+        struct content copy = *content;
+        const struct kj_ledger_graph_node *nodes = kj_section(ledger, KJ_SECTION_GRAPH_NODES);
+        for (uint32_t i = 0; i < content->count && nodes[content->first].graph != row; i++)
+            tally_add(&tally, nodes[content->first + i].activity, nodes[content->first + i].nodes);
+        if (tally.count)
+            content_write(ledger, &copy, row, &tally);
+    }
+    kj_unlock_cold();
+    tally_drop(&tally);
+}
+
 /* ---- nodes
  * ------------------------------------------------------------------------------------------------- */
 
@@ -306,6 +334,53 @@ static uint8_t node_kind(CUgraphNode node, CUgraphNodeType type, struct kj_shape
     }
 }
 
+static struct captured *captured_find(CUgraphNode node, bool add)
+{
+    for (size_t i = 0, at = slot_of(node, NULL); i < PROBES; i++) {
+        struct captured *c = &captured[(at + i) % CAPTURED];
+        if (c->node == node || (add && !c->node))
+            return c;
+        if (!c->node)
+            break;
+    }
+    return NULL;
+}
+
+static uint8_t role_of(CUgraphNode node)
+{
+    kj_lock_cold();
+    struct captured *c = captured_find(node, false);
+    uint8_t role = c ? c->role : KJ_ROLE_MAIN;
+    kj_unlock_cold();
+    return role;
+}
+
+void kj_graph_captured(CUstream stream, int lane)
+{
+    CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+    CUgraph graph;
+    const CUgraphNode *nodes = NULL;
+    const CUgraphEdgeData *edges;
+    size_t count = 0;
+    uint64_t id;
+    CUresult rc = CUDA_ERROR_NOT_FOUND;
+    if (!stream && lane)
+        stream = CU_STREAM_PER_THREAD;
+    kj_self.inside = true;
+    if (kj_driver.cuStreamGetCaptureInfo_v3)
+        rc = kj_driver.cuStreamGetCaptureInfo_v3(stream, &status, &id, &graph, &nodes, &edges, &count);
+    else if (kj_driver.cuStreamGetCaptureInfo_v2)
+        rc = kj_driver.cuStreamGetCaptureInfo_v2(stream, &status, &id, &graph, &nodes, &count);
+    kj_self.inside = false;
+    if (rc || !nodes || count != 1)
+        return;
+    kj_lock_cold();
+    struct captured *c = captured_find(nodes[0], kj_self.role != KJ_ROLE_MAIN);
+    if (c)
+        *c = (struct captured){nodes[0], kj_self.role};
+    kj_unlock_cold();
+}
+
 static void walk(struct kj_ledger_header *ledger, uint16_t device, CUgraph graph, struct tally *tally,
                  int depth)
 {
@@ -330,7 +405,8 @@ static void walk(struct kj_ledger_header *ledger, uint16_t device, CUgraph graph
         uint8_t kind = node_kind(nodes[i], type, &shape);
         bool unused;
         if (kind)
-            tally_add(tally, kj_activity_find(ledger, kind, device, &shape, &unused), 1);
+            tally_add(tally, kj_activity_find_as(ledger, kind, device, role_of(nodes[i]), &shape, &unused),
+                      1);
     }
     munmap(nodes, size);
 }
@@ -367,8 +443,9 @@ static void node_changed(CUgraphExec exec, CUgraphNode node, const struct kj_sha
     uint16_t device = kj_context_device(context);
     uint8_t kind = kj_driver.cuGraphNodeGetType(node, &type) ? 0 : node_kind(node, type, &first);
     bool unused;
-    uint32_t was = kind ? kj_activity_find(ledger, kind, device, &first, &unused) : 0;
-    uint32_t is = shape ? kj_activity_find(ledger, KJ_ACTIVITY_KERNEL, device, shape, &unused) : 0;
+    uint8_t role = role_of(node);
+    uint32_t was = kind ? kj_activity_find_as(ledger, kind, device, role, &first, &unused) : 0;
+    uint32_t is = shape ? kj_activity_find_as(ledger, KJ_ACTIVITY_KERNEL, device, role, shape, &unused) : 0;
     struct tally tally = {0};
     kj_lock_cold();
     struct exec *e = kind ? exec_find(exec, false) : NULL;

@@ -166,6 +166,8 @@ enum kj_activity_role {
     KJ_ROLE_AUTOGRAD = 1, /* thread name pt_autograd_* */
     KJ_ROLE_OTHER = 2,    /* any other thread than the process's first */
 };
+/* In the low half of an activity's role. The high half is 0, or 1 + the phase (phase_names.h) of the
+ * innermost NVTX range that was open on the launching thread and is named like one. */
 
 /* The key is (name, kind, device, role, grid, block, shared_bytes). grid[0] == 0: "any shape", where one
  * kernel had too many. */
@@ -173,7 +175,7 @@ struct kj_ledger_activity {
     uint32_t name; /* offset in NAMES */
     uint16_t device;
     uint8_t kind; /* enum kj_activity_kind */
-    uint8_t role; /* enum kj_activity_role */
+    uint8_t role; /* enum kj_activity_role, and a range's phase */
     uint32_t grid[3], block[3];
     uint32_t shared_bytes; /* dynamic */
     uint32_t reserved;

@@ -86,7 +86,7 @@ struct kj_thread {
     struct kj_ledger_header *ledger; /* the ledger this state belongs to; another one: start anew */
     uint64_t *counts;                /* this thread's shard of COUNTS */
     bool exclusive;                  /* nobody else writes that shard */
-    uint8_t role;                    /* enum kj_activity_role */
+    uint8_t role;                    /* as an activity's */
     uint16_t row;                    /* of THREADS */
     uint32_t until_sample;           /* launches until the shim's own time is taken again */
     uint32_t sample_distance;        /* from the last one to that one */
@@ -123,6 +123,9 @@ struct kj_shape {
  * this call. */
 uint32_t kj_activity_find(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
                           const struct kj_shape *shape, bool *ret_first);
+/* The same for what another role than this thread's launched. */
+uint32_t kj_activity_find_as(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device, uint8_t role,
+                             const struct kj_shape *shape, bool *ret_first);
 /* In two steps. Before the driver's call: the row if it has one, KJ_ROW_UNKNOWN otherwise, with its hash for
  * the second step, and whether a launch is to be timed in this mode. After it: the row that it lacked. */
 #define KJ_ROW_UNKNOWN UINT32_MAX
@@ -156,9 +159,21 @@ extern atomic_int kj_captures; /* active captures in this process: while it is n
 bool kj_stream_captures(CUstream stream, int lane);
 void kj_capture_begun(CUresult rc);
 void kj_capture_ended(CUresult rc);
+/* A launch was captured: the newest node of its stream has this thread's role. */
+void kj_graph_captured(CUstream stream, int lane);
 struct kj_shape kj_graph_shape(CUgraphExec exec);
+/* A row of kind GRAPH was made by a launch: what it runs is written under it. */
+void kj_graph_row_added(struct kj_ledger_header *ledger, CUgraphExec exec, uint32_t row);
 void kj_graph_instantiated(CUgraphExec exec, CUgraph graph); /* or updated */
 void kj_graphs_forget(void);
+
+/* ---- NVTX ranges (ranges.c)
+ * ---------------------------------------------------------------------------------------- */
+
+/* The role of a thread inside the ranges that it has open. */
+uint8_t kj_role_in_range(uint8_t who);
+/* Has the program's NVTX load us, unless it is to load somebody else; `kjoule run` does the same. */
+void kj_ranges_ask(void);
 
 /* ---- timing (timing.c)
  * ------------------------------------------------------------------------------------------------ */

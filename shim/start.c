@@ -239,6 +239,7 @@ void kj_recorder_start(void)
     snprintf(launch.pid, sizeof(launch.pid), "%d", (int)getpid());
     if (launch_recorder(&launch, kj_config.dir, sizeof(kj_config.dir))) {
         setenv("KJOULE_DIR", kj_config.dir, 1);
+        kj_ranges_ask();
         return;
     }
     kj_config.dir[0] = 0;

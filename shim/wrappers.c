@@ -114,6 +114,8 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
             __atomic_fetch_add(&b->ledger->failed_launches, 1, __ATOMIC_RELAXED);
         if (b->pair)
             kj_timing_cancel(b->context, b->pair);
+        if (!rc && b->capturing)
+            kj_graph_captured(stream, lane);
         return;
     }
     bool first = false;
@@ -123,6 +125,8 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
         b->stands_for = 0; /* it took its own time */
     }
     kj_count(&kj_self.counts[row], 1);
+    if (unlikely(first && kind == KJ_ACTIVITY_GRAPH))
+        kj_graph_row_added(b->ledger, (CUgraphExec)shape->function, row);
     if (bytes) {
         struct kj_ledger_activity *rows = kj_section(b->ledger, KJ_SECTION_ACTIVITIES);
         __atomic_fetch_add(&rows[row].bytes, bytes, __ATOMIC_RELAXED);

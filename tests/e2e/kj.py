@@ -72,6 +72,13 @@ def check_report(report):
         kernels = sum(k["energy_uj"] for k in report["kernels"] if k["device"] == device["device"])
         assert kernels == device["kernels_uj"], device
         assert device["kernels_uj"] + device["idle_uj"] + device["unattributed_uj"] == device["energy_uj"], device
+        phases = sum(p["energy_uj"] for p in report["phases"] if p["device"] == device["device"])
+        assert phases + device["idle_uj"] == device["energy_uj"], device
+        for phase in report["phases"]:
+            assert phase["low_uj"] <= phase["energy_uj"] <= phase["high_uj"], phase
+    for device in report["devices"]:
+        launches = sum(p["launches"] for p in report["phases"] if p["device"] == device["device"])
+        assert launches >= device["launches"], device  # a graph whose nodes are not known is one, too
     for component in report["energy"]["components"]:
         assert component["method"] in METHODS
     check_cpu(report)

@@ -6,6 +6,7 @@
  */
 #include "cuda_graph.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { GLOBAL = 0, THREAD_LOCAL = 1, RELAXED = 2 };
@@ -77,7 +78,10 @@ CUresult sim_unsafe(void)
 
 CUgraphNode sim_capture_add(CUstream stream, int type)
 {
-    return stream->last = sim_node_add(stream->capture->graph, type);
+    stream->last = sim_node_add(stream->capture->graph, type);
+    if (stream->last)
+        snprintf(stream->last->mark, sizeof(stream->last->mark), "%s", sim_mark_now());
+    return stream->last;
 }
 
 static CUresult begin(CUstream handle, CUgraph graph, int mode, int lane)

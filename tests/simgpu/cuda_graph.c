@@ -5,6 +5,7 @@
  */
 #include "cuda_graph.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -473,8 +474,13 @@ static CUresult run_node(CUgraphNode n, CUstream stream);
 static CUresult run_graph(CUgraph graph, CUstream stream)
 {
     CUresult rc = CUDA_SUCCESS;
-    for (CUgraphNode n = graph->first; n && !rc; n = n->next)
+    char own[SIM_MARK_BYTES];
+    snprintf(own, sizeof(own), "%s", sim_mark_now());
+    for (CUgraphNode n = graph->first; n && !rc; n = n->next) {
+        sim_mark_set(*n->mark ? n->mark : own);
         rc = run_node(n, stream);
+    }
+    sim_mark_set(own);
     return rc;
 }
 

@@ -139,8 +139,9 @@ struct CUgraphNode_st {
     CUgraph graph;
     void *copy[2]; /* destination, source */
     uint32_t value, element;
-    CUgraphNode origin; /* what this one was copied from */
-    bool off;           /* of an executable: switched off */
+    CUgraphNode origin;        /* what this one was copied from */
+    bool off;                  /* of an executable: switched off */
+    char mark[SIM_MARK_BYTES]; /* of who captured it; empty: built by hand */
     struct CUgraphNode_st *next;
 };
 

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -158,9 +159,11 @@ static void stretch(struct sim_device *d, uint64_t from_ns, uint64_t to_ns, stru
         d->idle_nj += watts * ns;
     } else {
         d->busy_ns += to_ns - from_ns;
-        for (uint32_t i = 0; i < count; i++)
-            d->kernel[active[i]->kernel].energy_nj +=
-                (base / count + (double)active[i]->dynamic_w * scale) * ns;
+        for (uint32_t i = 0; i < count; i++) {
+            double own_nj = (base / count + (double)active[i]->dynamic_w * scale) * ns;
+            d->kernel[active[i]->kernel].energy_nj += own_nj;
+            d->mark[active[i]->mark].energy_nj += own_nj;
+        }
     }
 }
 
@@ -294,6 +297,33 @@ uint32_t sim_kernel_find(int device, const char *name, bool copy)
     return i ? i - 1 : SIM_KERNELS - 1; /* beyond that, all are one */
 }
 
+static __thread char mark_name[SIM_MARK_BYTES];
+
+void sim_mark_set(const char *name)
+{
+    snprintf(mark_name, sizeof(mark_name), "%s", name ? name : "");
+}
+
+const char *sim_mark_now(void)
+{
+    if (!*mark_name)
+        prctl(PR_GET_NAME, mark_name);
+    return mark_name;
+}
+
+/* Under the device's lock; beyond the last place, all are one. */
+static uint32_t mark_find(struct sim_device *d, const char *name)
+{
+    uint32_t i = 0;
+    while (i < d->marks && strcmp(d->mark[i].name, name))
+        i++;
+    if (i == SIM_MARKS)
+        return i - 1;
+    if (i == d->marks)
+        snprintf(d->mark[d->marks++].name, SIM_MARK_BYTES, "%s", name);
+    return i;
+}
+
 uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t grid_blocks, uint64_t bytes,
                   bool graph, uint64_t *ret_start_ns)
 {
@@ -320,7 +350,12 @@ uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t 
         sim_sleep_until(first_ns);
         return sim_work(device, kernel, not_before_ns, grid_blocks, bytes, graph, ret_start_ns);
     }
-    d->pending[d->pending_count++] = (struct sim_interval){start_ns, end_ns, kernel, (float)k->dynamic_w};
+    uint32_t mark = mark_find(d, sim_mark_now());
+    d->pending[d->pending_count++] =
+        (struct sim_interval){start_ns, end_ns, kernel, mark, (float)k->dynamic_w};
+    d->mark[mark].launches += !k->copy;
+    d->mark[mark].copies += k->copy;
+    d->mark[mark].time_ns += end_ns - start_ns;
     k->launches++;
     k->graph_launches += graph;
     k->time_ns += end_ns - start_ns;

@@ -26,6 +26,8 @@ enum {
     SIM_CALLS = 1024,
     SIM_CONTEXTS = 64,
     SIM_RING = 120, /* samples that the driver keeps */
+    SIM_MARKS = 64,
+    SIM_MARK_BYTES = 32,
 };
 
 struct sim_rule {
@@ -65,9 +67,16 @@ struct sim_kernel {
     bool copy;                            /* a copy or fill */
 };
 
+/* Who put work on the device, by its own word (simgpu_mark) or its thread's name. */
+struct sim_mark {
+    char name[SIM_MARK_BYTES];
+    uint64_t launches, copies, time_ns;
+    double energy_nj;
+};
+
 struct sim_interval {
     uint64_t start_ns, end_ns;
-    uint32_t kernel;
+    uint32_t kernel, mark;
     float dynamic_w;
 };
 
@@ -83,6 +92,8 @@ struct sim_device {
     uint32_t kernels;
     struct sim_kernel kernel[SIM_KERNELS];
     uint32_t kernel_at[SIM_HASH]; /* index + 1 */
+    uint32_t marks;
+    struct sim_mark mark[SIM_MARKS];
     int32_t context_pid[SIM_CONTEXTS];
     int contexts;
     uint64_t random;
@@ -117,6 +128,10 @@ uint32_t sim_kernel_find(int device, const char *name, bool copy);
  * automatic duration, bytes a copy's; ret_start_ns says when it begins. */
 uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t grid_blocks, uint64_t bytes,
                   bool graph, uint64_t *ret_start_ns);
+
+/* The mark of what this thread launches: the last one set, else the thread's name. NULL unsets it. */
+void sim_mark_set(const char *name);
+const char *sim_mark_now(void);
 
 void sim_context_made(int device);
 void sim_context_gone(int device);

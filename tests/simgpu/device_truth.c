@@ -57,6 +57,15 @@ static void write_device(FILE *out, const struct sim_device *d, int index)
     write_activities(out, d, false);
     fprintf(out, "], \"copies\": [");
     write_activities(out, d, true);
+    fprintf(out, "], \"marks\": [");
+    for (uint32_t i = 0; i < d->marks; i++) {
+        const struct sim_mark *m = &d->mark[i];
+        fprintf(out, "%s\n    {\"mark\": ", i ? "," : "");
+        write_text(out, m->name);
+        fprintf(out, ", \"launches\": %llu, \"copies\": %llu, \"time_ns\": %llu, \"energy_uj\": %.0f}",
+                (unsigned long long)m->launches, (unsigned long long)m->copies,
+                (unsigned long long)m->time_ns, m->energy_nj * 1e-3);
+    }
     fprintf(out, "]}");
 }
 

@@ -60,6 +60,32 @@ def test_counts_are_the_drivers(make_sim, torch_python, folder, program):
     assert run.device_uj() == pytest.approx(sim.energy_uj(), rel=0.05)
 
 
+@pytest.mark.parametrize("program", [
+    pytest.param(["train_gpt.py"], id="gpt"),
+    pytest.param(["train_gpt.py", "--optimizer", "fused", "--amp"], id="gpt-fused-amp"),
+    pytest.param(["train_gpt.py", "--checkpoint"], id="gpt-gradient-checkpointing"),
+    pytest.param(["train_gpt.py", "--graph"], id="gpt-cuda-graph"),
+    pytest.param(["train_hf.py", "sentiment"], id="hf-bert-sentiment"),
+])
+def test_phases(make_sim, torch_python, folder, program):
+    """The driver knows each launch's thread and name; a step each for every update of the program's."""
+    sim = make_sim("phases")
+    run = kj.wrapped([torch_python, kj.SOURCES / program[0], *program[1:], "--steps", STEPS], folder, options=["--budget", 100],
+                     env=sim.env)
+    assert run.status == 0, run.stderr.decode()[-2000:]
+    (device,) = sim.truth()["devices"]
+    phases = {p["name"]: p for p in run.report["phases"]}
+    engine = sum(m["launches"] for m in device["marks"] if m["mark"].startswith("pt_autograd"))
+    named = sum(k["launches"] for k in device["kernels"] if "multi_tensor_apply" in k["name"])
+    assert phases["backward"]["launches"] == engine > 0
+    assert named <= phases["optimizer"]["launches"] <= 1.5 * named + 10 * STEPS
+    assert phases["data"]["copies"] == sum(c["launches"] for c in device["copies"] if c["name"] == "[memcpy HtoD]")
+    assert sum(p["launches"] for p in phases.values()) == sum(k["launches"] for k in device["kernels"])
+    assert phases["forward"]["launches"] > 0.2 * engine
+    assert run.report["steps"]["count"] == pytest.approx(STEPS, abs=4)  # a warm-up before a capture is steps too
+    assert phases.get("unattributed", {"launches": 0})["launches"] < 0.05 * engine
+
+
 def test_preload_agrees(make_sim, torch_python, folder):
     """Without the wrapper: the same counts, and the process ends as before."""
     command = [torch_python, kj.SOURCES / "train_gpt.py", "--steps", 30]

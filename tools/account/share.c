@@ -229,7 +229,7 @@ static enum kj_model_method method_for(const struct kj_work *work, const struct 
 }
 
 static int run_model(struct kj_account *a, const struct kj_work *work, uint32_t d,
-                     const struct model_classes *m, const struct kj_energy *total,
+                     const struct model_classes *m, const double *phase_shares, const struct kj_energy *total,
                      struct kj_model_result **ret_result)
 {
     struct kj_sensor_series series[16];
@@ -247,6 +247,8 @@ static int run_model(struct kj_account *a, const struct kj_work *work, uint32_t 
                                          .class_count = m->count,
                                          .intervals = m->intervals,
                                          .interval_count = m->interval_count,
+                                         .label_share = phase_shares,
+                                         .label_count = KJ_PHASE_COUNT,
                                          .timeline_complete = whole,
                                          .complete = spans,
                                          .complete_count = span_count,
@@ -275,10 +277,13 @@ static int share_device(struct kj_account *a, const struct kj_work *work, uint32
         free_classes(&m);
         return -1;
     }
+    const struct kj_phase_classes classes = {m.index, m.count};
+    double *phase_shares = kj_phase_shares(work, &classes);
     row->device = strdup(work->devices[d].key);
     row->model = strdup(work->devices[d].model);
     row->busy_ns = -1;
-    if (component && component->energy.known && !run_model(a, work, d, &m, &component->energy, &result)) {
+    if (component && component->energy.known &&
+        !run_model(a, work, d, &m, phase_shares, &component->energy, &result)) {
         row->energy = component->energy;
         row->idle_uj = result->idle_uj;
         row->unattributed_uj = result->unattributed_uj;
@@ -295,6 +300,9 @@ static int share_device(struct kj_account *a, const struct kj_work *work, uint32
                        row->device);
     }
     int status = list_classes(a->report, work, &m, result, row);
+    if (!status)
+        status = kj_phase_lines(a->report, work, d, &classes, result, row);
+    free(phase_shares);
     kj_model_result_free(result);
     free_classes(&m);
     return status;
@@ -314,6 +322,7 @@ int kj_work_attribute(struct kj_account *a, struct kj_work *work)
     for (size_t d = 0; d < work->device_count; d++)
         if (share_device(a, work, (uint32_t)d))
             return -1;
+    kj_phase_steps(a->report, work);
     if (a->report->kernels_count)
         qsort(a->report->kernels, a->report->kernels_count, sizeof(*a->report->kernels), by_energy);
     return 0;

@@ -181,7 +181,7 @@ static uint32_t find_device(struct kj_work *work, const struct kj_ledger_device 
     if (!devices)
         return KJ_NO_CLASS;
     work->devices = devices;
-    struct kj_work_device *row = &work->devices[work->device_count];
+    struct kj_work_device *row = memset(&work->devices[work->device_count], 0, sizeof(*row));
     memcpy(row->key, key, sizeof(row->key));
     snprintf(row->model, sizeof(row->model), "%.*s", (int)sizeof(device->name) - 1, device->name);
     return (uint32_t)work->device_count++;
@@ -231,16 +231,18 @@ static int join_classes(struct kj_work *work)
 {
     size_t total = 0, count = 0;
     work->class_of = calloc(work->view_count + 1, sizeof(*work->class_of));
-    for (size_t v = 0; work->class_of && v < work->view_count; v++) {
+    work->phase_of = calloc(work->view_count + 1, sizeof(*work->phase_of));
+    for (size_t v = 0; work->class_of && work->phase_of && v < work->view_count; v++) {
         uint32_t rows = kj_ledger_view_rows(work->views[v], KJ_SECTION_ACTIVITIES);
         work->class_of[v] = malloc((rows + 1) * sizeof(**work->class_of));
-        if (!work->class_of[v])
+        work->phase_of[v] = calloc(rows + 1, sizeof(**work->phase_of));
+        if (!work->class_of[v] || !work->phase_of[v])
             return -1;
         total += rows;
     }
     struct row *rows = malloc((total + 1) * sizeof(*rows));
     work->classes = calloc(total + 1, sizeof(*work->classes));
-    if (!work->class_of || !rows || !work->classes) {
+    if (!work->class_of || !work->phase_of || !rows || !work->classes) {
         free(rows);
         return -1;
     }
@@ -284,6 +286,7 @@ static int join_intervals(struct kj_account *account, struct kj_work *work)
                 (struct kj_model_interval){rows[i].start_ns, rows[i].end_ns, class, rows[i].stream};
         }
         int status = kj_work_add_spans(work, (uint32_t)v, rows, count);
+        status = status ? status : kj_work_add_phases(work, (uint32_t)v, rows, count);
         free(rows);
         if (status)
             return -1;
@@ -343,9 +346,12 @@ struct kj_work *kj_work_free(struct kj_work *work)
         kj_ledger_view_close(work->views[v]);
         if (work->class_of)
             free(work->class_of[v]);
+        if (work->phase_of)
+            free(work->phase_of[v]);
     }
     free(work->views);
     free(work->class_of);
+    free(work->phase_of);
     free(work->devices);
     free(work->gpus);
     free(work->classes);

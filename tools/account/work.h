@@ -9,6 +9,7 @@
 #include "account/parts.h"
 #include "folder/ledgers.h"
 #include "model/attribution.h"
+#include "model/phases.h"
 
 /* All launches of one name on one device, over processes, threads and launch shapes. */
 struct kj_work_class {
@@ -20,11 +21,30 @@ struct kj_work_class {
     uint64_t unmeasured; /* launches whose own time is not in time_ns: learned, or of a graph */
     double time_ns;      /* of launches - untimed */
     double time_var_ns2; /* variance of the part that is learned; < 0 unknown */
+    double phase_launches[KJ_PHASE_COUNT], phase_ns[KJ_PHASE_COUNT]; /* they add up to launches, time_ns */
+    double phase_untimed[KJ_PHASE_COUNT];
 };
 
+#define KJ_PHASE_BLOCKS 10
 struct kj_work_device {
     char key[64]; /* "GPU-<uuid>" as NVML has it; "cuda-<ordinal>" where the driver told none */
     char model[64];
+    bool phases_sampled; /* some launches' phases are not told one by one, but by those of bursts */
+    /* Of the launches whose phase their order tells: seen in bursts, in blocks one after the other. */
+    double block_ns[KJ_PHASE_BLOCKS][KJ_PHASE_COUNT];
+    struct kj_work_steps {
+        double count;
+        bool counted; /* one by one; else by the launches of a backward pass */
+        uint64_t timed;
+        double sum_ns, sum_ns2, min_ns, max_ns; /* periods of `timed` steps */
+    } steps;
+};
+
+/* What is known of the phase of an activity's launches. */
+struct kj_work_phase {
+    int8_t direct;  /* enum kj_phase, of each of them; -1: by their order */
+    bool in_graphs; /* their order was seen inside graphs too */
+    double share[KJ_PHASE_COUNT];
 };
 
 /* A burst: between its first and its last timed launch every launch of the process on the device was timed.
@@ -37,6 +57,7 @@ struct kj_work_span {
 struct kj_work {
     struct kj_ledger_view **views;
     uint32_t **class_of; /* [view][activity]: index in classes */
+    struct kj_work_phase **phase_of;
     size_t view_count;
     struct kj_work_device *devices;
     char **gpus; /* the keys, for the components */
@@ -57,8 +78,27 @@ double kj_work_mean_ns(const struct kj_work_class *class);
 int kj_work_add_spans(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *rows,
                       size_t count);
 
+/* work_phases.c: the phases of one process's launches, from its intervals. 0 or -1. */
+int kj_work_add_phases(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *rows,
+                       size_t count);
+
 /* work_times.c: fills launches and times of all classes from the views; graphs come last, they need the means
  * of the rest. */
 void kj_work_add_times(struct kj_work *work);
+
+/* phase_lines.c: the phases of one device. The classes are those of the model: index maps them to the run's.
+ */
+struct kj_phase_classes {
+    const uint32_t *index;
+    size_t count;
+};
+/* The model's label_share, [class][KJ_PHASE_COUNT]; NULL when out of memory. The caller frees. */
+double *kj_phase_shares(const struct kj_work *work, const struct kj_phase_classes *classes);
+/* Rows of report->phases. result NULL: the energy is not known. device: its row, finished. */
+int kj_phase_lines(struct kj_report *report, const struct kj_work *work, uint32_t d,
+                   const struct kj_phase_classes *classes, const struct kj_model_result *result,
+                   const struct kj_report_device *device);
+/* report->steps. After the lines of all devices. */
+void kj_phase_steps(struct kj_report *report, const struct kj_work *work);
 
 #endif

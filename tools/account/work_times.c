@@ -5,7 +5,8 @@
  * A launch without a duration of its own takes the mean of its launch shape, else that of its class. The
  * first launch of a shape may have waited for lazy loading, so its bracket is used only where nothing else is
  * known. A node of a graph has its own mean where CUPTI timed it; the others share the measured time of the
- * whole graph in proportion to (nodes x mean duration when launched eagerly).
+ * whole graph in proportion to (nodes x mean duration when launched eagerly). Each launch counts, with its
+ * time, for the phases that it is of.
  */
 #include "account/work.h"
 
@@ -35,9 +36,23 @@ static void add_variance(struct kj_work_class *class, double variance)
     class->time_var_ns2 = class->time_var_ns2 < 0 || variance < 0 ? -1 : class->time_var_ns2 + variance;
 }
 
-static void add_activity(struct kj_work_class *class, const struct kj_ledger_activity *activity,
-                         uint64_t launches)
+/* launches and their time ns, known of or not, to the phases by their shares; negative ones are taken back.
+ */
+static void add_phases(struct kj_work_class *class, const struct kj_work_phase *phase, double launches,
+                       double untimed, double ns)
 {
+    for (int p = 0; p < KJ_PHASE_COUNT; p++) {
+        class->phase_launches[p] += launches * phase->share[p];
+        class->phase_untimed[p] += untimed * phase->share[p];
+        class->phase_ns[p] += ns * phase->share[p];
+    }
+}
+
+static void add_activity(struct kj_work_class *class, const struct kj_ledger_activity *activity,
+                         const struct kj_work_phase *phase, uint64_t launches)
+{
+    double before_ns = class->time_ns;
+    uint64_t before = class->untimed;
     uint64_t timed = activity->timed < launches ? activity->timed : launches;
     class->launches += launches;
     class->timed += timed;
@@ -56,6 +71,7 @@ static void add_activity(struct kj_work_class *class, const struct kj_ledger_act
         class->untimed += launches;
         class->unmeasured += launches;
     }
+    add_phases(class, phase, (double)launches, (double)(class->untimed - before), class->time_ns - before_ns);
 }
 
 /* Launches without a duration take the mean of their class, where it has one. */
@@ -66,6 +82,10 @@ static void spread_means(struct kj_work_class *class)
         class->time_ns += mean_ns * (double)class->untimed;
         add_variance(class, -1);
         class->untimed = 0;
+        for (int p = 0; p < KJ_PHASE_COUNT; p++) {
+            class->phase_ns[p] += mean_ns * class->phase_untimed[p];
+            class->phase_untimed[p] = 0;
+        }
     }
 }
 
@@ -75,6 +95,7 @@ struct node {
     double eager_mean_ns; /* 0 unknown */
     uint64_t timed;       /* by itself, in the graph */
     uint64_t sum_ns;      /* of those */
+    const struct kj_work_phase *phase;
 };
 
 static double eager_mean_ns(const struct kj_work *work, size_t v, uint32_t activity_index, uint32_t class)
@@ -94,7 +115,26 @@ static void add_timed_node(struct kj_work_class *class, const struct node *node,
     class->launches += node_launches;
     class->timed += timed;
     class->unmeasured += node_launches - timed;
-    class->time_ns += (double)node->sum_ns / (double)node->timed * (double)node_launches;
+    double ns = (double)node->sum_ns / (double)node->timed * (double)node_launches;
+    class->time_ns += ns;
+    add_phases(class, node->phase, (double)node_launches, 0, ns);
+}
+
+/* CUPTI tells nodes by name and shape, not by who captured them: those of one class have their times
+ * together.
+ */
+static void share_durations(struct node *nodes, size_t count)
+{
+    bool any = false;
+    for (size_t i = 0; i < count; i++)
+        any = any || nodes[i].timed;
+    for (size_t i = 0; any && i < count; i++)
+        for (size_t k = 0; k < count && !nodes[i].timed; k++)
+            if (nodes[k].class == nodes[i].class && nodes[k].timed > nodes[k].nodes) {
+                nodes[i].timed = nodes[k].timed;
+                nodes[i].sum_ns = nodes[k].sum_ns;
+                nodes[i].eager_mean_ns = nodes[k].eager_mean_ns;
+            }
 }
 
 static void add_graph(struct kj_work *work, struct node *nodes, size_t count, uint64_t launches,
@@ -119,6 +159,8 @@ static void add_graph(struct kj_work *work, struct node *nodes, size_t count, ui
             continue;
         }
         uint64_t node_launches = launches * nodes[i].nodes;
+        double before_ns = class->time_ns;
+        uint64_t before = class->untimed;
         class->launches += node_launches;
         class->unmeasured += node_launches;
         add_variance(class, -1);
@@ -129,6 +171,8 @@ static void add_graph(struct kj_work *work, struct node *nodes, size_t count, ui
             class->time_ns += nodes[i].eager_mean_ns * (double)node_launches;
         else
             class->untimed += node_launches;
+        add_phases(class, nodes[i].phase, (double)node_launches, (double)(class->untimed - before),
+                   class->time_ns - before_ns);
     }
 }
 
@@ -155,21 +199,29 @@ static void add_graphs(struct kj_work *work, size_t v)
                 row.activity >= activities)
                 continue;
             uint32_t class = work->class_of[v][row.activity];
+            const struct kj_work_phase *own = &work->phase_of[v][row.activity];
             if (class != KJ_NO_CLASS && work->classes[class].kind != KJ_ACTIVITY_GRAPH)
-                nodes[count++] = (struct node){class, row.nodes,
-                                               row.timed ? (double)row.sum_ns / (double)row.timed
-                                                         : eager_mean_ns(work, v, row.activity, class),
-                                               row.timed, row.sum_ns};
+                nodes[count++] =
+                    (struct node){class,
+                                  row.nodes,
+                                  row.timed ? (double)row.sum_ns / (double)row.timed
+                                            : eager_mean_ns(work, v, row.activity, class),
+                                  row.timed,
+                                  row.sum_ns,
+                                  own->direct >= 0 || own->in_graphs ? own : &work->phase_of[v][g]};
         }
         if (!count)
             continue;
+        share_durations(nodes, count);
         double mean_ns =
             activity.timed ? (double)activity.sum_ns / (double)activity.timed : (double)activity.first_ns;
         struct kj_work_class *whole = &work->classes[work->class_of[v][g]];
+        uint64_t untimed = mean_ns > 0 ? 0 : launches < whole->untimed ? launches : whole->untimed;
         whole->launches -= launches;
         whole->time_ns -= mean_ns * (double)launches;
-        if (mean_ns <= 0)
-            whole->untimed -= launches < whole->untimed ? launches : whole->untimed;
+        whole->untimed -= untimed;
+        add_phases(whole, &work->phase_of[v][g], -(double)launches, -(double)untimed,
+                   -mean_ns * (double)launches);
         add_graph(work, nodes, count, launches, mean_ns);
     }
 }
@@ -180,7 +232,7 @@ void kj_work_add_times(struct kj_work *work)
     for (size_t v = 0; v < work->view_count; v++)
         for (uint32_t a = 0; kj_ledger_view_row(work->views[v], KJ_SECTION_ACTIVITIES, a, &activity); a++)
             if (work->class_of[v][a] != KJ_NO_CLASS)
-                add_activity(&work->classes[work->class_of[v][a]], &activity,
+                add_activity(&work->classes[work->class_of[v][a]], &activity, &work->phase_of[v][a],
                              kj_ledger_view_launches(work->views[v], a));
     for (size_t c = 0; c < work->class_count; c++)
         if (work->classes[c].kind != KJ_ACTIVITY_GRAPH)

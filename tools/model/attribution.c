@@ -34,15 +34,18 @@ int kj_model_attribute(const struct kj_model_input *input, const struct kj_model
     if (status)
         return status;
     struct kj_model_result *result = calloc(1, sizeof(*result));
-    if (!result || !(result->classes = calloc(input->class_count + 1, sizeof(*result->classes)))) {
+    if (!result || !(result->classes = calloc(input->class_count + 1, sizeof(*result->classes))) ||
+        !(result->labels = calloc(input->label_count + 1, sizeof(*result->labels)))) {
         kj_model_result_free(result);
         return -ENOMEM;
     }
     result->class_count = input->class_count;
+    result->label_count = input->label_share ? input->label_count : 0;
     result->total_uj = result->total_low_uj = result->total_high_uj = input->total_uj;
     result->residual_gain = 1;
     result->raking_factor = 1;
     kj_model_split_by_time(input, result);
+    kj_model_labels_by_time(input, result);
     if (options->method != KJ_MODEL_TIME_PROPORTIONAL) {
         status = kj_model_regress(input, options, result);
         if (status) {
@@ -60,6 +63,7 @@ struct kj_model_result *kj_model_result_free(struct kj_model_result *result)
         return NULL;
     free(result->classes);
     free(result->groups);
+    free(result->labels);
     free(result->sensors);
     free(result->windows);
     free(result);

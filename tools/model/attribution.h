@@ -87,6 +87,10 @@ struct kj_model_input {
     size_t class_count;
     const struct kj_model_interval *intervals;
     size_t interval_count;
+    /* Sums of parts of classes that are wanted too, such as phases of a training: [class][label] is the part
+     * of the class's energy that is the label's. A class's parts add up to 1. NULL: none are wanted. */
+    const double *label_share;
+    size_t label_count;
     /* Where the timeline is complete. No span and !timeline_complete: nowhere. */
     bool timeline_complete;
     const struct kj_model_span *complete;
@@ -146,6 +150,13 @@ struct kj_model_group {
     size_t members;
 };
 
+/* The part of each class, summed within the same draws: what the classes' errors have in common stays in. */
+struct kj_model_label {
+    struct kj_model_estimate energy; /* of all labels, they add up to kernels_uj */
+    double identifiability;
+    enum kj_method method; /* as a class's */
+};
+
 /* code, text of the way out is in the message */
 #define KJ_MODEL_WARNINGS(X)                                                                                 \
     X(NO_POWER, "no usable reading")                                                                         \
@@ -189,6 +200,8 @@ struct kj_model_result {
     size_t class_count;
     struct kj_model_group *groups;
     size_t group_count;
+    struct kj_model_label *labels; /* as the input's */
+    size_t label_count;
 
     /* Residual: what is left of each reading; and what the model wanted before it was made to add up. */
     size_t rows;

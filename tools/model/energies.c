@@ -38,7 +38,7 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static struct kj_model_estimate estimate_of(int64_t energy_uj, double *draws, size_t count)
+struct kj_model_estimate kj_model_estimate_of(int64_t energy_uj, double *draws, size_t count)
 {
     double mean = 0, square = 0;
     for (size_t i = 0; i < count; i++)
@@ -162,8 +162,8 @@ static int find_groups(const struct fit *fit, struct kj_model_result *result, co
         if (!members)
             continue;
         struct kj_model_group *group = &result->groups[result->group_count++];
-        *group =
-            (struct kj_model_group){.energy = estimate_of(energy_uj, sums, draw_count), .members = members};
+        *group = (struct kj_model_group){.energy = kj_model_estimate_of(energy_uj, sums, draw_count),
+                                         .members = members};
         double spread_uj = fit->spread_mw * 1e-6, prior2 = 0;
         for (size_t c = 0; c < count; c++)
             if (result->classes[c].group == (int32_t)result->group_count - 1)
@@ -233,7 +233,7 @@ int kj_fit_publish(const struct fit *fit, const struct kj_model_options *options
         for (size_t c = 0; c < count; c++) {
             struct kj_model_class_result *class = &result->classes[c];
             size_t i = fit->column_of[c];
-            class->energy = estimate_of(class->energy.energy_uj, all + c * draws, draws);
+            class->energy = kj_model_estimate_of(class->energy.energy_uj, all + c * draws, draws);
             class->dynamic = class->energy;
             class->identifiability = fmin(
                 fmax(1 - fit->inverse[i * fit->n + i] / (fit->prior_sd_mw[i] * fit->prior_sd_mw[i]), 0), 1);
@@ -241,7 +241,9 @@ int kj_fit_publish(const struct fit *fit, const struct kj_model_options *options
             class->group = -1;
         }
         status = find_groups(fit, result, all, draws);
-        result->idle = estimate_of(result->idle_uj, all + count * draws, draws);
+        if (!status)
+            status = kj_model_labels_by_draws(fit->input, result, fit->spread_mw, all, draws);
+        result->idle = kj_model_estimate_of(result->idle_uj, all + count * draws, draws);
         publish_residuals(fit, result);
         for (size_t i = 0; i <= fit->columns; i++)
             if (fit->held[i] && (!i || fit->column_ns[i] > 0.01 * sum_ns)) {

@@ -14,6 +14,14 @@ void kj_model_warn(struct kj_model_result *result, enum kj_model_warning_code co
 /* time_proportional.c: totals, times, idle, and a first split by time. */
 void kj_model_split_by_time(const struct kj_model_input *input, struct kj_model_result *result);
 
+/* labels.c: labels from classes that were split by time; and from draws of all classes' energies, in rows of
+ * a class, in uJ. 0 or -ENOMEM. spread_mw: of the prior of a class's power. */
+void kj_model_labels_by_time(const struct kj_model_input *input, struct kj_model_result *result);
+int kj_model_labels_by_draws(const struct kj_model_input *input, struct kj_model_result *result,
+                             double spread_mw, const double *draws, size_t draw_count);
+/* energies.c: an energy with the intervals of its draws, which are sorted by it. */
+struct kj_model_estimate kj_model_estimate_of(int64_t energy_uj, double *draws, size_t count);
+
 /* regression.c: splits anew by what the sensors saw; leaves the result as it is where they saw too little. */
 int kj_model_regress(const struct kj_model_input *input, const struct kj_model_options *options,
                      struct kj_model_result *result);

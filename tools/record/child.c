@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * child.c - finding and starting the command: its own environment but for LD_PRELOAD and a few KJOULE_ names.
+ * child.c - finding and starting the command: its own environment but for LD_PRELOAD, NVTX_INJECTION64_PATH
+ * and a few KJOULE_ names.
  */
 #include "record/parts.h"
 #include "record/recorder.h"
@@ -91,6 +92,7 @@ static void set_environment(const struct kj_child *child)
         setenv("KJOULE_BUDGET", child->options->text[KJ_OPT_BUDGET], 1);
     if (!find_library(library, sizeof(library)))
         return;
+    setenv("NVTX_INJECTION64_PATH", library, 0); /* unless another tool listens to the ranges */
     const char *before = getenv("LD_PRELOAD");
     if (before && strstr(before, library))
         return;

@@ -249,6 +249,52 @@ static json_t *kernels_json(const struct kj_report *r)
     return list;
 }
 
+static double each_step(const struct kj_report *r, const struct kj_energy *energy)
+{
+    return energy->known && r->steps.count ? (double)energy->uj / (double)r->steps.count : NAN;
+}
+
+static json_t *phases_json(const struct kj_report *r)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < r->phases_count; i++) {
+        const struct kj_report_phase *p = &r->phases[i];
+        json_t *row = json_object();
+        set(row, "name", text(p->name));
+        set(row, "device", text(p->device));
+        set(row, "launches", json_integer((json_int_t)p->launches));
+        set(row, "copies", json_integer((json_int_t)p->copies));
+        set(row, "launches_method", json_string(kj_method_name(p->launches_method)));
+        set(row, "time_ns", whole_or_null(p->time_ns));
+        set_energy(row, "", &p->energy);
+        set(row, "energy_method", method(&p->energy));
+        set(row, "share", real(p->share));
+        set(row, "identifiability", p->energy.known ? real(p->identifiability) : json_null());
+        set(row, "energy_per_step_uj", real(each_step(r, &p->energy)));
+        json_array_append_new(list, row);
+    }
+    return list;
+}
+
+static json_t *steps_json(const struct kj_report *r)
+{
+    const struct kj_report_steps *s = &r->steps;
+    if (!s->count)
+        return json_null();
+    json_t *steps = json_object(), *period = json_null();
+    set(steps, "count", json_integer((json_int_t)s->count));
+    set(steps, "count_method", json_string(kj_method_name(s->count_method)));
+    if (s->timed)
+        period = json_pack("{s:I,s:o,s:o,s:o,s:o}", "steps", (json_int_t)s->timed, "mean_ns",
+                           whole_or_null(s->mean_ns), "sd_ns", whole_or_null(s->sd_ns), "min_ns",
+                           whole_or_null(s->min_ns), "max_ns", whole_or_null(s->max_ns));
+    set(steps, "period", period);
+    set_energy(steps, "", &s->energy);
+    set(steps, "energy_method", method(&s->energy));
+    set(steps, "energy_per_step_uj", real(each_step(r, &s->energy)));
+    return steps;
+}
+
 static json_t *copies_json(const struct kj_report *r)
 {
     json_t *list = json_array();
@@ -367,15 +413,31 @@ static json_t *provenance_json(const struct kj_report *r)
                      sources);
 }
 
+/* Of each phase, all devices together. */
+static json_t *per_phases_json(const struct kj_report *r, double count)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < r->phases_count; i++) {
+        struct kj_report_phase sum;
+        if (kj_phase_sum(r, i, &sum) && sum.energy.known && count > 0)
+            json_array_append_new(list, json_pack("{s:o,s:o}", "name", text(sum.name), "joules_each",
+                                                  real((double)sum.energy.uj / 1e6 / count)));
+    }
+    return list;
+}
+
 static json_t *per_json(const struct kj_report *r)
 {
     json_t *list = json_array();
-    for (size_t i = 0; i < r->per_count; i++)
-        json_array_append_new(list, json_pack("{s:o,s:f,s:o}", "name", text(r->per[i].name), "count",
-                                              r->per[i].count, "joules_each",
-                                              r->total.known && r->per[i].count > 0
-                                                  ? real((double)r->total.uj / 1e6 / r->per[i].count)
-                                                  : json_null()));
+    for (size_t i = 0; i < r->per_count; i++) {
+        double count = r->per[i].count;
+        json_array_append_new(
+            list,
+            json_pack("{s:o,s:f,s:o,s:o,s:o}", "name", text(r->per[i].name), "count", count, "joules_each",
+                      r->total.known && count > 0 ? real((double)r->total.uj / 1e6 / count) : json_null(),
+                      "phases", per_phases_json(r, count), "per_step",
+                      r->steps.count ? real(count / (double)r->steps.count) : json_null()));
+    }
     return list;
 }
 
@@ -388,6 +450,8 @@ int kj_write_json(const struct kj_report *r, FILE *out)
     set(root, "energy", energy_json(r));
     set(root, "devices", devices_json(r));
     set(root, "kernels", kernels_json(r));
+    set(root, "phases", phases_json(r));
+    set(root, "steps", steps_json(r));
     set(root, "copies", copies_json(r));
     set(root, "processes", processes_json(r));
     set(root, "calls", calls_json(r));

@@ -49,6 +49,31 @@ void kj_report_warn(struct kj_report *report, const char *format, ...)
         free(text);
 }
 
+bool kj_phase_sum(const struct kj_report *report, size_t index, struct kj_report_phase *ret_sum)
+{
+    *ret_sum = report->phases[index];
+    for (size_t i = 0; i < index; i++)
+        if (!strcmp(report->phases[i].name, ret_sum->name))
+            return false;
+    for (size_t i = index + 1; i < report->phases_count; i++) {
+        const struct kj_report_phase *more = &report->phases[i];
+        if (strcmp(more->name, ret_sum->name))
+            continue;
+        ret_sum->launches += more->launches;
+        ret_sum->copies += more->copies;
+        ret_sum->time_ns += more->time_ns;
+        ret_sum->energy.known = ret_sum->energy.known && more->energy.known;
+        ret_sum->energy.uj += more->energy.uj;
+        ret_sum->energy.low_uj += more->energy.low_uj;
+        ret_sum->energy.high_uj += more->energy.high_uj;
+        if (more->energy.method > ret_sum->energy.method)
+            ret_sum->energy.method = more->energy.method;
+        if (more->launches_method > ret_sum->launches_method)
+            ret_sum->launches_method = more->launches_method;
+    }
+    return true;
+}
+
 static void free_component(struct kj_report_component *row)
 {
     free(row->kind);
@@ -126,6 +151,11 @@ static void free_cpu_process(struct kj_report_cpu_process *row)
 static void free_cpu_phase(struct kj_report_cpu_phase *row)
 {
     free(row->name);
+}
+static void free_phase(struct kj_report_phase *row)
+{
+    free(row->name);
+    free(row->device);
 }
 static void free_per(struct kj_report_per *row)
 {

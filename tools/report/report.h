@@ -159,6 +159,18 @@ struct kj_report_cpu_phase {
     struct kj_energy energy; /* of cpu.dynamic_uj + cpu.idle_uj */
 };
 
+/* A phase of a training on one device. All of a device's, and its idle energy, add up to its energy. */
+struct kj_report_phase {
+    char *name; /* shim/phase_names.h */
+    char *device;
+    uint64_t launches, copies;
+    enum kj_method launches_method; /* measured: told one by one */
+    double time_ns;                 /* of kernels and copies; those that overlap count each */
+    struct kj_energy energy;
+    double share;           /* of the device's energy */
+    double identifiability; /* as a kernel's */
+};
+
 struct kj_report_per {
     char *name;
     double count;
@@ -189,12 +201,23 @@ struct kj_report {
     X(thread, threads)                                                                                       \
     X(cpu_process, cpu_processes)                                                                            \
     X(cpu_phase, cpu_phases)                                                                                 \
+    X(phase, phases)                                                                                         \
     X(per, per)
 #define X(one, many)                                                                                         \
     struct kj_report_##one *many;                                                                            \
     size_t many##_count;
     KJ_REPORT_LISTS(X)
 #undef X
+
+    /* A step is one update of the weights: the period of the optimizer. count 0: none was seen. */
+    struct kj_report_steps {
+        uint64_t count;
+        enum kj_method count_method;
+        uint64_t timed; /* of which the period was seen */
+        double mean_ns, sd_ns, min_ns, max_ns;
+        struct kj_energy
+            energy; /* of all steps, on all devices: all phases but evaluation and unattributed */
+    } steps;
 
     /* This run's part of the CPU packages. */
     struct kj_report_cpu {
@@ -237,6 +260,9 @@ struct kj_report {
 struct kj_report *kj_report_new(void);
 /* NULL-safe, returns NULL. */
 struct kj_report *kj_report_free(struct kj_report *report);
+/* Row `index` of phases with the rows of its name on all other devices added; false when an earlier row has
+ * that name. ret_sum's strings are the report's. */
+bool kj_phase_sum(const struct kj_report *report, size_t index, struct kj_report_phase *ret_sum);
 /* A new zeroed last row of a list; NULL when out of memory. */
 #define X(one, many) struct kj_report_##one *kj_report_add_##one(struct kj_report *report);
 KJ_REPORT_LISTS(X)

@@ -6,6 +6,7 @@
 #include "report/sensors.h"
 #include "report/writers.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -149,6 +150,50 @@ static void write_kernels(const struct kj_report *r, FILE *out)
         fprintf(out, "  and %zu more in report.json\n", r->kernels_count - KERNELS_SHOWN);
 }
 
+/* A run without a training has phases too, data and unattributed, which say nothing new. */
+static bool is_training(const struct kj_report *r)
+{
+    for (size_t i = 0; i < r->phases_count; i++)
+        if (strcmp(r->phases[i].name, "data") && strcmp(r->phases[i].name, "unattributed"))
+            return true;
+    return false;
+}
+
+static void write_phases(const struct kj_report *r, FILE *out)
+{
+    char energy[24], time[24], interval[64];
+    if (!is_training(r))
+        return;
+    fprintf(out, "  %-*s %9s %9s %10s  %-22s %s\n", NAME_WIDTH, "phase", "launches", "time", "energy",
+            "90 % interval", r->steps.count ? "share of all, of a step" : "share of all");
+    for (size_t i = 0; i < r->phases_count; i++) {
+        struct kj_report_phase p;
+        if (!kj_phase_sum(r, i, &p))
+            continue;
+        fprintf(out, "  %-*s %9llu %9s %10s", NAME_WIDTH, p.name, (unsigned long long)(p.launches + p.copies),
+                kj_format_time(time, sizeof(time), p.time_ns),
+                p.energy.known ? kj_format_energy(energy, sizeof(energy), (double)p.energy.uj) : "unknown");
+        range(interval, sizeof(interval), &p.energy);
+        if (p.energy.known && r->total.known && r->total.uj > 0)
+            fprintf(out, "  %-22s %.1f %% (%s)", interval, 100.0 * (double)p.energy.uj / (double)r->total.uj,
+                    kj_method_name(p.energy.method));
+        if (p.energy.known && r->steps.count)
+            fprintf(out, ", %s",
+                    kj_format_energy(energy, sizeof(energy), (double)p.energy.uj / (double)r->steps.count));
+        fputc('\n', out);
+    }
+    if (!r->steps.count)
+        return;
+    fprintf(out, "  steps: %llu", (unsigned long long)r->steps.count);
+    if (r->steps.timed)
+        fprintf(out, " of %s", kj_format_time(time, sizeof(time), r->steps.mean_ns));
+    if (r->steps.energy.known)
+        fprintf(
+            out, ", %s each without evaluation and idle time",
+            kj_format_energy(energy, sizeof(energy), (double)r->steps.energy.uj / (double)r->steps.count));
+    fputc('\n', out);
+}
+
 static void write_carbon(const struct kj_report *r, FILE *out)
 {
     char evidence[100], zone[60], energy[24];
@@ -180,6 +225,7 @@ int kj_write_text(const struct kj_report *r, FILE *out)
     write_components(r, out);
     write_cpu(r, out);
     write_devices(r, out);
+    write_phases(r, out);
     write_kernels(r, out);
     write_per(r, out);
     write_carbon(r, out);

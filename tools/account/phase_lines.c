@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * phase_lines.c - energy and time of each phase on each device, and the steps. Per device, all phases and the
+ * idle energy add up to the device's; what no rule claims, and what the model could give to nobody, is the
+ * phase `unattributed`.
+ */
+#include "account/work.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST 9e18 /* counts of a corrupt ledger may be anything */
+
+double *kj_phase_shares(const struct kj_work *work, const struct kj_phase_classes *classes)
+{
+    double *shares = calloc((classes->count + 1) * KJ_PHASE_COUNT, sizeof(*shares));
+    for (size_t i = 0; shares && i < classes->count; i++) {
+        const struct kj_work_class *class = &work->classes[classes->index[i]];
+        double *to = shares + i * KJ_PHASE_COUNT, sum_ns = 0;
+        for (int p = 0; p < KJ_PHASE_COUNT; p++)
+            sum_ns += fmax(class->phase_ns[p], 0);
+        for (int p = 0; p < KJ_PHASE_COUNT; p++)
+            to[p] = sum_ns > 0 ? fmax(class->phase_ns[p], 0) / sum_ns : p == KJ_PHASE_UNATTRIBUTED;
+    }
+    return shares;
+}
+
+/* Standard deviation of the part of the time that phase p has of what was seen of the bursts: a jackknife
+ * over blocks of them. 0 where all was seen. */
+static double sampled_sd(const struct kj_work_device *device, int p)
+{
+    double part[KJ_PHASE_BLOCKS] = {0}, of_phase = 0, of_all = 0, mean = 0, square = 0;
+    double block_all[KJ_PHASE_BLOCKS] = {0};
+    if (!device->phases_sampled)
+        return 0;
+    for (int b = 0; b < KJ_PHASE_BLOCKS; b++) {
+        for (int k = 0; k < KJ_PHASE_COUNT; k++)
+            block_all[b] += device->block_ns[b][k];
+        of_phase += device->block_ns[b][p];
+        of_all += block_all[b];
+    }
+    if (of_all <= 0)
+        return 1;
+    for (int b = 0; b < KJ_PHASE_BLOCKS; b++) {
+        double rest = of_all - block_all[b];
+        part[b] = rest > 0 ? (of_phase - device->block_ns[b][p]) / rest : of_phase / of_all;
+        mean += part[b] / KJ_PHASE_BLOCKS;
+    }
+    for (int b = 0; b < KJ_PHASE_BLOCKS; b++)
+        square += (part[b] - mean) * (part[b] - mean);
+    return sqrt(square * (KJ_PHASE_BLOCKS - 1) / KJ_PHASE_BLOCKS);
+}
+
+/* Parts of the device's time whose phase the order of launches tells, over all of its time. */
+static double ruled_part(const struct kj_work *work, uint32_t d)
+{
+    double ruled_ns = 0, all_ns = 0;
+    for (size_t v = 0; v < work->view_count; v++) {
+        struct kj_ledger_activity activity;
+        for (uint32_t a = 0; kj_ledger_view_row(work->views[v], KJ_SECTION_ACTIVITIES, a, &activity); a++) {
+            uint32_t c = work->class_of[v][a];
+            if (c == KJ_NO_CLASS || work->classes[c].device != d || !activity.timed)
+                continue;
+            double ns = (double)activity.sum_ns / (double)activity.timed *
+                        (double)kj_ledger_view_launches(work->views[v], a);
+            all_ns += ns;
+            ruled_ns += work->phase_of[v][a].direct < 0 ? ns : 0;
+        }
+    }
+    return all_ns > 0 ? ruled_ns / all_ns : 1;
+}
+
+static struct kj_energy phase_energy(const struct kj_model_result *result, int p, double sampled_uj,
+                                     const struct kj_report_device *device)
+{
+    const struct kj_model_label *label = &result->labels[p];
+    double scale_low = 1, scale_high = 1, e = (double)label->energy.energy_uj;
+    if (device->energy.uj > 0) {
+        scale_low = (double)device->energy.low_uj / (double)device->energy.uj;
+        scale_high = (double)device->energy.high_uj / (double)device->energy.uj;
+    }
+    double below = hypot(e - (double)label->energy.low_uj, KJ_Z90 * sampled_uj);
+    double above = hypot((double)label->energy.high_uj - e, KJ_Z90 * sampled_uj);
+    struct kj_energy energy = {.known = true,
+                               .method = label->method,
+                               .uj = label->energy.energy_uj,
+                               .low_uj = (int64_t)floor(fmax(e - below, 0) * scale_low),
+                               .high_uj = (int64_t)ceil((e + above) * scale_high)};
+    if (p == KJ_PHASE_UNATTRIBUTED) {
+        energy.uj += result->unattributed_uj;
+        energy.low_uj += result->unattributed_uj;
+        energy.high_uj += result->unattributed_uj;
+    }
+    return energy;
+}
+
+/* Whole launches that add up to all of them: differences of rounded running sums. */
+struct running {
+    double launches, copies;
+    uint64_t launches_given, copies_given;
+};
+
+static void fill_counts(const struct kj_work *work, const struct kj_phase_classes *classes, int p,
+                        struct running *running, struct kj_report_phase *row)
+{
+    row->time_ns = 0;
+    for (size_t i = 0; i < classes->count; i++) {
+        const struct kj_work_class *class = &work->classes[classes->index[i]];
+        bool kernel = class->kind == KJ_ACTIVITY_KERNEL || class->kind == KJ_ACTIVITY_GRAPH;
+        *(kernel ? &running->launches : &running->copies) += class->phase_launches[p];
+        row->time_ns += fmax(class->phase_ns[p], 0);
+    }
+    uint64_t launches = (uint64_t)llround(fmin(fmax(running->launches, 0), MOST));
+    uint64_t copies = (uint64_t)llround(fmin(fmax(running->copies, 0), MOST));
+    row->launches = launches > running->launches_given ? launches - running->launches_given : 0;
+    row->copies = copies > running->copies_given ? copies - running->copies_given : 0;
+    running->launches_given += row->launches;
+    running->copies_given += row->copies;
+}
+
+int kj_phase_lines(struct kj_report *report, const struct kj_work *work, uint32_t d,
+                   const struct kj_phase_classes *classes, const struct kj_model_result *result,
+                   const struct kj_report_device *device)
+{
+    struct running running = {0};
+    double sampled_part = work->devices[d].phases_sampled ? ruled_part(work, d) : 0;
+    for (int p = 0; p < KJ_PHASE_COUNT; p++) {
+        struct kj_report_phase row = {0};
+        double sampled_uj =
+            result ? sampled_part * sampled_sd(&work->devices[d], p) * (double)result->kernels_uj : 0;
+        fill_counts(work, classes, p, &running, &row);
+        row.launches_method = work->devices[d].phases_sampled ? KJ_ESTIMATED : KJ_MEASURED;
+        if (result && result->label_count) {
+            row.energy = phase_energy(result, p, sampled_uj, device);
+            row.identifiability = result->labels[p].identifiability;
+        }
+        if (!row.launches && !row.copies && !row.energy.uj)
+            continue;
+        struct kj_report_phase *to = kj_report_add_phase(report);
+        if (!to)
+            return -1;
+        *to = row;
+        to->name = strdup(kj_phase_name((enum kj_phase)p));
+        to->device = strdup(device->device);
+        to->share = row.energy.known && device->energy.uj > 0
+                        ? (double)row.energy.uj / (double)device->energy.uj
+                        : NAN;
+        if (!to->name || !to->device)
+            return -1;
+    }
+    return 0;
+}
+
+/* Is the phase of the step itself? Evaluation comes beside the steps, and the rest is nobody's. */
+static bool is_of_step(const char *name)
+{
+    return strcmp(name, kj_phase_name(KJ_PHASE_EVALUATION)) &&
+           strcmp(name, kj_phase_name(KJ_PHASE_UNATTRIBUTED));
+}
+
+void kj_phase_steps(struct kj_report *report, const struct kj_work *work)
+{
+    struct kj_report_steps *steps = &report->steps;
+    const struct kj_work_steps *longest = NULL;
+    /* The devices of one job take the same steps together. */
+    for (size_t d = 0; d < work->device_count; d++)
+        if (!longest || work->devices[d].steps.count > longest->count)
+            longest = &work->devices[d].steps;
+    if (!longest || longest->count < 1)
+        return;
+    steps->count = (uint64_t)fmin(longest->count, MOST);
+    steps->count_method = longest->counted ? KJ_MEASURED : KJ_ESTIMATED;
+    steps->timed = longest->timed;
+    if (longest->timed) {
+        double n = (double)longest->timed;
+        steps->mean_ns = longest->sum_ns / n;
+        steps->sd_ns = sqrt(fmax(longest->sum_ns2 / n - steps->mean_ns * steps->mean_ns, 0));
+        steps->min_ns = longest->min_ns;
+        steps->max_ns = longest->max_ns;
+    }
+    for (size_t i = 0; i < report->phases_count; i++) {
+        const struct kj_report_phase *phase = &report->phases[i];
+        if (!is_of_step(phase->name) || !phase->energy.known)
+            continue;
+        struct kj_energy *sum = &steps->energy;
+        sum->method = sum->known && sum->method > phase->energy.method ? sum->method : phase->energy.method;
+        sum->known = true;
+        sum->uj += phase->energy.uj;
+        sum->low_uj += phase->energy.low_uj;
+        sum->high_uj += phase->energy.high_uj;
+    }
+}

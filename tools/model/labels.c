@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * labels.c - sums over parts of classes, such as the phases of a training, with intervals of their own:
+ * errors of classes that mirror each other cancel within a sum, and those that all share do not.
+ */
+#include "model/parts.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define R_ESTIMATED 0.5
+
+static double share(const struct kj_model_input *input, size_t class, size_t label)
+{
+    return input->label_share[class * input->label_count + label];
+}
+
+/* Whole microjoules that add up to all classes together. */
+static void give_energies(const struct kj_model_input *input, struct kj_model_result *result)
+{
+    double running = 0;
+    int64_t given = 0, all_uj = 0;
+    for (size_t c = 0; c < result->class_count; c++)
+        all_uj += result->classes[c].energy.energy_uj;
+    for (size_t l = 0; l < result->label_count; l++) {
+        for (size_t c = 0; c < result->class_count; c++)
+            running += share(input, c, l) * (double)result->classes[c].energy.energy_uj;
+        int64_t until = l + 1 == result->label_count ? all_uj : llround(running);
+        until = until < given ? given : until > all_uj ? all_uj : until;
+        result->labels[l].energy = (struct kj_model_estimate){.energy_uj = until - given};
+        given = until;
+    }
+}
+
+/* By time, each class has bounds: what it draws at idle power, and what that of the others leaves over. So
+ * has a sum of them. */
+void kj_model_labels_by_time(const struct kj_model_input *input, struct kj_model_result *result)
+{
+    double all_low_uj = 0;
+    if (!result->label_count)
+        return;
+    give_energies(input, result);
+    for (size_t c = 0; c < result->class_count; c++)
+        all_low_uj += (double)result->classes[c].energy.low_uj;
+    for (size_t l = 0; l < result->label_count; l++) {
+        struct kj_model_label *label = &result->labels[l];
+        struct kj_model_estimate *e = &label->energy;
+        double low_uj = 0, high_uj = 0;
+        label->method = KJ_ESTIMATED;
+        for (size_t c = 0; c < result->class_count; c++) {
+            const struct kj_model_class_result *class = &result->classes[c];
+            low_uj += share(input, c, l) * (double)class->energy.low_uj;
+            high_uj += share(input, c, l) * (double)class->energy.high_uj;
+            if (share(input, c, l) > 0 && class->method == KJ_MODELLED)
+                label->method = KJ_MODELLED;
+        }
+        high_uj = fmin(high_uj, (double)result->kernels_uj - (all_low_uj - low_uj));
+        e->low_uj = (int64_t)fmin(floor(low_uj), (double)e->energy_uj);
+        e->high_uj = (int64_t)fmax(ceil(high_uj), (double)e->energy_uj);
+        e->low50_uj = (e->low_uj + e->energy_uj) / 2;
+        e->high50_uj = (e->high_uj + e->energy_uj) / 2;
+        e->sd_uj = (double)(e->high_uj - e->low_uj) / (2 * KJ_Z90);
+    }
+}
+
+int kj_model_labels_by_draws(const struct kj_model_input *input, struct kj_model_result *result,
+                             double spread_mw, const double *draws, size_t draw_count)
+{
+    if (!result->label_count)
+        return 0;
+    double *sums = malloc((draw_count + 1) * sizeof(*sums));
+    if (!sums)
+        return -ENOMEM;
+    give_energies(input, result);
+    for (size_t l = 0; l < result->label_count; l++) {
+        struct kj_model_label *label = &result->labels[l];
+        double prior2 = 0;
+        memset(sums, 0, draw_count * sizeof(*sums));
+        for (size_t c = 0; c < result->class_count; c++) {
+            double part = share(input, c, l);
+            for (size_t d = 0; part > 0 && d < draw_count; d++)
+                sums[d] += part * draws[c * draw_count + d];
+            prior2 += pow(spread_mw * 1e-6 * result->classes[c].time_ns * part, 2);
+        }
+        label->energy = kj_model_estimate_of(label->energy.energy_uj, sums, draw_count);
+        label->identifiability =
+            prior2 > 0 ? fmax(0, 1 - label->energy.sd_uj * label->energy.sd_uj / prior2) : 0;
+        label->method = label->identifiability >= R_ESTIMATED ? KJ_ESTIMATED : KJ_MODELLED;
+    }
+    free(sums);
+    return 0;
+}
