@@ -72,7 +72,8 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, bo
         kj_self.inside = false;
         if (!b->launch_ns) { /* CUPTI's records do not mind */
             __atomic_fetch_add(&b->ledger->untimed_capture, 1, __ATOMIC_RELAXED);
-            kj_timing_gap(b->context);
+            if (!b->capturing) /* what becomes a node does not run */
+                kj_timing_gap(b->context);
         }
     } else if (unlikely(timed)) {
         kj_self.inside = true;
