@@ -16,10 +16,12 @@
 
 #define SAMPLE_MOST_NS 20000
 #define ADVANCE_NS     10e6 /* of the first burst: 1 s of the default budget */
-#define BURST_MIN_NS   10e6 /* saved before a burst: some thousand launches, tens of milliseconds of timeline \
-                             */
-#define SPENT_PART 0.8 /* of the budget; the rest is for what is not seen from inside: caches, the recorder  \
-                        */
+#define BURST_MIN_NS                                                                                         \
+    10e6 /* saved before a burst: some thousand launches, tens of milliseconds of timeline                   \
+          */
+#define SPENT_PART                                                                                           \
+    0.8 /* of the budget; the rest is for what is not seen from inside: caches, the recorder                 \
+         */
 
 atomic_int kj_timing_on;
 _Atomic uint32_t kj_timing_epoch;
