@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * activities.c - from a launch to its row in the ledger, without a lock: open addressing over the full key,
- * one cache line a slot. A slot is written once, under the cold lock, and published by its tag; it is never
- * moved.
+ * activities.c - from a launch to its row in the ledger, without a lock: open addressing, four slots to a
+ * cache line. A slot is written once, under the cold lock, and published by its tag; it is never moved.
+ *
+ * The tag is a 64-bit hash of the whole key, and stands for it: among as many keys as the table holds, that
+ * two share one has a chance of one in 10^10. So a launch reads one line of a table that stays in the caches.
  *
  * Floor of a counted launch: one hash probe and one add. What it costs on top is measured by `make bench`.
  */
@@ -17,45 +19,46 @@ enum {
     SLOTS_FULL = SLOTS / 4 * 3, /* from here on no new shapes */
     SHAPES_PER_KERNEL = 256,    /* more than that share one row, grid 0 */
     TRIES = 8,                  /* timings before a kernel is no longer timed alone */
+    BUCKETS = 16384,
 };
 
 struct slot {
     _Atomic uint64_t tag; /* 0 free; else the hash with its lowest bit set; DEAD after an unload */
-    const void *function;
-    uint32_t grid[3], block[3];
-    uint32_t shared_bytes;
-    uint16_t device;
-    uint8_t kind, role;
     uint32_t row;
-    uint32_t tries; /* timings begun outside of bursts or in them, up to TRIES */
-    uint32_t padding[2];
+    uint32_t tries; /* timings begun, in bursts and outside of them, up to TRIES */
 };
-#define HUGE_PAGE ((size_t)2 << 20)
-_Static_assert(SLOTS * sizeof(struct slot) % HUGE_PAGE == 0, "whole huge pages");
-_Static_assert(sizeof(struct slot) == 64, "one cache line");
+#define HUGE_PAGE  ((size_t)2 << 20)
+#define TABLE_SIZE (SLOTS * (sizeof(struct slot) + sizeof(void *)))
+_Static_assert(TABLE_SIZE <= HUGE_PAGE, "one huge page");
 #define DEAD 2u
 
 static struct slot *slots;
+static const void **functions; /* of each slot: found by an unload alone */
 static unsigned slots_used;
+
+/* Rows by (name, kind, device, role), for the first launch of each of thousands: row + 1, or 0. */
+static uint32_t bucket_first[BUCKETS], bucket_next[KJ_LEDGER_ACTIVITIES_CAP];
 
 void kj_activities_reset(void)
 {
     /* Anonymous and private: after a fork the child's reset does not touch the parent's. */
     if (slots)
-        munmap(slots, SLOTS * sizeof(*slots));
+        munmap(slots, HUGE_PAGE);
     slots = NULL;
     slots_used = 0;
-    char *map = mmap(NULL, SLOTS * sizeof(*slots) + HUGE_PAGE, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memset(bucket_first, 0, sizeof(bucket_first));
+    char *map =
+        mmap(NULL, 2 * HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED)
         return;
     size_t before = -(uintptr_t)map % HUGE_PAGE;
     if (before)
         munmap(map, before);
-    munmap(map + before + SLOTS * sizeof(*slots), HUGE_PAGE - before);
+    munmap(map + before + HUGE_PAGE, HUGE_PAGE - before);
     slots = (struct slot *)(map + before);
+    functions = (const void **)(slots + SLOTS);
     /* Thousands of kernels are touched in no order: in small pages each probe would miss the TLB too. */
-    madvise(slots, SLOTS * sizeof(*slots), MADV_HUGEPAGE);
+    madvise(slots, HUGE_PAGE, MADV_HUGEPAGE);
 }
 
 static inline uint64_t mix(uint64_t h, uint64_t value)
@@ -73,22 +76,17 @@ static inline uint64_t hash_of(uint8_t kind, uint16_t device, uint8_t role, cons
     return h | 1;
 }
 
-static inline bool same(const struct slot *slot, uint8_t kind, uint16_t device, uint8_t role,
-                        const struct kj_shape *s)
+static inline size_t place_of(uint64_t hash, unsigned probe)
 {
-    return slot->function == s->function && slot->device == device && slot->kind == kind &&
-           slot->role == role && slot->grid[0] == s->grid[0] && slot->grid[1] == s->grid[1] &&
-           slot->grid[2] == s->grid[2] && slot->block[0] == s->block[0] && slot->block[1] == s->block[1] &&
-           slot->block[2] == s->block[2] && slot->shared_bytes == s->shared_bytes;
+    return ((hash >> 16) + probe) & (SLOTS - 1);
 }
 
-static inline struct slot *probe(uint64_t hash, uint8_t kind, uint16_t device, uint8_t role,
-                                 const struct kj_shape *s)
+static inline struct slot *probe(uint64_t hash)
 {
     for (unsigned i = 0; i < PROBES; i++) {
-        struct slot *slot = &slots[((hash >> 16) + i) & (SLOTS - 1)];
+        struct slot *slot = &slots[place_of(hash, i)];
         uint64_t tag = atomic_load_explicit(&slot->tag, memory_order_acquire);
-        if (tag == hash && same(slot, kind, device, role, s))
+        if (tag == hash)
             return slot;
         if (!tag)
             return NULL;
@@ -96,20 +94,13 @@ static inline struct slot *probe(uint64_t hash, uint8_t kind, uint16_t device, u
     return NULL;
 }
 
-static void publish_slot(uint64_t hash, uint8_t kind, uint16_t device, uint8_t role, const struct kj_shape *s,
-                         uint32_t row)
+static void publish_slot(uint64_t hash, const void *function, uint32_t row)
 {
     for (unsigned i = 0; i < PROBES; i++) {
-        struct slot *slot = &slots[((hash >> 16) + i) & (SLOTS - 1)];
+        struct slot *slot = &slots[place_of(hash, i)];
         if (atomic_load_explicit(&slot->tag, memory_order_relaxed))
             continue;
-        slot->function = s->function;
-        memcpy(slot->grid, s->grid, sizeof(slot->grid));
-        memcpy(slot->block, s->block, sizeof(slot->block));
-        slot->shared_bytes = s->shared_bytes;
-        slot->device = device;
-        slot->kind = kind;
-        slot->role = role;
+        functions[place_of(hash, i)] = function;
         slot->row = row;
         atomic_store_explicit(&slot->tag, hash, memory_order_release);
         slots_used++;
@@ -128,21 +119,27 @@ static const char *kind_name(uint8_t kind)
     return names[kind];
 }
 
+static uint32_t *bucket_of(const struct kj_ledger_activity *a)
+{
+    uint64_t h = mix(a->name, (uint64_t)a->kind << 32 | (uint64_t)a->device << 8 | a->role);
+    return &bucket_first[(h >> 32) % BUCKETS];
+}
+
 /* A row for (name, kind, device, role, shape), the same one for the same key; under the cold lock. */
 static uint32_t row_for(struct kj_ledger_header *ledger, const struct kj_ledger_activity *wanted,
                         bool *ret_first)
 {
     struct kj_ledger_activity *rows = kj_section(ledger, KJ_SECTION_ACTIVITIES);
-    uint64_t used = ledger->sections[KJ_SECTION_ACTIVITIES].used;
+    uint32_t *bucket = bucket_of(wanted);
     unsigned shapes = 0;
-    for (uint64_t i = 1; i < used; i++) {
-        const struct kj_ledger_activity *a = &rows[i];
+    for (uint32_t i = *bucket; i; i = bucket_next[i - 1]) {
+        const struct kj_ledger_activity *a = &rows[i - 1];
         if (a->name != wanted->name || a->kind != wanted->kind || a->device != wanted->device ||
             a->role != wanted->role)
             continue;
         if (!memcmp(a->grid, wanted->grid, sizeof(a->grid)) &&
             !memcmp(a->block, wanted->block, sizeof(a->block)) && a->shared_bytes == wanted->shared_bytes)
-            return (uint32_t)i;
+            return i - 1;
         shapes++;
     }
     struct kj_ledger_activity row = *wanted;
@@ -157,6 +154,8 @@ static uint32_t row_for(struct kj_ledger_header *ledger, const struct kj_ledger_
         return 0;
     rows[index] = row;
     kj_row_publish(ledger, KJ_SECTION_ACTIVITIES);
+    bucket_next[index] = *bucket;
+    *bucket = (uint32_t)index + 1;
     *ret_first = true;
     return (uint32_t)index;
 }
@@ -166,7 +165,7 @@ static uint32_t find_slowly(struct kj_ledger_header *ledger, uint8_t kind, uint1
 {
     uint32_t name = kind == KJ_ACTIVITY_KERNEL ? kj_function_name(ledger, shape->function) : 0;
     kj_lock_cold();
-    struct slot *slot = probe(hash, kind, device, role, shape);
+    struct slot *slot = probe(hash);
     uint32_t row = slot ? slot->row : 0;
     if (!slot) {
         struct kj_ledger_activity wanted = {
@@ -184,28 +183,35 @@ static uint32_t find_slowly(struct kj_ledger_header *ledger, uint8_t kind, uint1
         }
         row = row_for(ledger, &wanted, ret_first);
         if (slots_used < SLOTS_FULL)
-            publish_slot(hash, kind, device, role, shape, row);
+            publish_slot(hash, shape->function, row);
     }
     kj_unlock_cold();
     return row;
 }
 
-uint32_t kj_activity_seek(uint8_t kind, uint16_t device, const struct kj_shape *shape, int mode,
-                          uint64_t *ret_hash, bool *ret_timed)
+uint64_t kj_activity_hash(uint8_t kind, uint16_t device, const struct kj_shape *shape)
 {
-    uint8_t role = kj_self.role;
-    *ret_hash = hash_of(kind, device, role, shape);
-    *ret_timed = mode != KJ_TIME_NONE;
-    struct slot *slot = likely(slots) ? probe(*ret_hash, kind, device, role, shape) : NULL;
+    uint64_t hash = hash_of(kind, device, kj_self.role, shape);
+    /* Thousands of kernels do not fit the nearest cache: the line is on its way while the driver is at work.
+     * It is not read before: to wait for it would hold up the driver's call. */
+    if (likely(slots))
+        __builtin_prefetch(&slots[place_of(hash, 0)]);
+    return hash;
+}
+
+bool kj_activity_is_new(uint64_t hash)
+{
+    const struct slot *slot = likely(slots) ? probe(hash) : NULL;
+    return !slot || slot->tries < TRIES;
+}
+
+uint32_t kj_activity_known(uint64_t hash, bool timed)
+{
+    struct slot *slot = likely(slots) ? probe(hash) : NULL;
     if (unlikely(!slot))
         return KJ_ROW_UNKNOWN;
-    /* Thousands of kernels do not fit the caches: the count is on its way while the driver is at work. */
-    __builtin_prefetch(&kj_self.counts[slot->row], 1);
-    if (unlikely(mode != KJ_TIME_NONE)) {
-        bool learned = slot->tries >= TRIES; /* threads may race here: one try more or less */
-        slot->tries += !learned;
-        *ret_timed = mode == KJ_TIME_ALL || !learned;
-    }
+    if (unlikely(timed) && slot->tries < TRIES)
+        slot->tries++; /* threads may race here: one try more or less */
     return slot->row;
 }
 
@@ -224,9 +230,8 @@ uint32_t kj_activity_make(struct kj_ledger_header *ledger, uint8_t kind, uint16_
 uint32_t kj_activity_find(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
                           const struct kj_shape *shape, bool *ret_first)
 {
-    uint64_t hash;
-    bool timed;
-    uint32_t row = kj_activity_seek(kind, device, shape, KJ_TIME_NONE, &hash, &timed);
+    uint64_t hash = kj_activity_hash(kind, device, shape);
+    uint32_t row = kj_activity_known(hash, false);
     *ret_first = false;
     return row != KJ_ROW_UNKNOWN ? row : kj_activity_make(ledger, kind, device, shape, hash, ret_first);
 }
@@ -247,7 +252,7 @@ void kj_activities_forget(const void *function)
         return;
     kj_lock_cold();
     for (unsigned i = 0; i < SLOTS; i++)
-        if (atomic_load_explicit(&slots[i].tag, memory_order_relaxed) && slots[i].function == function)
+        if (atomic_load_explicit(&slots[i].tag, memory_order_relaxed) && functions[i] == function)
             atomic_store_explicit(&slots[i].tag, DEAD, memory_order_release);
     kj_unlock_cold();
 }

@@ -15,10 +15,13 @@
 #include "shim.h"
 
 #define SAMPLE_MOST_NS 20000
-#define ADVANCE_NS     20e6 /* of the first burst: 2 s of the default budget */
+#define ADVANCE_NS     10e6 /* of the first burst: 1 s of the default budget */
 #define BURST_MIN_NS                                                                                         \
     10e6 /* saved before a burst: some thousand launches, tens of milliseconds of timeline                   \
           */
+#define SPENT_PART                                                                                           \
+    0.8 /* of the budget; the rest is for what is not seen from inside: caches, the recorder                 \
+         */
 
 atomic_int kj_timing_on;
 _Atomic uint32_t kj_timing_epoch;
@@ -69,7 +72,7 @@ void kj_governor_tick(struct kj_ledger_header *ledger, uint64_t now_ns)
     double cost_ns = (double)(__atomic_load_n(&ledger->self_ns, __ATOMIC_RELAXED) + device_cost_ns(ledger));
     if (kj_config.budget >= 1) /* all of the time: no limit */
         return;
-    double over_ns = cost_ns - kj_config.budget * (double)(now_ns - start_ns);
+    double over_ns = cost_ns - SPENT_PART * kj_config.budget * (double)(now_ns - start_ns);
     int mode = atomic_load_explicit(&kj_timing_on, memory_order_relaxed), next = mode;
     bool advance = !atomic_load_explicit(&advance_spent, memory_order_relaxed);
     if (mode == KJ_TIME_ALL) {

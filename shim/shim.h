@@ -126,11 +126,12 @@ uint32_t kj_activity_find(struct kj_ledger_header *ledger, uint8_t kind, uint16_
 /* The same for what another role than this thread's launched. */
 uint32_t kj_activity_find_as(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device, uint8_t role,
                              const struct kj_shape *shape, bool *ret_first);
-/* In two steps. Before the driver's call: the row if it has one, KJ_ROW_UNKNOWN otherwise, with its hash for
- * the second step, and whether a launch is to be timed in this mode. After it: the row that it lacked. */
+/* In steps. Before the driver's call: the hash, which also fetches what the next one reads. After it: the
+ * row, KJ_ROW_UNKNOWN at the first launch, which then makes one. */
 #define KJ_ROW_UNKNOWN UINT32_MAX
-uint32_t kj_activity_seek(uint8_t kind, uint16_t device, const struct kj_shape *shape, int mode,
-                          uint64_t *ret_hash, bool *ret_timed);
+uint64_t kj_activity_hash(uint8_t kind, uint16_t device, const struct kj_shape *shape);
+bool kj_activity_is_new(uint64_t hash); /* hardly timed before */
+uint32_t kj_activity_known(uint64_t hash, bool timed);
 uint32_t kj_activity_make(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
                           const struct kj_shape *shape, uint64_t hash, bool *ret_first);
 /* A function handle went away: a later use of the same handle is another kernel. */

@@ -14,7 +14,6 @@ struct bracket {
     struct kj_context *context;
     struct kj_pair *pair;
     uint64_t hash;       /* of the activity */
-    uint32_t row;        /* of the activity, KJ_ROW_UNKNOWN at its first launch */
     uint32_t stands_for; /* of a sampled call: launches; else 0 */
     uint64_t begun_ns, called_ns,
         returned_ns;    /* of a sampled call: the real one lies between the latter two */
@@ -60,12 +59,12 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, bo
         kj_self.correlation[0] = 0;
         timed = false; /* CUPTI's records do */
     }
-    b->row = KJ_ROW_UNKNOWN;
     b->context = kj_context_current(b->ledger);
     if (unlikely(!b->context))
         return;
     int mode = timed ? atomic_load_explicit(&kj_timing_on, memory_order_relaxed) : KJ_TIME_NONE;
-    b->row = kj_activity_seek(kind, kj_context_device(b->context), shape, mode, &b->hash, &timed);
+    b->hash = kj_activity_hash(kind, kj_context_device(b->context), shape);
+    timed = mode == KJ_TIME_ALL || (unlikely(mode == KJ_TIME_NEW) && kj_activity_is_new(b->hash));
     if (unlikely(atomic_load_explicit(&kj_captures, memory_order_relaxed))) {
         kj_self.inside = true;
         b->capturing = kj_stream_captures(stream, lane);
@@ -119,7 +118,7 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
         return;
     }
     bool first = false;
-    uint32_t row = b->row;
+    uint32_t row = kj_activity_known(b->hash, b->pair != NULL);
     if (unlikely(row == KJ_ROW_UNKNOWN)) {
         row = kj_activity_make(b->ledger, kind, kj_context_device(b->context), shape, b->hash, &first);
         b->stands_for = 0; /* it took its own time */

@@ -82,6 +82,13 @@ def launch(options, flags, work, number, script):
     return {k: float(v) for k, v in (pair.split("=") for pair in done.stdout.split())}
 
 
+def floors():
+    print("\nfloor of counting a launch: one hash probe, one atomic add for the kernel and one for the call, alone in a loop")
+    for kernels in (20, 20000):
+        done = subprocess.run([str(BUILD / "bench" / "floor"), str(kernels)], capture_output=True, text=True, check=True)
+        print(f"  {kernels:6} kernels {float(done.stdout.split('=')[1]):6.1f} ns")
+
+
 def launches(rows, repeats, work, modes=MODES, script=SCRIPT):
     print("\nnanoseconds per launch on the simulated driver: median of runs; `+` is what the shim adds; sync is spread over its launches")
     print(f"  {'case':28} {'mode':20} {'launch':>8} {'+':>7} {'sync':>8} {'+':>7} {'grown KiB':>10} {'launches':>10}")
@@ -114,7 +121,9 @@ def main():
         batches = 1000 // scale
         rows = [(f"{n} thread{'s' * (n > 1)}, own stream{'s' * (n > 1)}", ["--threads", n, "--batches", batches]) for n in (1, 2, 4)]
         rows += [(f"{n} threads, one stream", ["--threads", n, "--one-stream", "--batches", batches]) for n in (2, 4)]
-        rows += [("1 thread, 20,000 kernels", ["--kernels", 20000, "--batches", batches])]
+        rows += [("1 thread, 20,000 kernels", ["--kernels", 20000, "--batches", batches]),
+                 ("20,000 in the same order", ["--kernels", 20000, "--ordered", "--batches", batches])]
+        floors()
         launches(rows, 1 if quick else 3, work)
         launches([("100 million launches", ["--batches", 390625 // scale])], 1, work, MODES[:3], QUICK_KERNELS)
         governor.main(sys.modules[__name__], work, quick)

@@ -74,6 +74,8 @@ static void truth_at_exit(void)
 
 static void machine_find(void)
 {
+    if (machine) /* opened by sim_machine_open */
+        return;
     const char *path = getenv("KJ_SIM_STATE");
     int fd = -1, flags = MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE;
     if (path && *path) {
@@ -108,9 +110,11 @@ struct sim_machine *sim_machine_open(const char *path)
     struct stat st;
     if (fd < 0 || fstat(fd, &st) || (size_t)st.st_size < sizeof(*machine))
         return NULL;
-    machine = mmap(NULL, sizeof(*machine), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    struct sim_machine *found = mmap(NULL, sizeof(*found), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     close(fd);
-    return machine == MAP_FAILED || machine->ready != READY ? NULL : machine;
+    if (found == MAP_FAILED || found->ready != READY)
+        return NULL;
+    return machine = found;
 }
 
 static void lock(struct sim_device *d)
