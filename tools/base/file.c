@@ -123,6 +123,10 @@ static int write_all(int fd, const char *data, size_t size)
 int kj_file_replace(int dir_fd, const char *name, const char *data, size_t size)
 {
     char temporary[300];
+    struct stat old;
+    /* A rename would put a file in the place of /dev/null, or of somebody's link. */
+    if (!fstatat(dir_fd, name, &old, AT_SYMLINK_NOFOLLOW) && !S_ISREG(old.st_mode))
+        return S_ISDIR(old.st_mode) ? -EISDIR : -EEXIST;
     int length = snprintf(temporary, sizeof(temporary), "%s.%d.tmp", name, (int)getpid());
     if (length < 0 || length >= (int)sizeof(temporary))
         return -ENAMETOOLONG;
