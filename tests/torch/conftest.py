@@ -27,8 +27,8 @@ def torch_python():
 @pytest.fixture
 def make_sim(tmp_path):
     """A simulated GPU on which NVIDIA's libraries start, and whose matrix products are the stand-in's."""
-    def make(name):
-        sim = kj.Sim(tmp_path / name, "devices 1\n", tables=True)
+    def make(name, script="devices 1\n"):
+        sim = kj.Sim(tmp_path / name, script, tables=True)
         sim.env |= {"LD_PRELOAD": kj.SIMGPU / "libsimblas.so", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0",
                     # torch.compile: where Triton finds the driver to link to, and caches that no other test has filled
                     "TRITON_LIBCUDA_PATH": kj.SIMGPU, "TRITON_CACHE_DIR": tmp_path / "triton",

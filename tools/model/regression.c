@@ -18,8 +18,9 @@
 #include <string.h>
 
 enum { STEPS_LEAST = 8 };
-#define STEP_JITTER 0.01
-#define RESONANCE   0.05 /* shared/reference/energy.md 2.5 */
+#define STEP_JITTER      0.01
+#define ROWS_PER_UNKNOWN 3
+#define RESONANCE        0.05 /* shared/reference/energy.md 2.5 */
 
 static int by_value(const void *a, const void *b)
 {
@@ -38,6 +39,17 @@ static double unexplained(const struct fit *fit)
             rows += fit->noise[s].rows;
         }
     return rows ? left / (double)rows : DBL_MAX;
+}
+
+/* Whether the power readings are many beside the unknowns: as many powers as readings explain any window's.
+ */
+static bool tells_windows_apart(const struct fit *fit)
+{
+    size_t rows = 0;
+    for (size_t s = 0; s < fit->input->series_count; s++)
+        if (!fit->input->series[s].counter)
+            rows += fit->noise[s].rows;
+    return rows > ROWS_PER_UNKNOWN * (fit->columns + 1);
 }
 
 static const double candidates_ns[] = {10e6, 15e6, 20e6, 25e6, 35e6, 50e6, 75e6, 100e6, 200e6, 500e6, 1000e6};
@@ -85,7 +97,7 @@ static void check_window(struct fit *fit, const struct kj_model_options *options
         if (!fit->input->series[s].counter && !fit->input->series[s].sensor.window_ns)
             windows_ns[s] = best_ns > 0 ? best_ns : KJ_WINDOW_UNKNOWN_NS;
     char text[240];
-    if (!unknown && best_ns > 0 && gain > 3) {
+    if (!unknown && best_ns > 0 && gain > 3 && tells_windows_apart(fit)) {
         snprintf(text, sizeof(text),
                  "a sensor window of %.0f ms leaves %.0f times less unexplained than the one given; check "
                  "the sensor's "
