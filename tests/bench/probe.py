@@ -63,7 +63,7 @@ def measure(words, in_tree, seconds):
     load.wait()
     ours.close()
     probe.wait(20)
-    ns, calls = (sum(after[n][i] - before[n][i] for n in before if after[n][0].endswith("on_switch")) for i in (1, 2))
+    ns, calls = (sum(after[n][i] - before[n][i] for n in before if n in after and after[n][0].endswith("on_switch")) for i in (1, 2))
     return calls / took, ns / max(calls, 1), ns / took / 1e9
 
 
