@@ -61,19 +61,24 @@ void kj_activities_reset(void)
     madvise(slots, HUGE_PAGE, MADV_HUGEPAGE);
 }
 
-static inline uint64_t mix(uint64_t h, uint64_t value)
+/* Both halves of a 128-bit product: each bit of it depends on all bits of both. */
+static inline uint64_t fold(uint64_t a, uint64_t b)
 {
-    h = (h ^ value) * 0x9e3779b97f4a7c15ULL;
-    return h ^ h >> 29;
+    unsigned __int128 product = (unsigned __int128)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
+/* The first two products do not wait for each other: this is the longest stretch of a counted launch. The
+ * constants are arbitrary bits: where a product has a factor of 0, it says nothing of the other one. */
 static inline uint64_t hash_of(uint8_t kind, uint16_t device, uint8_t role, const struct kj_shape *s)
 {
-    uint64_t h = mix((uintptr_t)s->function, (uint64_t)kind << 32 | (uint64_t)device << 8 | role);
-    h = mix(h, (uint64_t)s->grid[0] << 32 | s->grid[1]);
-    h = mix(h, (uint64_t)s->grid[2] << 32 | s->block[0]);
-    h = mix(h, (uint64_t)s->block[1] << 48 | (uint64_t)s->block[2] << 32 | s->shared_bytes);
-    return h | 1;
+    uint64_t what = (uintptr_t)s->function ^ 0x9e3779b97f4a7c15ULL;
+    uint64_t xy = ((uint64_t)s->grid[0] << 32 | s->grid[1]) ^ 0xd1342543de82ef95ULL;
+    uint64_t zx = ((uint64_t)s->grid[2] << 32 | s->block[0]) ^ 0xaf251af3b0f025b5ULL;
+    uint64_t yz =
+        ((uint64_t)s->block[1] << 48 ^ (uint64_t)s->block[2] << 32 ^ s->shared_bytes) ^ 0xc6a4a7935bd1e995ULL;
+    uint64_t where = (uint64_t)kind << 32 | (uint64_t)device << 8 | role;
+    return fold(fold(what, xy) ^ fold(zx, yz) ^ where, 0xe7037ed1a0b428dbULL) | 1;
 }
 
 static inline size_t place_of(uint64_t hash, unsigned probe)
@@ -121,8 +126,8 @@ static const char *kind_name(uint8_t kind)
 
 static uint32_t *bucket_of(const struct kj_ledger_activity *a)
 {
-    uint64_t h = mix(a->name, (uint64_t)a->kind << 32 | (uint64_t)a->device << 8 | a->role);
-    return &bucket_first[(h >> 32) % BUCKETS];
+    uint64_t place = (uint64_t)a->kind << 32 | (uint64_t)a->device << 8 | a->role;
+    return &bucket_first[fold(a->name + 1, place ^ 0x9e3779b97f4a7c15ULL) % BUCKETS];
 }
 
 /* A row for (name, kind, device, role, shape), the same one for the same key; under the cold lock. */
