@@ -56,6 +56,7 @@ static void machine_make(struct sim_machine *m)
     for (int i = 0; i < SIM_DEVICES; i++) {
         struct sim_device *d = &m->device[i];
         pthread_mutex_init(&d->lock, &attr);
+        pthread_mutex_init(&d->arrivals_lock, &attr);
         pthread_mutex_init(&d->sensor_lock, &attr);
         d->zero_ns = d->folded_ns = m->zero_ns;
         d->grid_next = 1;
@@ -117,10 +118,15 @@ struct sim_machine *sim_machine_open(const char *path)
     return machine = found;
 }
 
+static void take(pthread_mutex_t *mutex)
+{
+    if (pthread_mutex_lock(mutex) == EOWNERDEAD)
+        pthread_mutex_consistent(mutex); /* each update below leaves a state that can be gone on from */
+}
+
 static void lock(struct sim_device *d)
 {
-    if (pthread_mutex_lock(&d->lock) == EOWNERDEAD)
-        pthread_mutex_consistent(&d->lock); /* each update below leaves a state that can be gone on from */
+    take(&d->lock);
 }
 
 static void unlock(struct sim_device *d)
@@ -177,6 +183,20 @@ static int by_start(const void *a, const void *b)
     return x->start_ns < y->start_ns ? -1 : x->start_ns > y->start_ns;
 }
 
+/* What has been launched meanwhile, as far as there is room. What arrives later starts later than now. Under
+ * the device's lock. */
+static void arrive(struct sim_device *d)
+{
+    take(&d->arrivals_lock);
+    uint32_t room = SIM_PENDING - d->pending_count;
+    uint32_t count = d->arrival_count < room ? d->arrival_count : room;
+    memcpy(d->pending + d->pending_count, d->arrival, count * sizeof(*d->arrival));
+    d->pending_count += count;
+    d->arrival_count -= count;
+    memmove(d->arrival, d->arrival + count, d->arrival_count * sizeof(*d->arrival));
+    pthread_mutex_unlock(&d->arrivals_lock);
+}
+
 /* Integrates up to t. Under the device's lock. */
 static void fold(struct sim_device *d, uint64_t t_ns)
 {
@@ -184,6 +204,7 @@ static void fold(struct sim_device *d, uint64_t t_ns)
     static __thread struct sim_interval *active[ACTIVE];
     if (t_ns <= d->folded_ns)
         return;
+    arrive(d);
     qsort(d->pending, d->pending_count, sizeof(*d->pending), by_start);
     uint64_t at_ns = d->folded_ns;
     uint32_t next = 0, count = 0;
@@ -328,13 +349,24 @@ static uint32_t mark_find(struct sim_device *d, const char *name)
     return i;
 }
 
+static void make_room(struct sim_device *d)
+{
+    lock(d);
+    fold(d, sim_now_ns());
+    bool full =
+        d->pending_count == SIM_PENDING; /* that much in flight: a driver would make the caller wait */
+    uint64_t first_ns = full ? d->pending[0].end_ns : 0;
+    unlock(d);
+    sim_sleep_until(first_ns);
+}
+
 uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t grid_blocks, uint64_t bytes,
                   bool graph, uint64_t *ret_start_ns)
 {
     struct sim_machine *m = sim_machine();
     struct sim_device *d = &m->device[device];
     struct sim_kernel *k = &d->kernel[kernel];
-    lock(d);
+    take(&d->arrivals_lock);
     uint64_t now_ns = sim_now_ns();
     double us = k->duration_us;
     if (k->copy)
@@ -345,17 +377,13 @@ uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t 
         us = fmax(us + k->sd_us * random_normal(d), us * 0.1);
     uint64_t start_ns = not_before_ns > now_ns ? not_before_ns : now_ns;
     uint64_t end_ns = start_ns + (uint64_t)(us * 1e3 + 0.5);
-    if (d->pending_count == SIM_PENDING)
-        fold(d, now_ns);
-    if (d->pending_count ==
-        SIM_PENDING) { /* more in flight than the list holds: a driver would make the caller wait */
-        uint64_t first_ns = d->pending[0].end_ns;
-        unlock(d);
-        sim_sleep_until(first_ns);
+    if (d->arrival_count == SIM_ARRIVALS) {
+        pthread_mutex_unlock(&d->arrivals_lock);
+        make_room(d);
         return sim_work(device, kernel, not_before_ns, grid_blocks, bytes, graph, ret_start_ns);
     }
     uint32_t mark = mark_find(d, sim_mark_now());
-    d->pending[d->pending_count++] =
+    d->arrival[d->arrival_count++] =
         (struct sim_interval){start_ns, end_ns, kernel, mark, (float)k->dynamic_w};
     d->mark[mark].launches += !k->copy;
     d->mark[mark].copies += k->copy;
@@ -365,7 +393,7 @@ uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t 
     k->time_ns += end_ns - start_ns;
     *ret_start_ns = start_ns;
     sim_timeline_add(device, start_ns, end_ns, k->name);
-    unlock(d);
+    pthread_mutex_unlock(&d->arrivals_lock);
     return end_ns;
 }
 

@@ -21,6 +21,7 @@ enum {
     SIM_KERNELS = 1 << 15,
     SIM_HASH = 1 << 16, /* slots for finding a kernel by its name */
     SIM_PENDING = 1 << 17,
+    SIM_ARRIVALS = 1 << 15,
     SIM_GRID = 1 << 15, /* milliseconds of history */
     SIM_RULES = 256,
     SIM_CALLS = 1024,
@@ -87,6 +88,10 @@ struct sim_device {
     uint64_t busy_ns;
     double grid_nj[SIM_GRID]; /* energy at zero + i ms, modulo SIM_GRID */
     uint64_t grid_next;       /* next grid point to fill */
+    /* Launches go here, under a lock of their own: reading a sensor holds up nobody who launches. */
+    pthread_mutex_t arrivals_lock; /* robust too; taken after the other one, where both are */
+    uint32_t arrival_count;
+    struct sim_interval arrival[SIM_ARRIVALS];
     uint32_t pending_count;
     struct sim_interval pending[SIM_PENDING];
     uint32_t kernels;
