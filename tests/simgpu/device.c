@@ -183,18 +183,22 @@ static int by_start(const void *a, const void *b)
     return x->start_ns < y->start_ns ? -1 : x->start_ns > y->start_ns;
 }
 
-/* What has been launched meanwhile, as far as there is room. What arrives later starts later than now. Under
- * the device's lock. */
+/* What has been launched meanwhile, as far as there is room. What arrives later starts later than now, and
+ * goes into the other half: nobody waits for this copy. Under the device's lock. */
 static void arrive(struct sim_device *d)
 {
     take(&d->arrivals_lock);
-    uint32_t room = SIM_PENDING - d->pending_count;
-    uint32_t count = d->arrival_count < room ? d->arrival_count : room;
-    memcpy(d->pending + d->pending_count, d->arrival, count * sizeof(*d->arrival));
-    d->pending_count += count;
-    d->arrival_count -= count;
-    memmove(d->arrival, d->arrival + count, d->arrival_count * sizeof(*d->arrival));
+    struct sim_interval *arrived = d->arrival[d->arrival_half];
+    uint32_t room = SIM_PENDING - d->pending_count, count = d->arrival_count;
+    if (count <= room) {
+        d->arrival_half ^= 1;
+        d->arrival_count = 0;
+    } else {
+        count = 0;
+    }
     pthread_mutex_unlock(&d->arrivals_lock);
+    memcpy(d->pending + d->pending_count, arrived, count * sizeof(*arrived));
+    d->pending_count += count;
 }
 
 /* Integrates up to t. Under the device's lock. */
@@ -349,15 +353,15 @@ static uint32_t mark_find(struct sim_device *d, const char *name)
     return i;
 }
 
+/* More in flight than the lists hold: a driver would make the caller wait. */
 static void make_room(struct sim_device *d)
 {
     lock(d);
     fold(d, sim_now_ns());
-    bool full =
-        d->pending_count == SIM_PENDING; /* that much in flight: a driver would make the caller wait */
-    uint64_t first_ns = full ? d->pending[0].end_ns : 0;
+    bool full = SIM_PENDING - d->pending_count < SIM_ARRIVALS;
+    uint64_t until_ns = full ? d->pending[SIM_ARRIVALS - 1].end_ns : 0;
     unlock(d);
-    sim_sleep_until(first_ns);
+    sim_sleep_until(until_ns);
 }
 
 uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t grid_blocks, uint64_t bytes,
@@ -383,7 +387,7 @@ uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t 
         return sim_work(device, kernel, not_before_ns, grid_blocks, bytes, graph, ret_start_ns);
     }
     uint32_t mark = mark_find(d, sim_mark_now());
-    d->arrival[d->arrival_count++] =
+    d->arrival[d->arrival_half][d->arrival_count++] =
         (struct sim_interval){start_ns, end_ns, kernel, mark, (float)k->dynamic_w};
     d->mark[mark].launches += !k->copy;
     d->mark[mark].copies += k->copy;

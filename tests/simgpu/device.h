@@ -90,8 +90,8 @@ struct sim_device {
     uint64_t grid_next;       /* next grid point to fill */
     /* Launches go here, under a lock of their own: reading a sensor holds up nobody who launches. */
     pthread_mutex_t arrivals_lock; /* robust too; taken after the other one, where both are */
-    uint32_t arrival_count;
-    struct sim_interval arrival[SIM_ARRIVALS];
+    uint32_t arrival_count, arrival_half; /* the half that is being filled */
+    struct sim_interval arrival[2][SIM_ARRIVALS];
     uint32_t pending_count;
     struct sim_interval pending[SIM_PENDING];
     uint32_t kernels;
