@@ -32,11 +32,13 @@ def one(bench, work, options, flags):
                              "KJ_SIM_STATE": str(sim / "state"), "KJ_SIM_TRUTH": str(sim / "truth")})
     wrap = [] if options is None else [bench.KJOULE, "run", "-q", "-o", str(sim / "run"), *options, "--"]
     reader = subprocess.Popen([str(bench.BUILD / "simgpu" / "simgpu-truth"), "--watch", "20", str(sim / "state")])
-    begun_s = time.perf_counter()
-    done = subprocess.run([*wrap, bench.LAUNCH, *map(str, flags)], env=env, capture_output=True, text=True)
-    wall_s = time.perf_counter() - begun_s
-    reader.kill()
-    reader.wait()
+    try:
+        begun_s = time.perf_counter()
+        done = subprocess.run([*wrap, bench.LAUNCH, *map(str, flags)], env=env, capture_output=True, text=True)
+        wall_s = time.perf_counter() - begun_s
+    finally:
+        reader.kill()
+        reader.wait()
     if done.returncode:
         raise SystemExit(f"bench: status {done.returncode}: {done.stderr.strip()}")
     got = {k: float(v) for k, v in (pair.split("=") for pair in done.stdout.split())}
