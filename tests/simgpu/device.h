@@ -89,7 +89,7 @@ struct sim_device {
     double grid_nj[SIM_GRID]; /* energy at zero + i ms, modulo SIM_GRID */
     uint64_t grid_next;       /* next grid point to fill */
     /* Launches go here, under a lock of their own: reading a sensor holds up nobody who launches. */
-    pthread_mutex_t arrivals_lock; /* robust too; taken after the other one, where both are */
+    pthread_mutex_t arrivals_lock;        /* robust too; taken after the other one, where both are */
     uint32_t arrival_count, arrival_half; /* the half that is being filled */
     struct sim_interval arrival[2][SIM_ARRIVALS];
     uint32_t pending_count;
