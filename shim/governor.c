@@ -15,10 +15,13 @@
 #include "shim.h"
 
 #define SAMPLE_MOST_NS 20000
-#define ADVANCE_NS     10e6 /* of the first burst: 1 s of the default budget */
-#define BURST_MIN_NS                                                                                         \
-    10e6 /* saved before a burst: some thousand launches, tens of milliseconds of timeline                   \
-          */
+/* What a burst may cost. The first is on credit, later ones are saved for: a second's worth of the budget, by
+ * default 10 ms, and more where that would not last BURST_NS, for power sensors average over 25 to 100 ms and
+ * only windows that lie within a burst tell of its kernels; yet never so much that bursts become rare. */
+#define SECOND_NS      1e9
+#define BURST_NS       400e6
+#define BURST_MOST     15 /* seconds' worth */
+#define BURST_LEAST_NS 2e5
 #define SPENT_PART                                                                                           \
     0.8 /* of the budget; the rest is for what is not seen from inside: caches, the recorder                 \
          */
@@ -29,9 +32,17 @@ _Atomic uint32_t kj_event_ns = KJ_EVENT_GUESS_NS;
 static uint64_t start_ns;
 static atomic_bool advance_spent;
 
+/* What timing every launch takes of a second, by the last burst that was saved for: the first one's
+ * holds the start of everything. */
+static struct {
+    _Atomic uint64_t begun_ns;
+    _Atomic double begun_cost_ns, share;
+} burst;
+
 void kj_governor_start(uint64_t now_ns)
 {
     start_ns = now_ns;
+    atomic_store(&burst.begun_ns, 0);
     atomic_store(&advance_spent, false);
     atomic_store(&kj_event_ns, KJ_EVENT_GUESS_NS);
     atomic_fetch_add(&kj_timing_epoch, 1);
@@ -65,6 +76,30 @@ void kj_governor_resume(void)
     atomic_store(&kj_timing_on, kj_config.events ? KJ_TIME_ALL : KJ_TIME_NONE);
 }
 
+static void burst_begin(uint64_t now_ns, double cost_ns)
+{
+    atomic_store_explicit(&burst.begun_cost_ns, cost_ns, memory_order_relaxed);
+    atomic_store_explicit(&burst.begun_ns, now_ns, memory_order_relaxed);
+}
+
+static void burst_end(uint64_t now_ns, double cost_ns)
+{
+    uint64_t begun_ns = atomic_load_explicit(&burst.begun_ns, memory_order_relaxed);
+    double spent_ns = cost_ns - atomic_load_explicit(&burst.begun_cost_ns, memory_order_relaxed);
+    if (begun_ns && now_ns > begun_ns && spent_ns > 0)
+        atomic_store_explicit(&burst.share, spent_ns / (double)(now_ns - begun_ns), memory_order_relaxed);
+}
+
+/* What is saved before a burst begins. */
+static double burst_price_ns(void)
+{
+    double second_ns = kj_config.budget * SECOND_NS;
+    double price_ns = BURST_NS * atomic_load_explicit(&burst.share, memory_order_relaxed);
+    price_ns = price_ns < BURST_MOST * second_ns ? price_ns : BURST_MOST * second_ns;
+    price_ns = price_ns > second_ns ? price_ns : second_ns;
+    return price_ns > BURST_LEAST_NS ? price_ns : BURST_LEAST_NS;
+}
+
 void kj_governor_tick(struct kj_ledger_header *ledger, uint64_t now_ns)
 {
     if (!kj_config.events || atomic_load_explicit(&kj_cupti_on, memory_order_relaxed))
@@ -72,20 +107,25 @@ void kj_governor_tick(struct kj_ledger_header *ledger, uint64_t now_ns)
     double cost_ns = (double)(__atomic_load_n(&ledger->self_ns, __ATOMIC_RELAXED) + device_cost_ns(ledger));
     if (kj_config.budget >= 1) /* all of the time: no limit */
         return;
+    double credit_ns = kj_config.budget * SECOND_NS;
+    credit_ns = credit_ns > BURST_LEAST_NS ? credit_ns : BURST_LEAST_NS;
     double over_ns = cost_ns - SPENT_PART * kj_config.budget * (double)(now_ns - start_ns);
     int mode = atomic_load_explicit(&kj_timing_on, memory_order_relaxed), next = mode;
     bool advance = !atomic_load_explicit(&advance_spent, memory_order_relaxed);
     if (mode == KJ_TIME_ALL) {
-        if (over_ns > (advance ? ADVANCE_NS : 0)) {
+        if (over_ns > (advance ? credit_ns : 0)) {
             atomic_store_explicit(&advance_spent, true, memory_order_relaxed);
+            burst_end(now_ns, cost_ns);
             next = KJ_TIME_NONE;
         }
     } else {
-        next = over_ns < -BURST_MIN_NS ? KJ_TIME_ALL : over_ns < 0 ? KJ_TIME_NEW : KJ_TIME_NONE;
+        next = over_ns < -burst_price_ns() ? KJ_TIME_ALL : over_ns < 0 ? KJ_TIME_NEW : KJ_TIME_NONE;
     }
     if (next == mode)
         return;
-    if (next == KJ_TIME_ALL)
+    if (next == KJ_TIME_ALL) {
+        burst_begin(now_ns, cost_ns);
         atomic_fetch_add(&kj_timing_epoch, 1);
+    }
     atomic_store_explicit(&kj_timing_on, next, memory_order_relaxed);
 }

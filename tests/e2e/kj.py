@@ -133,10 +133,10 @@ def bare(command, env=None, cwd=None, **kwargs):
                               **kwargs), None)
 
 
-def wrapped(command, folder, options=(), env=None, cwd=None, **kwargs):
+def wrapped(command, folder, options=(), env=None, cwd=None, timeout_s=TIMEOUT_S, **kwargs):
     """kjoule -o folder [options] -- command"""
     full = [KJOULE, "run", "-o", folder, *options, "--", *command]
-    return Run(subprocess.run(list(map(str, full)), env=environment(env), cwd=cwd, capture_output=True, timeout=TIMEOUT_S,
+    return Run(subprocess.run(list(map(str, full)), env=environment(env), cwd=cwd, capture_output=True, timeout=timeout_s,
                               **kwargs), folder)
 
 

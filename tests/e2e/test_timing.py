@@ -80,7 +80,7 @@ def test_untimed_run_states_no_bound(sim, folder):
 
 @pytest.mark.parametrize("case, streams, launch_s", governor.CASES, ids=[c[0].split(",")[0] for c in governor.CASES])
 def test_governor_holds_its_budget(tmp_path, case, streams, launch_s):
-    """Short, so loose: `make bench` measures. By its own figure never more than the budget and the 10 ms of the first burst; launches are
+    """Short, so loose: `make bench` measures. By its own figure never more than the budget and the first burst, a second of it; launches are
     counted exactly (governor.py checks); and at least one pair of three is not slower than budget and noise."""
     found = governor.pairs(bench, tmp_path, streams, 3 / launch_s, 3)
     for _, wrapped in found:

@@ -9,7 +9,6 @@ import kj
 
 HERE = pathlib.Path(__file__).resolve().parent
 SCRIPT = "devices 1\nkernel * duration_us=1500 power=auto\n"
-STEPS = 100
 SIM_NAME_BYTES = 239
 
 
@@ -22,11 +21,16 @@ def true_phases(device):
     return energy_uj
 
 
-@pytest.mark.parametrize("arguments", [(), ("--graph",)], ids=["eager", "graph"])
-def test_phases_and_kernels(make_sim, torch_python, folder, arguments):
-    sim = make_sim("energy", SCRIPT)
-    run = kj.wrapped([torch_python, HERE / "marked.py", kj.SOURCES / "train_gpt.py", "--steps", STEPS, *arguments], folder, env=sim.env)
+@pytest.mark.parametrize("steps, arguments, options, script", [
+    (100, (), (), ""), (100, ("--graph",), (), ""), (300, (), ("--budget", 0.13), "event host_ns=8000 device_ns=0\n")],
+    ids=["eager", "graph", "duty"])
+def test_phases_and_kernels(make_sim, torch_python, folder, steps, arguments, options, script):
+    sim = make_sim("energy", SCRIPT + script)
+    run = kj.wrapped([torch_python, HERE / "marked.py", kj.SOURCES / "train_gpt.py", "--steps", steps, *arguments], folder,
+                     options=options, env=sim.env, timeout_s=kj.TIMEOUT_S + steps)
     assert run.status == 0, run.stderr.decode()[-2000:]
+    timed, launches = (sum(k[name] for k in run.report["kernels"]) for name in ("timed_launches", "launches"))
+    assert (0.03 < timed / launches < 0.08) == bool(options), timed / launches
     (device,) = sim.truth()["devices"]
     assert run.device_uj() == pytest.approx(device["energy_uj"], rel=0.03)
     told = dict.fromkeys(("backward", "optimizer", "rest"), 0)
