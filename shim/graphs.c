@@ -34,14 +34,6 @@ static struct change {
 } changes[CHANGES];
 #define GONE ((CUgraphExec)1)
 
-/* Which role captured a node: the graph itself does not tell. A node whose graph is gone may stay; where its
- * handle is captured anew, it is overwritten. */
-enum { CAPTURED = 65536 };
-static struct captured {
-    CUgraphNode node;
-    uint8_t role;
-} captured[CAPTURED];
-
 /* Rows of ACTIVITIES with their number, in order: on its way to be a content. */
 struct tally {
     struct tally_row {
@@ -116,7 +108,7 @@ void kj_graphs_forget(void)
     atomic_store(&kj_captures, 0);
     memset(execs, 0, sizeof(execs));
     memset(changes, 0, sizeof(changes));
-    memset(captured, 0, sizeof(captured));
+    kj_captured_forget();
     contents_used = 1;
 }
 
@@ -334,54 +326,8 @@ static uint8_t node_kind(CUgraphNode node, CUgraphNodeType type, struct kj_shape
     }
 }
 
-static struct captured *captured_find(CUgraphNode node, bool add)
-{
-    for (size_t i = 0, at = slot_of(node, NULL); i < PROBES; i++) {
-        struct captured *c = &captured[(at + i) % CAPTURED];
-        if (c->node == node || (add && !c->node))
-            return c;
-        if (!c->node)
-            break;
-    }
-    return NULL;
-}
-
-static uint8_t role_of(CUgraphNode node)
-{
-    kj_lock_cold();
-    struct captured *c = captured_find(node, false);
-    uint8_t role = c ? c->role : KJ_ROLE_MAIN;
-    kj_unlock_cold();
-    return role;
-}
-
-void kj_graph_captured(CUstream stream, int lane)
-{
-    CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
-    CUgraph graph;
-    const CUgraphNode *nodes = NULL;
-    const CUgraphEdgeData *edges;
-    size_t count = 0;
-    uint64_t id;
-    CUresult rc = CUDA_ERROR_NOT_FOUND;
-    if (!stream && lane)
-        stream = CU_STREAM_PER_THREAD;
-    kj_self.inside = true;
-    if (kj_driver.cuStreamGetCaptureInfo_v3)
-        rc = kj_driver.cuStreamGetCaptureInfo_v3(stream, &status, &id, &graph, &nodes, &edges, &count);
-    else if (kj_driver.cuStreamGetCaptureInfo_v2)
-        rc = kj_driver.cuStreamGetCaptureInfo_v2(stream, &status, &id, &graph, &nodes, &count);
-    kj_self.inside = false;
-    if (rc || !nodes || count != 1)
-        return;
-    kj_lock_cold();
-    struct captured *c = captured_find(nodes[0], kj_self.role != KJ_ROLE_MAIN);
-    if (c)
-        *c = (struct captured){nodes[0], kj_self.role};
-    kj_unlock_cold();
-}
-
-static void walk(struct kj_ledger_header *ledger, uint16_t device, CUgraph graph, struct tally *tally,
+/* Calls `visit` for each node of the graph and of the graphs in it. */
+static void walk(CUgraph graph, void (*visit)(CUgraphNode, CUgraphNodeType, void *), void *argument,
                  int depth)
 {
     size_t count = 0;
@@ -396,19 +342,41 @@ static void walk(struct kj_ledger_header *ledger, uint16_t device, CUgraph graph
     for (size_t i = 0; i < count; i++) {
         CUgraphNodeType type;
         CUgraph child;
-        struct kj_shape shape;
         if (kj_driver.cuGraphNodeGetType(nodes[i], &type))
             continue;
         if (type == CU_GRAPH_NODE_TYPE_GRAPH && kj_driver.cuGraphChildGraphNodeGetGraph &&
             !kj_driver.cuGraphChildGraphNodeGetGraph(nodes[i], &child))
-            walk(ledger, device, child, tally, depth + 1);
-        uint8_t kind = node_kind(nodes[i], type, &shape);
-        bool unused;
-        if (kind)
-            tally_add(tally, kj_activity_find_as(ledger, kind, device, role_of(nodes[i]), &shape, &unused),
-                      1);
+            walk(child, visit, argument, depth + 1);
+        visit(nodes[i], type, argument);
     }
     munmap(nodes, size);
+}
+
+static void find_last_pass(CUgraphNode node, CUgraphNodeType type, void *last)
+{
+    (void)type;
+    uint32_t pass = kj_captured_pass(node), *highest = last;
+    *highest = pass > *highest ? pass : *highest;
+}
+
+struct reading {
+    struct kj_ledger_header *ledger;
+    uint16_t device;
+    uint32_t last_pass;
+    struct tally tally;
+};
+
+static void read_node(CUgraphNode node, CUgraphNodeType type, void *argument)
+{
+    struct reading *r = argument;
+    struct kj_shape shape;
+    bool unused;
+    uint8_t kind = node_kind(node, type, &shape);
+    if (!kind)
+        return;
+    kj_captured_settle(node, r->last_pass);
+    uint8_t role = kj_captured_role(node);
+    tally_add(&r->tally, kj_activity_find_as(r->ledger, kind, r->device, role, &shape, &unused), 1);
 }
 
 void kj_graph_instantiated(CUgraphExec exec, CUgraph graph)
@@ -417,15 +385,15 @@ void kj_graph_instantiated(CUgraphExec exec, CUgraph graph)
     struct kj_context *context = ledger ? kj_context_current(ledger) : NULL;
     if (!context || !kj_driver.cuGraphNodeGetType)
         return;
-    struct tally tally = {0};
-    uint16_t device = kj_context_device(context);
+    struct reading r = {.ledger = ledger, .device = kj_context_device(context)};
     kj_lock_cold();
     exec_forget(exec, true);
     kj_unlock_cold();
     kj_self.inside = true;
-    walk(ledger, device, graph, &tally, 0);
-    exec_runs(ledger, device, exec, &tally);
-    tally_drop(&tally);
+    walk(graph, find_last_pass, &r.last_pass, 0);
+    walk(graph, read_node, &r, 0);
+    exec_runs(ledger, r.device, exec, &r.tally);
+    tally_drop(&r.tally);
     kj_self.inside = false;
 }
 
@@ -443,7 +411,7 @@ static void node_changed(CUgraphExec exec, CUgraphNode node, const struct kj_sha
     uint16_t device = kj_context_device(context);
     uint8_t kind = kj_driver.cuGraphNodeGetType(node, &type) ? 0 : node_kind(node, type, &first);
     bool unused;
-    uint8_t role = role_of(node);
+    uint8_t role = kj_captured_role(node);
     uint32_t was = kind ? kj_activity_find_as(ledger, kind, device, role, &first, &unused) : 0;
     uint32_t is = shape ? kj_activity_find_as(ledger, KJ_ACTIVITY_KERNEL, device, role, shape, &unused) : 0;
     struct tally tally = {0};

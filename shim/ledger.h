@@ -165,6 +165,9 @@ enum kj_activity_role {
     KJ_ROLE_MAIN = 0,
     KJ_ROLE_AUTOGRAD = 1, /* thread name pt_autograd_* */
     KJ_ROLE_OTHER = 2,    /* any other thread than the process's first */
+    /* A node of a graph that another thread than autograd's captured, after the graph's last backward pass.
+     */
+    KJ_ROLE_AFTER_BACKWARD = 3,
 };
 /* In the low half of an activity's role. The high half is 0, or 1 + the phase (phase_names.h) of the
  * innermost NVTX range that was open on the launching thread and is named like one. */

@@ -160,13 +160,25 @@ extern atomic_int kj_captures; /* active captures in this process: while it is n
 bool kj_stream_captures(CUstream stream, int lane);
 void kj_capture_begun(CUresult rc);
 void kj_capture_ended(CUresult rc);
-/* A launch was captured: the newest node of its stream has this thread's role. */
-void kj_graph_captured(CUstream stream, int lane);
 struct kj_shape kj_graph_shape(CUgraphExec exec);
 /* A row of kind GRAPH was made by a launch: what it runs is written under it. */
 void kj_graph_row_added(struct kj_ledger_header *ledger, CUgraphExec exec, uint32_t row);
 void kj_graph_instantiated(CUgraphExec exec, CUgraph graph); /* or updated */
 void kj_graphs_forget(void);
+
+/* ---- who captured a node (captured.c)
+ * ------------------------------------------------------------------------------- */
+
+/* A launch was captured: the newest node of its stream has this thread's role. */
+void kj_graph_captured(CUstream stream, int lane);
+/* How many backward passes its capture had begun; 0: none, or unknown. */
+uint32_t kj_captured_pass(CUgraphNode node);
+/* The graph is whole and has so many passes: what another thread captured after the last one is of the role
+ * KJ_ROLE_AFTER_BACKWARD. */
+void kj_captured_settle(CUgraphNode node, uint32_t last_pass);
+/* As an activity's role. */
+uint8_t kj_captured_role(CUgraphNode node);
+void kj_captured_forget(void); /* in a child of the program */
 
 /* ---- NVTX ranges (ranges.c)
  * ---------------------------------------------------------------------------------------- */

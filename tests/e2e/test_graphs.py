@@ -35,7 +35,7 @@ def test_graphs(make_sim, folder, way, timing):
 def test_energy_of_a_graphs_nodes_is_estimated(make_sim, folder):
     """Weights share the graph's measured time; the tag says so, and the interval holds the truth."""
     sim = make_sim(SCRIPT.replace("us=4", "us=400").replace("us=3", "us=300").replace("us=2", "us=200"))
-    run = kj.wrapped(program("capture", 60), folder, env=sim.env)
+    run = kj.wrapped(program("capture", 2000), folder, env=sim.env)
     assert run.status == 0 and run.kernels() == sim.kernels()
     truth = {k["name"]: k for k in sim.truth()["devices"][0]["kernels"]}
     for kernel in run.report["kernels"]:

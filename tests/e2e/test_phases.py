@@ -54,6 +54,8 @@ def true_counts(truth):
     pytest.param(("--every", 1, "--batches", 3, "--ranges"), 16, id="nvtx-ranges"),
     pytest.param(("--devices", 2, "--every", 0), 16, id="two-devices"),
     pytest.param(("--graph",), 18, id="a-graph-a-step"),  # two eager ones first
+    pytest.param(("--graph", "--loop"), 18, id="a-graph-a-step-optimizer-without-a-name"),
+    pytest.param(("--graph", "--accumulate", 3), 18, id="a-graph-a-step-with-accumulation"),
     pytest.param(("--plain",), None, id="no-training"),
 ])
 def test_every_launch_finds_its_phase(make_sim, folder, arguments, steps):
@@ -67,7 +69,8 @@ def test_every_launch_finds_its_phase(make_sim, folder, arguments, steps):
         assert b"\n  phase " not in run.stderr
     else:
         assert (run.report["steps"]["count"], run.report["steps"]["count_method"]) == (steps, "measured")
-        assert run.report["steps"]["period"]["steps"] == steps - 1
+        between = 1 if {"--graph", "--loop"} <= set(arguments) else 0  # steps ended by a copy, and by a graph
+        assert run.report["steps"]["period"]["steps"] == steps - 1 - between
         assert b"\n  phase " in run.stderr and f"steps: {steps} of".encode() in run.stderr
 
 
@@ -130,7 +133,7 @@ def test_energy_of_phases_by_regression(make_sim, folder):
 def test_bursts(make_sim, folder):
     """Where the budget allows for bursts only: exact where the launch itself tells, near where its order does."""
     run, truth = wrapped(make_sim, folder, QUICK.replace("00 power", " power"), "--steps", 6000, "--every", 20,
-                         options=["--budget", 0.02])
+                         options=["--budget", 3])
     seen, wanted = ({name: c for (_, name), c in some.items()} for some in (counts(run), true_counts(truth)))
     assert any(p["launches_method"] == "estimated" for p in run.report["phases"])
     for name in ("data", "backward", "communication"):

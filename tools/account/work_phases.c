@@ -23,6 +23,7 @@ struct process {
     struct kj_phase_launch *plain; /* [activity] what a launch of it tells */
     uint64_t *launches;            /* [activity] exact */
     uint32_t *backward_nodes;      /* [activity] of a graph */
+    bool *after_backward;          /* [activity] captured after the backward passes of its graph */
     struct kj_phase_facts facts;
 
     const struct kj_ledger_interval **order; /* in the order of the calls */
@@ -44,25 +45,12 @@ static bool is_optimizer(const struct kj_phase_launch *l, int phase)
     return phase == KJ_PHASE_OPTIMIZER || (l->range < 0 && l->holds >> KJ_PHASE_OPTIMIZER & 1);
 }
 
-static void read_activities(struct process *p)
+/* What the nodes of each graph tell of it. */
+static void read_graphs(struct process *p)
 {
-    struct kj_ledger_activity activity;
     struct kj_ledger_graph_node node;
-    for (uint32_t a = 0; a < p->activities; a++) {
-        struct kj_phase_launch *l = &p->plain[a];
-        *l = (struct kj_phase_launch)KJ_PHASE_LAUNCH_PLAIN;
-        if (!kj_ledger_view_row(p->view, KJ_SECTION_ACTIVITIES, a, &activity))
-            continue;
-        int range = KJ_ROLE_RANGE(activity.role);
-        l->range = (int8_t)(range < KJ_PHASE_COUNT ? range : -1);
-        l->kernel = activity.kind == KJ_ACTIVITY_KERNEL || activity.kind == KJ_ACTIVITY_GRAPH;
-        l->autograd = KJ_ROLE_WHO(activity.role) == KJ_ROLE_AUTOGRAD;
-        l->to_device = activity.kind == KJ_ACTIVITY_MEMCPY_HTOD;
-        if (activity.kind == KJ_ACTIVITY_KERNEL)
-            l->named = (int8_t)kj_phase_of_kernel(kj_ledger_view_name(p->view, activity.name));
-        p->launches[a] = p->class_of[a] == KJ_NO_CLASS ? 0 : kj_ledger_view_launches(p->view, a);
-        p->all += p->launches[a];
-    }
+    for (uint32_t a = 0; a < p->activities; a++)
+        p->plain[a].holds = 0, p->plain[a].forward_nodes = p->backward_nodes[a] = 0;
     for (uint32_t i = 0; kj_ledger_view_row(p->view, KJ_SECTION_GRAPH_NODES, i, &node); i++) {
         if (node.graph >= p->activities || node.activity >= p->activities)
             continue;
@@ -74,6 +62,52 @@ static void read_activities(struct process *p)
         if (phase == KJ_PHASE_BACKWARD)
             p->backward_nodes[node.graph] += node.nodes;
     }
+}
+
+/* The nodes that were captured after the last backward pass of their graph are of the update, if there is one
+ * in the graph by name, or by name none in all of the process, and so it must be them. Returns whether any
+ * are. */
+static bool mark_updates(struct process *p)
+{
+    struct kj_ledger_graph_node node;
+    bool named = false, any = false;
+    for (uint32_t a = 0; a < p->activities && !named; a++)
+        named = (p->launches[a] || p->plain[a].holds) &&
+                is_optimizer(&p->plain[a], kj_phase_of_launch(&p->plain[a]));
+    for (uint32_t i = 0; kj_ledger_view_row(p->view, KJ_SECTION_GRAPH_NODES, i, &node); i++) {
+        if (node.graph >= p->activities || node.activity >= p->activities ||
+            !p->after_backward[node.activity])
+            continue;
+        bool here = p->plain[node.graph].holds >> KJ_PHASE_OPTIMIZER & 1;
+        p->plain[node.activity].update = p->plain[node.activity].update || here || !named;
+        any = any || p->plain[node.activity].update;
+    }
+    p->facts.optimizer = named;
+    return any;
+}
+
+static void read_activities(struct process *p)
+{
+    struct kj_ledger_activity activity;
+    for (uint32_t a = 0; a < p->activities; a++) {
+        struct kj_phase_launch *l = &p->plain[a];
+        *l = (struct kj_phase_launch)KJ_PHASE_LAUNCH_PLAIN;
+        if (!kj_ledger_view_row(p->view, KJ_SECTION_ACTIVITIES, a, &activity))
+            continue;
+        int range = KJ_ROLE_RANGE(activity.role);
+        l->range = (int8_t)(range < KJ_PHASE_COUNT ? range : -1);
+        l->kernel = activity.kind == KJ_ACTIVITY_KERNEL || activity.kind == KJ_ACTIVITY_GRAPH;
+        l->autograd = KJ_ROLE_WHO(activity.role) == KJ_ROLE_AUTOGRAD;
+        p->after_backward[a] = KJ_ROLE_WHO(activity.role) == KJ_ROLE_AFTER_BACKWARD;
+        l->to_device = activity.kind == KJ_ACTIVITY_MEMCPY_HTOD;
+        if (activity.kind == KJ_ACTIVITY_KERNEL)
+            l->named = (int8_t)kj_phase_of_kernel(kj_ledger_view_name(p->view, activity.name));
+        p->launches[a] = p->class_of[a] == KJ_NO_CLASS ? 0 : kj_ledger_view_launches(p->view, a);
+        p->all += p->launches[a];
+    }
+    read_graphs(p);
+    if (mark_updates(p))
+        read_graphs(p);
     for (uint32_t a = 0; a < p->activities; a++) {
         /* A few kernels of the main thread do not make a forward pass beside a backward pass. */
         if ((uint64_t)p->plain[a].forward_nodes * FORWARD_PART < p->backward_nodes[a])
@@ -81,7 +115,6 @@ static void read_activities(struct process *p)
         int phase = kj_phase_of_launch(&p->plain[a]);
         p->phase_of[a].direct = (int8_t)phase;
         p->facts.backward = p->facts.backward || (p->launches[a] && is_backward(&p->plain[a], phase));
-        p->facts.optimizer = p->facts.optimizer || (p->launches[a] && is_optimizer(&p->plain[a], phase));
     }
 }
 
@@ -305,7 +338,8 @@ int kj_work_add_phases(struct kj_work *work, uint32_t view, const struct kj_ledg
     p.plain = malloc((p.activities + 1) * sizeof(*p.plain));
     p.launches = calloc(p.activities + 1, sizeof(*p.launches));
     p.backward_nodes = calloc(p.activities + 1, sizeof(*p.backward_nodes));
-    int status = p.plain && p.launches && p.backward_nodes ? 0 : -1;
+    p.after_backward = calloc(p.activities + 1, sizeof(*p.after_backward));
+    int status = p.plain && p.launches && p.backward_nodes && p.after_backward ? 0 : -1;
     if (!status) {
         read_activities(&p);
         status = find_phases(&p, rows, count);
@@ -319,6 +353,7 @@ int kj_work_add_phases(struct kj_work *work, uint32_t view, const struct kj_ledg
     free(p.plain);
     free(p.launches);
     free(p.backward_nodes);
+    free(p.after_backward);
     free(p.order);
     free(p.phases);
     free(p.in_graph);

@@ -18,6 +18,7 @@ struct kj_phase_launch {
     int8_t range;    /* enum kj_phase of the NVTX range around it; -1 none */
     int8_t named;    /* kj_phase_of_kernel of its name; -1 none */
     bool autograd;   /* by a thread of PyTorch's autograd engine */
+    bool update;     /* a node captured after the backward passes of a graph that updates parameters */
     bool kernel;     /* not a copy or fill */
     bool to_device;  /* a copy from host to device */
     uint8_t holds;   /* of a graph: bits 1 << KJ_PHASE_BACKWARD, 1 << KJ_PHASE_OPTIMIZER of its nodes */
@@ -35,6 +36,7 @@ struct kj_phase_launch {
     X(COLLECTIVE, l->named == KJ_PHASE_COMMUNICATION, KJ_PHASE_COMMUNICATION, "an NCCL kernel, by name")     \
     X(TO_DEVICE, l->to_device, KJ_PHASE_DATA, "a copy from host to device")                                  \
     X(UPDATE, l->named == KJ_PHASE_OPTIMIZER, KJ_PHASE_OPTIMIZER, "a multi-tensor or fused optimizer")       \
+    X(GRAPH_END, l->update, KJ_PHASE_OPTIMIZER, "captured after the last backward pass of a whole step")     \
     X(AUTOGRAD, l->autograd, KJ_PHASE_BACKWARD, "launched by the autograd engine; recomputed forward too")   \
     X(GRAPH_STEP, l->holds >> KJ_PHASE_BACKWARD & 1, KJ_PHASE_FORWARD, "rest of a graph with a backward")    \
     X(GRAPH_UPDATE, l->holds >> KJ_PHASE_OPTIMIZER & 1, KJ_PHASE_OPTIMIZER, "rest of a graph of an update")
