@@ -147,6 +147,8 @@ int kj_phases_attach(struct kj_phases_reader *reader, enum kj_probe_function fun
         [KJ_FUNCTION_RECORD_END] = skeleton->progs.record_leave,
         [KJ_FUNCTION_UPDATE] = skeleton->progs.update,
         [KJ_FUNCTION_CALL] = skeleton->progs.call,
+        [KJ_FUNCTION_HANDLE] = skeleton->progs.handle,
+        [KJ_FUNCTION_RECORD_NEW] = skeleton->progs.record_new,
     };
     return function < KJ_FUNCTIONS ? attach(reader, programs[function], pid, path, offset) : -EINVAL;
 }

@@ -11,7 +11,7 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 enum { DEPTH = 8, ENGINES = 8, USER_SCOPE = 7 }; /* at::RecordScope::USER_SCOPE, since PyTorch 1.8 */
-enum { EXECUTE_BYTES = 8192, DESTROYED_WITHIN_NS = 1000000 };
+enum { EXECUTE_BYTES = 8192, NEXT_TO_NS = 1000000 };
 
 enum record_name {
     NAME_UNKNOWN,   /* not announced from Python, or by one whose objects we cannot read */
@@ -28,10 +28,12 @@ struct open_phases {
     __u64 execute;         /* where the engine's function is in this process */
     __u64 frames[ENGINES]; /* stack pointers at its start, outermost first */
     __u32 engines;
-    __u32 open;   /* records */
-    __u32 ended;  /* of them, those that wait for being destroyed */
-    __u32 called; /* enum record_name: what the call that runs since called_ns will name its record */
+    __u32 open;       /* records */
+    __u32 ended;      /* of them, those that wait for being destroyed */
+    __u32 no_handles; /* of records: PyTorch 2 */
+    __u32 called;     /* enum record_name: what the call that runs since called_ns will name its record */
     __u64 called_ns;
+    __u64 handle_ns; /* when a tensor of zeros was last asked for */
     struct record {
         __u64 start_ns;
         __u64 end_ns; /* 0: has not ended */
@@ -88,7 +90,7 @@ static __always_inline void emit(__u32 mark, __u64 start_ns, __u64 end_ns)
     event->reserved = 0;
     event->start_ns = start_ns;
     event->end_ns = end_ns;
-    bpf_ringbuf_submit(event, 0);
+    bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP); /* the loader looks by itself */
 }
 
 /* Something else goes on before a record that has ended is destroyed: somebody keeps it. */
@@ -235,6 +237,37 @@ int call(struct pt_regs *context)
     return 0;
 }
 
+/* at::_ops::zeros::call. Before PyTorch 2 each record that Python makes begins by making such a tensor for a
+ * handle; attached up to 2.2, whose functions tell themselves from later ones by their names. */
+SEC("uprobe")
+int handle(struct pt_regs *context)
+{
+    struct open_phases *phases = phases_of((__u32)bpf_get_current_pid_tgid(), true);
+    if (phases && !phases->no_handles)
+        phases->handle_ns = bpf_ktime_get_ns();
+    return 0;
+}
+
+/* torch::autograd::profiler::record_function_enter_new: this is PyTorch 2, whose records have no handle. */
+SEC("uprobe")
+int record_new(struct pt_regs *context)
+{
+    struct open_phases *phases = phases_of((__u32)bpf_get_current_pid_tgid(), true);
+    if (phases) {
+        phases->no_handles = 1;
+        phases->handle_ns = 0;
+    }
+    return 0;
+}
+
+static __always_inline __u64 start_of(const struct open_phases *phases, __u32 name)
+{
+    if (name != NAME_OPTIMIZER)
+        return bpf_ktime_get_ns();
+    __u64 called_ns = phases->called_ns, handle_ns = phases->handle_ns;
+    return handle_ns && called_ns - handle_ns < NEXT_TO_NS ? handle_ns : called_ns;
+}
+
 /* RecordFunction::RecordFunction(RecordScope) */
 SEC("uprobe")
 int record_enter(struct pt_regs *context)
@@ -251,13 +284,14 @@ int record_enter(struct pt_regs *context)
             continue;
         record->object = PT_REGS_PARM1(context);
         record->name = phases->called;
-        record->start_ns = record->name == NAME_OPTIMIZER ? phases->called_ns : bpf_ktime_get_ns();
+        record->start_ns = start_of(phases, record->name);
         record->end_ns = 0;
         record->updates = 0;
         phases->open++;
         break;
     }
     phases->called = NAME_UNKNOWN;
+    phases->handle_ns = 0;
     return 0;
 }
 
@@ -299,7 +333,7 @@ int record_leave(struct pt_regs *context)
         record->object = 0;
         phases->open--;
         if (record->name == NAME_OPTIMIZER) {
-            bool soon = now_ns - record->end_ns < DESTROYED_WITHIN_NS;
+            bool soon = now_ns - record->end_ns < NEXT_TO_NS;
             phases->ended--;
             emit(KJ_MARK_OPTIMIZER, record->start_ns, soon ? now_ns : record->end_ns);
         } else if (record->name == NAME_UNKNOWN && record->updates) {

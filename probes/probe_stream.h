@@ -33,6 +33,8 @@ enum kj_probe_function {
     KJ_FUNCTION_ENGINE_END,  /* c10::IValue::toTensorVector, which the engine calls last */
     KJ_FUNCTION_ENGINE_FAIL, /* torch::autograd::Engine::thread_on_exception */
     KJ_FUNCTION_CALL,        /* torch::jit::_get_operation_for_overload_or_packet, in libtorch_python.so */
+    KJ_FUNCTION_HANDLE,      /* at::_ops::zeros::call */
+    KJ_FUNCTION_RECORD_NEW,  /* torch::autograd::profiler::record_function_enter_new */
     KJ_FUNCTIONS
 };
 

@@ -42,6 +42,13 @@ static const struct {
     {KJ_FUNCTION_CALL, "_ZN5torch3jit37_get_operation_for_overload_or_packetERKSt6vectorI", PYTHON},
     {KJ_FUNCTION_RECORD, "_ZN2at14RecordFunctionC1ENS_11RecordScopeE", CPU},
     {KJ_FUNCTION_RECORD_END, "_ZN2at14RecordFunction3endEv", CPU},
+    /* c10::optional: 1.13 to 2.2. Without the first of these two the second would take others' for handles.
+     */
+    {KJ_FUNCTION_RECORD_NEW,
+     "_ZN5torch8autograd8profiler25record_function_enter_newERKNSt7__cxx1112basic_stringIcSt11char_traitsIcE"
+     "SaIcEEERKN3c108optional",
+     CPU},
+    {KJ_FUNCTION_HANDLE, "_ZN2at4_ops5zeros4callEN3c108ArrayRefINS2_6SymIntEEENS2_8optional", CPU},
     {KJ_FUNCTION_UPDATE, "_ZN2at4_ops5zero_4callE", CPU},        /* zero_grad */
     {KJ_FUNCTION_UPDATE, "_ZN2at4_ops11add__Tensor4callE", CPU}, /* SGD */
     {KJ_FUNCTION_UPDATE, "_ZN2at4_ops8addcdiv_4callE", CPU},     /* Adam and its kin */
@@ -231,6 +238,8 @@ static void attach(struct kj_functions *functions, struct kj_probe *probe, int32
          optimizer = there[KJ_FUNCTION_RECORD] && there[KJ_FUNCTION_RECORD_END] && there[KJ_FUNCTION_UPDATE];
     for (int w = 0; w < WANTED; w++) {
         enum kj_probe_function function = wanted[w].function;
+        if (function == KJ_FUNCTION_HANDLE && !there[KJ_FUNCTION_RECORD_NEW])
+            continue;
         bool of_engine = function == KJ_FUNCTION_ENGINE || function == KJ_FUNCTION_ENGINE_END ||
                          function == KJ_FUNCTION_ENGINE_FAIL;
         if (offsets[w] && (of_engine ? engine : optimizer))
