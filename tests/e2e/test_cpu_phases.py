@@ -12,10 +12,10 @@ import kj
 import probe
 
 TRAIN = str(kj.SOURCES / "train_phases.py")
-VENV = pathlib.Path(os.environ.get("KJ_TORCH_VENV", "~/.cache/kjoule/torch-2.9.1")).expanduser()  # tests/torch/venv.sh
+NEWER = pathlib.Path(os.environ.get("KJ_TORCH_PYTHON", "/nonexistent"))
 PYTHONS = [pytest.param(kj.PYTHON, id="system"),
-           pytest.param(str(VENV / "bin" / "python"), id="venv",
-                        marks=pytest.mark.skipif(not (VENV / "complete").exists(), reason="tests/torch/venv.sh was not run"))]
+           pytest.param(str(NEWER), id="newer",
+                        marks=pytest.mark.skipif(not NEWER.exists(), reason="a newer PyTorch is what `make test-torch` installs"))]
 needs_probe = pytest.mark.skipif(not probe.PROBE.exists() or os.geteuid() != 0, reason="kjoule-probe is not built, or this is no root")
 
 
@@ -31,7 +31,9 @@ def watched(folder):
 
 
 def train(folder, python, *arguments):
-    """Wrapped; let go when all functions that mark phases are watched: no more have come for three flushes of the file."""
+    """What the script clocked, and the report. Wrapped; let go when all functions that mark phases are watched: no more have come for three flushes of the file."""
+    if python == kj.PYTHON:
+        pytest.importorskip("torch", reason="PyTorch is not installed for this python (Debian: python3-torch)")
     command = [kj.KJOULE, "run", "-q", "-o", folder, "--probe-phases", "--", python, TRAIN, STEPS, *arguments]
     process = subprocess.Popen(list(map(str, command)), env=kj.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)
@@ -83,8 +85,6 @@ def check_phases(folder, clocked, report):
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize("optimizer", ["Adam", "SGD"])
 def test_phases_agree_with_the_script(folder, python, optimizer):
-    if python == kj.PYTHON:
-        pytest.importorskip("torch", reason="PyTorch is not installed for this python (Debian: python3-torch)")
     clocked, report = train(folder, python, optimizer)
     assert len(clocked["backward"]) == STEPS and len(clocked["optimizer"]) == 2 * STEPS
     check_phases(folder, clocked, report)
@@ -96,8 +96,6 @@ def test_phases_agree_with_the_script(folder, python, optimizer):
 def test_what_is_between_is_no_phase(folder, python):
     """Sleep, logging, clipping, tensors of zeros, records of the user's own, a loader that changes tensors in place: none is taken for a
     phase or adds to the one next to it. And a backward that raises reaches who catches it."""
-    if python == kj.PYTHON:
-        pytest.importorskip("torch", reason="PyTorch is not installed for this python (Debian: python3-torch)")
     clocked, report = train(folder, python, "SGD", "busy")
     assert len(clocked["backward"]) == 2 * STEPS and len(clocked["between"]) == 3 * STEPS + 1
     check_phases(folder, clocked, report)
@@ -108,8 +106,6 @@ def test_what_is_between_is_no_phase(folder, python):
 @pytest.mark.parametrize("python", PYTHONS)
 def test_backward_inside_the_optimizer(folder, python):
     """An optimizer that evaluates by itself: the time of backward inside its step is backward's, once."""
-    if python == kj.PYTHON:
-        pytest.importorskip("torch", reason="PyTorch is not installed for this python (Debian: python3-torch)")
     clocked, report = train(folder, python, "SGD", "closure")
     phases = {p["phase"]: p for p in report["energy"]["cpu"]["phases"]}
     backward, steps = (sum(end - start for start, end in clocked[phase]) for phase in ("backward", "optimizer"))
