@@ -15,7 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { LINKS_MAX = 4096, TRACE_UPROBE_MULTI = 48, UPROBE_MULTI_RETURN = 1 };
+enum { LINKS_MAX = 4096, TRACE_UPROBE_MULTI = 48 };
 
 /* BPF_LINK_CREATE for many uprobes at once, as Linux 6.6 and later take it. Older headers do not have it; and
  * it wants no right beyond those to load, where uprobes by perf_event_open want CAP_SYS_ADMIN. */
@@ -106,13 +106,13 @@ struct kj_phases_reader *kj_phases_close(struct kj_phases_reader *reader)
     return NULL;
 }
 
-static int attach(struct kj_phases_reader *reader, struct bpf_program *program, bool at_return, int32_t pid,
-                  const char *path, uint64_t offset)
+static int attach(struct kj_phases_reader *reader, struct bpf_program *program, int32_t pid, const char *path,
+                  uint64_t offset)
 {
     if (reader->count == LINKS_MAX)
         return -E2BIG;
     if (!reader->multi) {
-        reader->links[reader->count] = bpf_program__attach_uprobe(program, at_return, pid, path, offset);
+        reader->links[reader->count] = bpf_program__attach_uprobe(program, false, pid, path, offset);
         return reader->links[reader->count] ? (int)(reader->count++, 0) : -errno;
     }
     struct uprobe_multi link = {.program_fd = (uint32_t)bpf_program__fd(program),
@@ -120,7 +120,6 @@ static int attach(struct kj_phases_reader *reader, struct bpf_program *program, 
                                 .path = (uintptr_t)path,
                                 .offsets = (uintptr_t)&offset,
                                 .count = 1,
-                                .flags = at_return ? UPROBE_MULTI_RETURN : 0,
                                 .pid = (uint32_t)pid};
     int fd = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &link, sizeof(link));
     if (fd < 0)
@@ -139,21 +138,19 @@ int kj_phases_attach(struct kj_phases_reader *reader, enum kj_probe_function fun
     if (!S_ISREG(st.st_mode) || offset >= (uint64_t)st.st_size)
         return -EINVAL;
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    struct bpf_program *const on_enter[KJ_FUNCTIONS] = {
-        [KJ_FUNCTION_ENGINE] = reader->skeleton->progs.engine_enter,
-        [KJ_FUNCTION_RECORD] = reader->skeleton->progs.record_enter,
-        [KJ_FUNCTION_RECORD_END] = reader->skeleton->progs.record_leave,
-        [KJ_FUNCTION_UPDATE] = reader->skeleton->progs.update,
+    const struct kj_phases *skeleton = reader->skeleton;
+    struct bpf_program *const programs[KJ_FUNCTIONS] = {
+        [KJ_FUNCTION_ENGINE] = skeleton->progs.engine_enter,
+        [KJ_FUNCTION_ENGINE_END] = skeleton->progs.engine_leave,
+        [KJ_FUNCTION_ENGINE_FAIL] = skeleton->progs.engine_fail,
+        [KJ_FUNCTION_RECORD] = skeleton->progs.record_enter,
+        [KJ_FUNCTION_RECORD_END] = skeleton->progs.record_leave,
+        [KJ_FUNCTION_UPDATE] = skeleton->progs.update,
+        [KJ_FUNCTION_CALL] = skeleton->progs.call,
+        [KJ_FUNCTION_HANDLE] = skeleton->progs.handle,
+        [KJ_FUNCTION_RECORD_NEW] = skeleton->progs.record_new,
     };
-    struct bpf_program *const on_leave[KJ_FUNCTIONS] = {
-        [KJ_FUNCTION_ENGINE] = reader->skeleton->progs.engine_leave,
-    };
-    if (function >= KJ_FUNCTIONS)
-        return -EINVAL;
-    int status = attach(reader, on_enter[function], false, pid, path, offset);
-    if (!status && on_leave[function])
-        status = attach(reader, on_leave[function], true, pid, path, offset);
-    return status;
+    return function < KJ_FUNCTIONS ? attach(reader, programs[function], pid, path, offset) : -EINVAL;
 }
 
 uint64_t kj_phases_read(struct kj_phases_reader *reader)

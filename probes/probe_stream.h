@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #define KJ_PROBE_MAGIC   0x6b6a7062u
-#define KJ_PROBE_VERSION 1
+#define KJ_PROBE_VERSION 2
 enum { KJ_PROBE_BATCH = 64, KJ_PROBE_NAME_BYTES = 16, KJ_PROBE_TEXT_BYTES = 152 };
 
 enum kj_probe_request_kind {
@@ -26,10 +26,15 @@ enum kj_probe_request_kind {
 
 /* The functions that phases are seen by. */
 enum kj_probe_function {
-    KJ_FUNCTION_ENGINE,     /* torch::autograd::Engine::execute */
-    KJ_FUNCTION_RECORD,     /* at::RecordFunction::RecordFunction(RecordScope) */
-    KJ_FUNCTION_RECORD_END, /* at::RecordFunction::end */
-    KJ_FUNCTION_UPDATE,     /* an operator that optimizers update parameters with */
+    KJ_FUNCTION_ENGINE,      /* torch::autograd::Engine::execute */
+    KJ_FUNCTION_RECORD,      /* at::RecordFunction::RecordFunction(RecordScope) */
+    KJ_FUNCTION_RECORD_END,  /* at::RecordFunction::end */
+    KJ_FUNCTION_UPDATE,      /* an operator that optimizers update parameters with */
+    KJ_FUNCTION_ENGINE_END,  /* c10::IValue::toTensorVector, which the engine calls last */
+    KJ_FUNCTION_ENGINE_FAIL, /* torch::autograd::Engine::thread_on_exception */
+    KJ_FUNCTION_CALL,        /* torch::jit::_get_operation_for_overload_or_packet, in libtorch_python.so */
+    KJ_FUNCTION_HANDLE,      /* at::_ops::zeros::call */
+    KJ_FUNCTION_RECORD_NEW,  /* torch::autograd::profiler::record_function_enter_new */
     KJ_FUNCTIONS
 };
 

@@ -54,15 +54,21 @@ static double course(const struct kj_account *a, const struct kj_series_channel 
     return (value - first) / whole;
 }
 
-/* The innermost of those that are open: data and optimizer run inside nothing, backward may hold a data copy.
- */
-static int innermost(const int32_t *open)
+/* What is open of one phase. */
+struct opened {
+    int32_t count;
+    uint64_t last_ns; /* when one last began */
+};
+
+/* The innermost of those that are open is the one that began last: an optimizer may evaluate by itself and
+ * run backward inside its step, or backward may run an optimizer for each gradient that is done. */
+static int innermost(const struct opened *open)
 {
-    static const enum kj_cpu_phase order[] = {KJ_CPU_OPTIMIZER, KJ_CPU_BACKWARD};
-    for (size_t i = 0; i < KJ_CPU_PHASES; i++)
-        if (open[order[i]] > 0)
-            return (int)order[i];
-    return -1;
+    int found = -1;
+    for (int i = 0; i < KJ_CPU_PHASES; i++)
+        if (open[i].count > 0 && (found < 0 || open[i].last_ns >= open[found].last_ns))
+            found = i;
+    return found;
 }
 
 static struct kj_energy phase_energy(const struct kj_cpu_sums *sums, double part, int64_t uj)
@@ -104,7 +110,7 @@ static int walk(const struct kj_account *a, const struct kj_cpu_phases *phases,
         edges[count++] = (struct edge){end_ns, -1, row->phase};
     }
     qsort(edges, count, sizeof(*edges), by_time);
-    int32_t open[KJ_CPU_PHASES] = {0};
+    struct opened open[KJ_CPU_PHASES] = {0};
     double before_ns = (double)a->start_ns, before = 0;
     for (size_t i = 0; i <= count; i++) {
         double t_ns = i < count ? (double)edges[i].t_ns : (double)a->end_ns;
@@ -113,8 +119,11 @@ static int walk(const struct kj_account *a, const struct kj_cpu_phases *phases,
         tally->time_ns[line] += t_ns - before_ns;
         tally->part[line] += now - before;
         before_ns = t_ns, before = now;
-        if (i < count)
-            open[edges[i].phase] += edges[i].step;
+        if (i == count)
+            break;
+        open[edges[i].phase].count += edges[i].step;
+        if (edges[i].step > 0)
+            open[edges[i].phase].last_ns = edges[i].t_ns;
     }
     free(edges);
     return 0;

@@ -21,26 +21,43 @@
 
 #include "probe_stream.h"
 
-enum { PROCESSES_MAX = 512, LIBRARIES_MAX = 8, SYMBOLS_MAX = 4 << 20, COST_SHARE = 50 };
+enum { PROCESSES_MAX = 512, FILES_MAX = 16, SYMBOLS_MAX = 4 << 20, COST_SHARE = 50 };
 #define STRINGS_MAX (256u << 20)
+
+/* Where the functions are. The second is there in Python alone. */
+enum { CPU, PYTHON, LIBRARIES };
+static const char *const library_names[LIBRARIES] = {"/libtorch_cpu.so", "/libtorch_python.so"};
 
 /* Mangled names as they begin: what follows differs with the version of PyTorch. */
 static const struct {
     enum kj_probe_function function;
     const char *start;
+    int library;
 } wanted[] = {
-    {KJ_FUNCTION_ENGINE, "_ZN5torch8autograd6Engine7executeE"},
-    {KJ_FUNCTION_RECORD, "_ZN2at14RecordFunctionC1ENS_11RecordScopeE"},
-    {KJ_FUNCTION_RECORD_END, "_ZN2at14RecordFunction3endEv"},
-    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops5zero_4callE"},        /* zero_grad */
-    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops11add__Tensor4callE"}, /* SGD */
-    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops8addcdiv_4callE"},     /* Adam and its kin */
-    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops18_foreach_add__List4callE"},
-    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops24_foreach_addcdiv__Scalar4callE"},
-    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops28_foreach_addcdiv__ScalarList4callE"},
-    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops12_fused_adam_4callE"},
-    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops13_fused_adamw_4callE"},
-    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops11_fused_sgd_4callE"},
+    {KJ_FUNCTION_ENGINE, "_ZN5torch8autograd6Engine7executeE", CPU},
+    {KJ_FUNCTION_ENGINE_END, "_ZNK3c106IValue14toTensorVectorEv", CPU},
+    {KJ_FUNCTION_ENGINE_END, "_ZNK3c106IValue14toTensorVectorEv",
+     PYTHON}, /* inline: a copy each, one of use */
+    {KJ_FUNCTION_ENGINE_FAIL, "_ZN5torch8autograd6Engine19thread_on_exceptionE", CPU},
+    {KJ_FUNCTION_CALL, "_ZN5torch3jit37_get_operation_for_overload_or_packetERKSt6vectorI", PYTHON},
+    {KJ_FUNCTION_RECORD, "_ZN2at14RecordFunctionC1ENS_11RecordScopeE", CPU},
+    {KJ_FUNCTION_RECORD_END, "_ZN2at14RecordFunction3endEv", CPU},
+    /* c10::optional: 1.13 to 2.2. Without the first of these two the second would take others' for handles.
+     */
+    {KJ_FUNCTION_RECORD_NEW,
+     "_ZN5torch8autograd8profiler25record_function_enter_newERKNSt7__cxx1112basic_stringIcSt11char_traitsIcE"
+     "SaIcEEERKN3c108optional",
+     CPU},
+    {KJ_FUNCTION_HANDLE, "_ZN2at4_ops5zeros4callEN3c108ArrayRefINS2_6SymIntEEENS2_8optional", CPU},
+    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops5zero_4callE", CPU},        /* zero_grad */
+    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops11add__Tensor4callE", CPU}, /* SGD */
+    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops8addcdiv_4callE", CPU},     /* Adam and its kin */
+    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops18_foreach_add__List4callE", CPU},
+    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops24_foreach_addcdiv__Scalar4callE", CPU},
+    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops28_foreach_addcdiv__ScalarList4callE", CPU},
+    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops12_fused_adam_4callE", CPU},
+    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops13_fused_adamw_4callE", CPU},
+    {KJ_FUNCTION_UPDATE, "_ZN2at4_ops11_fused_sgd_4callE", CPU},
 };
 enum { WANTED = sizeof(wanted) / sizeof(*wanted) };
 
@@ -51,7 +68,7 @@ struct library {
 };
 
 struct kj_functions {
-    struct library libraries[LIBRARIES_MAX];
+    struct library libraries[FILES_MAX];
     size_t libraries_count;
     int32_t done[PROCESSES_MAX];
     size_t done_count;
@@ -159,7 +176,8 @@ static int find_symbols(int fd, uint64_t *ret_offsets)
 /* ------------------------------------------------------------------ processes */
 
 /* Opens the file that the process has mapped under that name: the very one, by its inode. */
-static int open_library(int32_t pid, char *ret_path, size_t size, struct stat *ret_st)
+static int open_library(int32_t pid, const char *wanted_name, char *ret_path, size_t size,
+                        struct stat *ret_st)
 {
     char maps[64], *line = NULL, path[PATH_MAX];
     size_t room = 0;
@@ -172,7 +190,7 @@ static int open_library(int32_t pid, char *ret_path, size_t size, struct stat *r
         unsigned major, minor;
         unsigned long inode;
         char *name = strchr(line, '/');
-        if (!name || !strstr(name, "/libtorch_cpu.so") ||
+        if (!name || !strstr(name, wanted_name) ||
             sscanf(line, "%*s %*s %*s %x:%x %lu", &major, &minor, &inode) != 3)
             continue;
         name[strcspn(name, "\n")] = 0;
@@ -197,7 +215,7 @@ static const struct library *library_of(struct kj_functions *functions, int fd, 
     for (size_t i = 0; i < functions->libraries_count; i++)
         if (functions->libraries[i].device == st->st_dev && functions->libraries[i].inode == st->st_ino)
             return &functions->libraries[i];
-    if (functions->libraries_count == LIBRARIES_MAX)
+    if (functions->libraries_count == FILES_MAX)
         return NULL;
     struct library *library = &functions->libraries[functions->libraries_count++];
     *library = (struct library){.device = st->st_dev, .inode = st->st_ino};
@@ -205,23 +223,54 @@ static const struct library *library_of(struct kj_functions *functions, int fd, 
     return library;
 }
 
-static void attach(struct kj_functions *functions, struct kj_probe *probe, int32_t pid, int fd,
-                   const struct library *library, const char *path)
+static void attach(struct kj_functions *functions, struct kj_probe *probe, int32_t pid,
+                   const int fds[LIBRARIES], const struct library *const libraries[LIBRARIES],
+                   const char *path)
 {
     bool there[KJ_FUNCTIONS] = {false};
-    for (int w = 0; w < WANTED; w++)
-        there[wanted[w].function] = there[wanted[w].function] || library->offsets[w];
-    bool engine = there[KJ_FUNCTION_ENGINE],
+    uint64_t offsets[WANTED];
+    for (int w = 0; w < WANTED; w++) {
+        const struct library *library = libraries[wanted[w].library];
+        offsets[w] = library ? library->offsets[w] : 0;
+        there[wanted[w].function] = there[wanted[w].function] || offsets[w];
+    }
+    bool engine = there[KJ_FUNCTION_ENGINE] && there[KJ_FUNCTION_ENGINE_END],
          optimizer = there[KJ_FUNCTION_RECORD] && there[KJ_FUNCTION_RECORD_END] && there[KJ_FUNCTION_UPDATE];
-    for (int w = 0; w < WANTED; w++)
-        if (library->offsets[w] && (wanted[w].function == KJ_FUNCTION_ENGINE ? engine : optimizer))
-            kj_probe_function(probe, pid, wanted[w].function, fd, library->offsets[w]);
+    for (int w = 0; w < WANTED; w++) {
+        enum kj_probe_function function = wanted[w].function;
+        if (function == KJ_FUNCTION_HANDLE && !there[KJ_FUNCTION_RECORD_NEW])
+            continue;
+        bool of_engine = function == KJ_FUNCTION_ENGINE || function == KJ_FUNCTION_ENGINE_END ||
+                         function == KJ_FUNCTION_ENGINE_FAIL;
+        if (offsets[w] && (of_engine ? engine : optimizer))
+            kj_probe_function(probe, pid, function, fds[wanted[w].library], offsets[w]);
+    }
     if (engine || optimizer) {
         functions->seen = true;
     } else {
         snprintf(functions->reason, sizeof(functions->reason),
                  "%.120s exports none of the functions that mark phases", path);
     }
+}
+
+static void look_at(struct kj_functions *functions, struct kj_probe *probe, int32_t pid)
+{
+    char paths[LIBRARIES][PATH_MAX] = {"", ""};
+    struct stat st;
+    int fds[LIBRARIES] = {-1, -1};
+    const struct library *libraries[LIBRARIES] = {NULL, NULL};
+    for (int i = 0; i < LIBRARIES && (i == CPU || fds[CPU] >= 0); i++) {
+        fds[i] = open_library(pid, library_names[i], paths[i], sizeof(paths[i]), &st);
+        if (fds[i] >= 0)
+            libraries[i] = library_of(functions, fds[i], &st);
+    }
+    if (libraries[CPU])
+        attach(functions, probe, pid, fds, libraries, paths[CPU]);
+    if (fds[CPU] >= 0)
+        functions->done[functions->done_count++] = pid;
+    for (int i = 0; i < LIBRARIES; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
 }
 
 static bool is_done(struct kj_functions *functions, int32_t pid)
@@ -238,19 +287,8 @@ void kj_functions_look(struct kj_functions *functions, struct kj_probe *probe, c
     uint64_t now_ns = kj_mono_ns();
     if (now_ns < functions->next_ns)
         return;
-    for (size_t i = 0; i < count; i++) {
-        char path[PATH_MAX] = "";
-        struct stat st;
-        if (is_done(functions, pids[i]))
-            continue;
-        int fd = open_library(pids[i], path, sizeof(path), &st);
-        if (fd < 0)
-            continue;
-        const struct library *library = library_of(functions, fd, &st);
-        if (library)
-            attach(functions, probe, pids[i], fd, library, path);
-        functions->done[functions->done_count++] = pids[i];
-        close(fd);
-    }
+    for (size_t i = 0; i < count; i++)
+        if (!is_done(functions, pids[i]))
+            look_at(functions, probe, pids[i]);
     functions->next_ns = now_ns + COST_SHARE * (kj_mono_ns() - now_ns);
 }
