@@ -12,7 +12,9 @@ import ledger
 from test_kill import start
 
 HEAD = "power idle=60 context=85\nwait spin=1\n"  # a driver's waits spin: they end on time
+NOISY = "sensor window_ms=25 period_ms=100 noise=0.005\n"  # where each reading is as the last, nobody sees when they are renewed
 WALK = 9  # enum kj_activity_kind
+FIFTH = ["--phase-walk=20", "--budget=100"]  # delays are made while launches are timed: in runs of 2 s a hiccup must not put an end to that
 SHORT = HEAD + "kernel beat_0 duration_us=6000 power=200\nkernel beat_1 duration_us=4000 power=600\n"
 
 
@@ -50,7 +52,7 @@ def law_ns(n, seed=1):
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
     x ^= x >> 31
-    octave = 4000000 << x % 4
+    octave = 2000000 << x % 4
     return octave + int(octave * (x >> 32) / 2**32)
 
 
@@ -60,14 +62,14 @@ def check_walk(run, share, at_least):
     delays = delays_of(run.folder)
     lengths = [end - begin for begin, end in delays]
     assert walk["asked_share"] == pytest.approx(share) and walk["reason"] is None
-    assert walk["delays"] == len(delays) >= at_least
+    assert walk["delays"] == len(delays) >= at_least, (run.report["overhead"], run.report["kernels"])
     assert (walk["delay_ns"], walk["longest_ns"]) == (sum(lengths), max(lengths))
     assert walk["delay_ns"] <= share * duration_ns
     assert walk["share_of_duration"] == pytest.approx(walk["delay_ns"] / duration_ns)
     for i, length in enumerate(lengths):  # the system may oversleep
         assert -1000 < length - law_ns(i) < 20e6, (i, length, law_ns(i))
-    for i, ((begin, end), (following, _)) in enumerate(zip(delays, delays[1:])):  # each is earned before it is made
-        assert following > end and following - begin >= law_ns(i + 1) / share - 1000, i
+    for i, ((begin, _), (following, _)) in enumerate(zip(delays, delays[1:])):  # each is earned before it is made
+        assert following - begin >= max(law_ns(i), law_ns(i + 1) / share) - 1000, i
     # The device stands still meanwhile, at its idle power of 85 W: visible, and part of its idle energy.
     idle_uj = sum(d["phase_walk_uj"] for d in run.report["devices"])
     assert walk["device_idle_uj"] == idle_uj <= sum(d["idle_uj"] for d in run.report["devices"])
@@ -92,7 +94,7 @@ def compare(run, sim):
 
 @pytest.mark.parametrize("sensors, watts", [
     pytest.param("refuse power\nrefuse ring\n", (200, 600), id="counter-alone"),
-    pytest.param("sensor window_ms=25 period_ms=100\n", (200, 600, 300, 500), id="window-and-counter"),
+    pytest.param(NOISY, (200, 600, 300, 500), id="window-and-counter"),
 ])
 def test_kernels_that_keep_step_with_the_sensor_are_told_apart(make_sim, tmp_path, sensors, watts):
     """Steps of 100 ms, sensors renewed every 100 ms. All that is known of the kernels without delays is what few windows see of them."""
@@ -123,7 +125,7 @@ def test_kernels_that_keep_step_with_the_sensor_are_told_apart(make_sim, tmp_pat
 
 
 def test_too_short_a_walk_is_said(make_sim, folder):
-    sim = make_sim(HEAD + "kernel beat_0 duration_us=45000 power=200\nkernel beat_1 duration_us=45000 power=600\n")
+    sim = make_sim(HEAD + NOISY + "kernel beat_0 duration_us=45000 power=200\nkernel beat_1 duration_us=45000 power=600\n")
     run = kj.wrapped(beat("--steps", 40), folder, options=["--phase-walk=1"], env=sim.env)
     assert run.kernels() == sim.kernels() == {"beat_0": 40, "beat_1": 40}
     walk, _ = check_walk(run, 0.01, at_least=1)
@@ -144,7 +146,7 @@ def test_delays_after_waits_for_the_device(make_sim, folder, arguments):
     """After whatever tells the program that the device is done; counts and output as without."""
     plain = kj.bare(short(*arguments), env=make_sim(SHORT, name="plain").env)
     sim = make_sim(SHORT)
-    run = kj.wrapped(short(*arguments), folder, options=["--phase-walk=20"], env=sim.env)
+    run = kj.wrapped(short(*arguments), folder, options=FIFTH, env=sim.env)
     assert (run.status, run.stdout) == (plain.status, plain.stdout) == (0, b"steps 100\n"), run.stderr.decode()
     assert run.kernels() == sim.kernels() == {"beat_0": 100, "beat_1": 100}
     walk, _ = check_walk(run, 0.2, at_least=5)
@@ -160,7 +162,7 @@ def test_delays_after_waits_for_the_device(make_sim, folder, arguments):
 ])
 def test_no_delay_elsewhere(make_sim, folder, arguments, options, said, most):
     sim = make_sim(SHORT)
-    run = kj.wrapped(short(*arguments, steps=120), folder, options=["--phase-walk=20", *options], env=sim.env)
+    run = kj.wrapped(short(*arguments, steps=120), folder, options=[*FIFTH, *options], env=sim.env)
     assert (run.status, run.stdout) == (0, b"steps 120\n"), run.stderr.decode()
     assert run.kernels() == sim.kernels() == {"beat_0": 120, "beat_1": 120}
     check_no_walk(run, said, most)
@@ -170,7 +172,7 @@ def test_cupti(make_sim, folder):
     """CUPTI's records come later than the wait: delays after waits for all of a stream alone."""
     sim = make_sim(SHORT)
     sim.env["LD_LIBRARY_PATH"] = f"{kj.SIMGPU}:{kj.SIMGPU / 'cupti'}"
-    run = kj.wrapped(short(), folder, options=["--phase-walk=20", "--timing=cupti"], env=sim.env)
+    run = kj.wrapped(short(), folder, options=[*FIFTH, "--timing=cupti"], env=sim.env)
     assert run.kernels() == sim.kernels() == {"beat_0": 100, "beat_1": 100}
     assert [p["timing"]["backend"] for p in run.report["processes"]] == ["cupti"]
     check_walk(run, 0.2, at_least=5)
@@ -179,7 +181,7 @@ def test_cupti(make_sim, folder):
 def test_processes_share_the_budget(make_sim, folder):
     """Forked workers, each of which waits: all together hold up the run by no more than was asked for."""
     sim = make_sim(SHORT)
-    run = kj.wrapped(short("--processes", 3), folder, options=["--phase-walk=20"], env=sim.env)
+    run = kj.wrapped(short("--processes", 3), folder, options=FIFTH, env=sim.env)
     assert run.status == 0, run.stderr.decode()
     assert run.kernels() == sim.kernels() == {"beat_0": 300, "beat_1": 300}
     walk, _ = check_walk(run, 0.2, at_least=5)
@@ -189,7 +191,7 @@ def test_processes_share_the_budget(make_sim, folder):
 def test_hosts_share_the_budget(make_sim, folder):
     """Ranks elsewhere wait for this one: each of four hosts has a quarter."""
     sim = make_sim(SHORT)
-    run = kj.wrapped(short(), folder, options=["--phase-walk=20"], env={**sim.env, "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "2", "RANK": "0"})
+    run = kj.wrapped(short(), folder, options=FIFTH, env={**sim.env, "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "2", "RANK": "0"})
     walk = walk_of(run)
     assert walk["hosts"] == 4 and 0 < walk["delay_ns"] <= 0.05 * run.report["run"]["duration_ns"]
 
@@ -197,7 +199,7 @@ def test_hosts_share_the_budget(make_sim, folder):
 def test_bare_preload(make_sim, tmp_path):
     for name, share, value in (("on", 0.1, "10"), ("off", 0, "0")):
         sim = make_sim(SHORT, name=name)
-        run = kj.preloaded(short(), tmp_path / f"{name}-run", env={**sim.env, "KJOULE_PHASE_WALK": value})
+        run = kj.preloaded(short(), tmp_path / f"{name}-run", env={**sim.env, "KJOULE_PHASE_WALK": value, "KJOULE_BUDGET": "100"})
         assert (run.status, run.stdout) == (0, b"steps 100\n"), run.stderr.decode()
         assert run.kernels() == sim.kernels() == {"beat_0": 100, "beat_1": 100}
         if share:
@@ -219,7 +221,7 @@ def test_the_command_line_wins(make_sim, folder):
 def test_killed(make_sim, folder):
     """kill -9: the delays so far are in the report."""
     sim = make_sim(SHORT)
-    process, child = start(short(steps=100000), folder, {**sim.env, "KJOULE_PHASE_WALK": "20"})
+    process, child = start(short(steps=100000), folder, {**sim.env, "KJOULE_PHASE_WALK": "20", "KJOULE_BUDGET": "100"})
     kj.wait_for(lambda: list(folder.glob("intervals.*")) and len(delays_of(folder)) > 4, what="five delays")
     os.kill(child, signal.SIGKILL)
     assert process.wait(30) == 137, process.stderr.read().decode()

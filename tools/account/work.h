@@ -54,7 +54,7 @@ struct kj_work_span {
     uint64_t start_ns, end_ns;
 };
 
-/* One of --phase-walk's. No two of a run overlap. */
+/* One of --phase-walk's. No two of a run overlap, but for what the system oversleeps. */
 struct kj_work_delay {
     uint64_t start_ns, end_ns;
     uint32_t view;
