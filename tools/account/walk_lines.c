@@ -105,6 +105,8 @@ static void subtract(const struct kj_work_delay *delays, size_t count, double *s
 double kj_walk_idle_ns(const struct kj_work *work, uint32_t device)
 {
     size_t count;
+    if (!work->delay_count)
+        return 0;
     struct kj_work_delay *delays = delays_of(work, device, &count);
     double *still_ns = calloc(count + 1, sizeof(*still_ns)), sum_ns = 0;
     for (size_t i = 0; still_ns && i < count; i++)
