@@ -119,7 +119,7 @@ static const char *kind_name(uint8_t kind)
         [KJ_ACTIVITY_MEMCPY_HTOD] = "[memcpy HtoD]", [KJ_ACTIVITY_MEMCPY_DTOH] = "[memcpy DtoH]",
         [KJ_ACTIVITY_MEMCPY_DTOD] = "[memcpy DtoD]", [KJ_ACTIVITY_MEMCPY_OTHER] = "[memcpy]",
         [KJ_ACTIVITY_MEMSET] = "[memset]",           [KJ_ACTIVITY_GRAPH] = "[graph]",
-        [KJ_ACTIVITY_HOST] = "[host function]",
+        [KJ_ACTIVITY_HOST] = "[host function]",      [KJ_ACTIVITY_WALK] = "[phase walk]",
     };
     return names[kind];
 }

@@ -20,7 +20,7 @@
 #include <stdint.h>
 
 #define KJ_LEDGER_MAGIC     0x3172656764656c6bULL /* "kledger1" as little-endian bytes */
-#define KJ_LEDGER_VERSION   2u
+#define KJ_LEDGER_VERSION   3u
 #define KJ_LEDGER_MAX_BYTES (64u << 20)
 #define KJ_LEDGER_PREFIX    "ledger." /* file name in the run folder: ledger.<pid>.<start_ticks> */
 
@@ -125,6 +125,14 @@ struct kj_ledger_header {
     uint64_t cupti_dropped;    /* records that CUPTI had no room for */
     uint64_t cupti_incomplete; /* records without a time */
     uint64_t events_device_ns; /* GPU time that the event pairs took, estimated; 0 not known */
+
+    uint32_t walk_ppm;     /* --phase-walk: of the run's time, in millionths; 0: not asked for */
+    uint32_t walk_seed;    /* of the lengths of the delays */
+    uint32_t walk_hosts;   /* that share the former */
+    char walk_reason[92];  /* why it stands still; "" where it may walk */
+    uint64_t walk_delays;  /* of this process; each is an interval too, of kind WALK */
+    uint64_t walk_ns;      /* they took */
+    uint64_t walk_most_ns; /* the longest */
 };
 
 struct kj_ledger_device {
@@ -158,6 +166,7 @@ enum kj_activity_kind {
     KJ_ACTIVITY_MEMSET,
     KJ_ACTIVITY_GRAPH, /* one launch of an instantiated graph; its nodes are in GRAPH_NODES */
     KJ_ACTIVITY_HOST,  /* a host function in stream order: no GPU work */
+    KJ_ACTIVITY_WALK,  /* a delay of --phase-walk: the host's, no GPU work */
 };
 
 /* Who launched it, as far as the thread tells (phase rules build on it). */

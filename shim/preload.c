@@ -48,10 +48,12 @@ void kj_session_touch(void)
         return; /* another thread is at it; what it does meanwhile is look-ups, not launches */
     if (!kj_config.off && kj_config.dir[0]) {
         const char *reason = "";
-        if (kj_ledger_create(kj_config.dir, &reason))
-            kj_governor_start(kj_now_ns());
-        else
+        if (!kj_ledger_create(kj_config.dir, &reason)) {
             kj_session_disable(reason);
+        } else {
+            kj_governor_start(kj_now_ns());
+            kj_walk_start(kj_ledger_now());
+        }
     } else if (!kj_config.off) {
         kj_session_disable(kj_config.no_dir);
     }
@@ -88,6 +90,9 @@ __attribute__((constructor)) static void start(void)
     const char *budget = getenv("KJOULE_BUDGET");
     double percent = budget && *budget ? strtod(budget, NULL) : 1.0;
     kj_config.budget = percent >= 0 && percent <= 100 ? percent / 100 : 0.01;
+    const char *walk = getenv("KJOULE_PHASE_WALK");
+    percent = walk && *walk ? strtod(walk, NULL) : 0;
+    kj_config.walk = percent > 0 && percent <= 20 ? percent / 100 : 0;
     const char *dir = getenv("KJOULE_DIR");
     if (!dir || !*dir)
         kj_recorder_start(); /* fills kj_config.dir, or leaves it empty and says why */

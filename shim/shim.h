@@ -204,6 +204,8 @@ void kj_timing_end(struct kj_context *context, struct kj_pair *pair, uint32_t ac
 void kj_timing_cancel(struct kj_context *context, struct kj_pair *pair);
 /* Collects finished pairs of the context, at most `most` (0: all). Never waits. */
 void kj_timing_harvest(struct kj_ledger_header *ledger, struct kj_context *context, unsigned most);
+/* Nothing that was timed is under way, as far as the last harvest saw. */
+bool kj_timing_is_idle(const struct kj_context *context);
 /* The context may be gone after this. */
 void kj_timing_release(struct kj_ledger_header *ledger, struct kj_context *context);
 void kj_activity_timed(struct kj_ledger_header *ledger, uint32_t activity, uint64_t ns, bool first);
@@ -240,6 +242,15 @@ void kj_governor_resume(void); /* CUPTI has left: event pairs again, from a burs
 void kj_governor_sample(struct kj_ledger_header *ledger, int64_t took_ns, uint32_t stands_for);
 void kj_governor_tick(struct kj_ledger_header *ledger, uint64_t now_ns);
 
+/* ---- delays that the user asked for (walk.c)
+ * ------------------------------------------------------------------------ */
+
+/* A new ledger. */
+void kj_walk_start(struct kj_ledger_header *ledger);
+/* The application's wait for the device has returned after so long, and all of it has been recorded: a delay,
+ * if one is due here. `whole`: it was for all of a stream or context, not for an event in it. */
+void kj_walk(struct kj_ledger_header *ledger, bool whole, uint64_t waited_ns);
+
 /* ---- session (preload.c, start.c)
  * -------------------------------------------------------------------------------------- */
 
@@ -250,6 +261,7 @@ struct kj_config {
     bool events;        /* KJOULE_TIMING is not "count" */
     bool cupti;         /* it is "cupti" */
     double budget;      /* fraction of wall time */
+    double walk;        /* the same, of the delays of walk.c; 0: none */
 };
 extern struct kj_config kj_config;
 

@@ -336,6 +336,11 @@ void kj_timing_harvest(struct kj_ledger_header *ledger, struct kj_context *conte
     kj_self_time_add(ledger, kj_now_ns() - begun_ns);
 }
 
+bool kj_timing_is_idle(const struct kj_context *context)
+{
+    return !kj_context_timing((struct kj_context *)context)->count;
+}
+
 void kj_timing_drop(struct kj_timing *timing)
 {
     if (!try_lock(timing))

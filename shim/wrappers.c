@@ -212,6 +212,8 @@ static void copy_end(struct kj_ledger_header *ledger, enum kj_hook hook, CUresul
                                           .context = kj_context_row(context)};
     kj_interval_publish(ledger, &interval);
     kj_timing_harvest(ledger, context, 2 * KJ_SAMPLE_EVERY);
+    if (unlikely(kj_config.walk > 0) && kind == KJ_ACTIVITY_MEMCPY_DTOH)
+        kj_walk(ledger, false, end_ns - start_ns);
 }
 
 #define LAUNCH(symbol, name, version, lane, shape, stream, params, args)                                     \
@@ -261,6 +263,8 @@ static void wait_end(struct kj_ledger_header *ledger, enum kj_hook hook, CUresul
     if (unlikely(atomic_load_explicit(&kj_cupti_on, memory_order_relaxed)))
         kj_cupti_harvest(ledger, end_ns, false);
     kj_governor_tick(ledger, end_ns);
+    if (unlikely(kj_config.walk > 0) && !rc)
+        kj_walk(ledger, hook != KJ_HOOK_cuEventSynchronize, end_ns - start_ns);
 }
 
 #define SYNC(symbol, name, version, lane, params, args)                                                      \

@@ -50,6 +50,8 @@ struct scenario {
     double step_ms, window_ms, period_ms; /* window 0: counter alone */
     int classes;
     double gain_sd, noise, lag_ms, overlap, duty, seconds;
+    double walk;     /* share of the time that --phase-walk may take */
+    int on_the_beat; /* steps are as long as they say, to the microsecond, and nothing comes between */
     int shuffled, unlimited; /* the board's limit is not known */
     enum law law;
     double runs; /* times as many: where the classes of a run err together, or are many */
@@ -68,6 +70,10 @@ static const struct scenario scenarios[] = {
     {"step 97 ms, 25/100", 97, 25, 100, USUAL},
     {"step 100 ms (resonant), 25/100", 100, 25, 100, USUAL},
     {"step 100 ms (resonant), counter", 100, 0, 100, USUAL},
+    {"on the beat of 100 ms, 25/100", 100, 25, 100, USUAL, .on_the_beat = 1},
+    {"on the beat, phase walk, 25/100", 100, 25, 100, USUAL, .on_the_beat = 1, .walk = .02},
+    {"on the beat of 100 ms, counter", 100, 0, 100, USUAL, .on_the_beat = 1},
+    {"on the beat, phase walk, counter", 100, 0, 100, USUAL, .on_the_beat = 1, .walk = .02},
     {"step 300 ms, counter", 300, 0, 100, USUAL},
     {"step 300 ms, 25/100", 300, 25, 100, USUAL},
     {"step 300 ms, 100/100", 300, 100, 100, USUAL},
@@ -138,6 +144,12 @@ static double draw_power_mw(enum law law, struct kj_draws *r)
     return uniform(r, 100e3, 700e3) - IDLE_MW;
 }
 
+/* As shim/walk.c: each octave as often. */
+static double walk_delay_ns(struct kj_draws *r)
+{
+    return 2 * MS * pow(2, floor(uniform(r, 0, 4))) * uniform(r, 1, 2);
+}
+
 /* Steps of all classes, each with its share of the step; short stalls between steps. */
 static void make_timeline(struct world *w, const struct scenario *s, struct kj_draws *r)
 {
@@ -149,7 +161,8 @@ static void make_timeline(struct world *w, const struct scenario *s, struct kj_d
         sum += share[c];
         order[c] = c;
     }
-    for (t = uniform(r, 50, 300) * MS; t < s->seconds * 1e9;) {
+    double beat_ns = t = uniform(r, 50, 300) * MS, due_ns = 0, delay_ns = s->walk > 0 ? walk_delay_ns(r) : 0;
+    while (t < s->seconds * 1e9) {
         for (int c = 0; s->shuffled && c < s->classes; c++) {
             int other = (int)uniform(r, 0, s->classes), kept = order[c];
             order[c] = order[other];
@@ -162,8 +175,16 @@ static void make_timeline(struct world *w, const struct scenario *s, struct kj_d
             add_interval(w, start, start + length, c);
             t = start + length;
         }
-        t += s->step_ms * MS * .05 * uniform(r, .5, 1.5);
-        if (kj_draw_uniform(r) < .02)
+        if (s->on_the_beat)
+            t = beat_ns = fmax(beat_ns + s->step_ms * MS, t);
+        else
+            t += s->step_ms * MS * .05 * uniform(r, .5, 1.5);
+        if (s->walk > 0 && t > due_ns + delay_ns / s->walk) {
+            due_ns = t;
+            t = beat_ns += delay_ns;
+            delay_ns = walk_delay_ns(r);
+        }
+        if (!s->on_the_beat && kj_draw_uniform(r) < .02)
             t += uniform(r, 50, 400) * MS; /* a checkpoint, an evaluation, a slow batch */
     }
     w->end_ns = t + 300 * MS;

@@ -37,6 +37,12 @@ def marker(tmp_path):
     (["--interval", "0"], ["interval"]),
     (["--interval", "1e30"], ["interval"]),
     (["--timing", "often"], ["timing", "often"]),
+    (["--phase-walk=often"], ["phase-walk", "often", "0 to 20"]),
+    (["--phase-walk=21"], ["phase-walk", "21"]),
+    (["--phase-walk=-1"], ["phase-walk", "-1"]),
+    (["--phase-walk=nan"], ["phase-walk"]),
+    (["--phase-walk=2%"], ["phase-walk", "2%"]),
+    (["--phase-walk", "3"], ["--phase-walk=3"]),
     (["--replay-power", "/no/such/file"], ["/no/such/file"]),
     (["--per", "tokens"], ["per"]),
     (["--per", "tokens=-1"], ["per"]),
@@ -49,7 +55,8 @@ def test_bad_option(tmp_path, marker, options, words):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name,value", [("KJOULE_PUE", "-1"), ("KJOULE_ZONE", "Frnce"), ("KJOULE_INTERVAL", "soon")])
+@pytest.mark.parametrize("name,value", [("KJOULE_PUE", "-1"), ("KJOULE_ZONE", "Frnce"), ("KJOULE_INTERVAL", "soon"),
+                                        ("KJOULE_PHASE_WALK", "yes")])
 def test_bad_environment(tmp_path, marker, name, value):
     done = kj.kjoule("run", "--", "touch", marker, cwd=tmp_path, env={name: value})
     assert_one_line(done, 2, value)

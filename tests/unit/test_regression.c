@@ -75,6 +75,8 @@ static void simulate(const double *mw, const uint64_t *lengths_ms, size_t classe
     }
 }
 
+static uint64_t walked_ns;
+
 static struct kj_model_result *attribute(size_t classes, uint64_t window_ns, enum kj_model_method method)
 {
     static const struct kj_model_class class[8];
@@ -91,7 +93,8 @@ static struct kj_model_result *attribute(size_t classes, uint64_t window_ns, enu
                                          .series_count = 2,
                                          .total_known = true,
                                          .total_uj = llround(w.total_uj),
-                                         .limit_mw = 700e3};
+                                         .limit_mw = 700e3,
+                                         .walked_ns = walked_ns};
     const struct kj_model_options options = {.method = method};
     struct kj_model_result *result = NULL;
     struct kj_error error = {0};
@@ -217,7 +220,8 @@ static void test_unknown_window_is_found(void **state)
     kj_model_result_free(r);
 }
 
-/* Steps as long as the sensor's period: the same part of each is seen; of another length, all. */
+/* Steps as long as the sensor's period: the same part of each is seen; of another length, or moved on the way
+ * by as much as a period, all. */
 static void test_resonance_is_noticed(void **state)
 {
     (void)state;
@@ -227,6 +231,11 @@ static void test_resonance_is_noticed(void **state)
         struct kj_model_result *r = attribute(2, 25 * MS, KJ_MODEL_BAYES);
         assert_int_equal(warned(r, KJ_MODEL_WARN_RESONANCE), !i);
         kj_model_result_free(r);
+        walked_ns = 100 * MS;
+        r = attribute(2, 25 * MS, KJ_MODEL_BAYES);
+        assert_false(warned(r, KJ_MODEL_WARN_RESONANCE));
+        kj_model_result_free(r);
+        walked_ns = 0;
     }
 }
 

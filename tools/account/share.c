@@ -258,7 +258,8 @@ static int run_model(struct kj_account *a, const struct kj_work *work, uint32_t 
                                          .series_count = count,
                                          .total_known = true,
                                          .total_uj = total->uj,
-                                         .context_ns = context_start_ns(work, d)};
+                                         .context_ns = context_start_ns(work, d),
+                                         .walked_ns = a->report->walk.delay_ns};
     const struct kj_model_options options = {.method = method_for(work, m, whole, span_count)};
     int status = kj_model_attribute(&input, &options, ret_result, &error);
     if (status)
@@ -284,6 +285,7 @@ static int share_device(struct kj_account *a, const struct kj_work *work, uint32
     row->device = strdup(work->devices[d].key);
     row->model = strdup(work->devices[d].model);
     row->busy_ns = -1;
+    row->walk_ns = (uint64_t)kj_walk_idle_ns(work, d);
     if (component && component->energy.known &&
         !run_model(a, work, d, &m, phase_shares, &component->energy, &result)) {
         row->energy = component->energy;
@@ -291,10 +293,15 @@ static int share_device(struct kj_account *a, const struct kj_work *work, uint32
         row->unattributed_uj = result->unattributed_uj;
         row->busy_ns = result->busy_ns;
         row->idle_mw = result->idle_mw;
+        double walk_uj = result->idle_mw * 1e-6 * (double)row->walk_ns;
+        row->walk_uj = walk_uj < (double)row->idle_uj ? (int64_t)llround(walk_uj) : row->idle_uj;
         if (result->rows)
             a->report->residual_relative = result->residual_relative;
         for (size_t i = 0; i < result->warning_count; i++)
             kj_report_warn(a->report, "%s: %s", row->device, result->warnings[i].text);
+        for (size_t i = 0; i < result->warning_count; i++)
+            if (result->warnings[i].code == KJ_MODEL_WARN_RESONANCE)
+                kj_walk_fell_short(a->report);
     } else if (!component) {
         kj_report_warn(a->report,
                        "%s did work for this run but no sensor of it was read, so its energy is unknown; see "
@@ -325,6 +332,7 @@ int kj_work_attribute(struct kj_account *a, struct kj_work *work)
         if (share_device(a, work, (uint32_t)d))
             return -1;
     kj_phase_steps(a->report, work);
+    kj_walk_finish(a->report);
     if (a->report->kernels_count)
         qsort(a->report->kernels, a->report->kernels_count, sizeof(*a->report->kernels), by_energy);
     return 0;

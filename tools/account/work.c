@@ -121,6 +121,7 @@ static int add_process(struct kj_report *report, const struct kj_ledger_view *vi
     warn_of_timing(report, row);
     report->shim_ns += h->self_ns;
     report->shim_device_ns += h->events_device_ns;
+    kj_walk_process(report, h);
     add_clocks(report, view);
     report->untimed_launches += h->untimed_no_event + h->untimed_capture;
     report->harvest_errors += h->harvest_errors;
@@ -304,6 +305,7 @@ static int join_intervals(struct kj_account *account, struct kj_work *work)
             return -1;
         account->report->dropped_intervals += dropped;
         int status = add_intervals(work, (uint32_t)v, rows, count);
+        status = status ? status : kj_work_add_delays(work, (uint32_t)v, rows, count);
         status = status ? status : kj_work_add_spans(work, (uint32_t)v, rows, count);
         status = status ? status : kj_work_add_phases(work, (uint32_t)v, rows, count);
         free(rows);
@@ -376,6 +378,7 @@ struct kj_work *kj_work_free(struct kj_work *work)
     free(work->classes);
     free(work->intervals);
     free(work->spans);
+    free(work->delays);
     free(work);
     return NULL;
 }

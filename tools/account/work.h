@@ -54,6 +54,12 @@ struct kj_work_span {
     uint64_t start_ns, end_ns;
 };
 
+/* One of --phase-walk's. No two of a run overlap, but for what the system oversleeps. */
+struct kj_work_delay {
+    uint64_t start_ns, end_ns;
+    uint32_t view;
+};
+
 struct kj_work {
     struct kj_ledger_view **views;
     uint32_t **class_of; /* [view][activity]: index in classes */
@@ -68,6 +74,8 @@ struct kj_work {
     size_t interval_count, interval_cap;
     struct kj_work_span *spans; /* in order, of one process after the other */
     size_t span_count;
+    struct kj_work_delay *delays;
+    size_t delay_count;
 };
 #define KJ_NO_CLASS UINT32_MAX
 
@@ -96,6 +104,18 @@ int kj_work_add_phases(struct kj_work *work, uint32_t view, const struct kj_ledg
 /* work_times.c: fills launches and times of all classes from the views; graphs come last, they need the means
  * of the rest. */
 void kj_work_add_times(struct kj_work *work);
+
+/* walk_lines.c: --phase-walk. What one process's ledger says of it in sum; its delays, one by one (0 or -1).
+ */
+void kj_walk_process(struct kj_report *report, const struct kj_ledger_header *header);
+int kj_work_add_delays(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *rows,
+                       size_t count);
+/* How long a device stood still in the delays of the processes that use it, as far as the timeline tells. */
+double kj_walk_idle_ns(const struct kj_work *work, uint32_t device);
+/* The steps of a device keep step with a sensor, all the same: a warning where delays had been asked for. */
+void kj_walk_fell_short(struct kj_report *report);
+/* After all devices: the sums, and a warning where there was no delay. */
+void kj_walk_finish(struct kj_report *report);
 
 /* phase_lines.c: the phases of one device. The classes are those of the model: index maps them to the run's.
  */

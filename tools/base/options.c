@@ -29,6 +29,7 @@ static const struct {
     {KJ_OPT_PUE, 1.0, 10.0, "a ratio of at least 1, such as 1.2"},
     {KJ_OPT_CARBON_INTENSITY, 0.0, 10000.0, "gCO2e per kWh, 0 or more"},
     {KJ_OPT_BUDGET, 0.0, 100.0, "a percentage from 0 to 100"},
+    {KJ_OPT_PHASE_WALK, 0.0, 20.0, "a percentage from 0 to 20"},
     {KJ_OPT_INTERVAL, 10.0, 60000.0, "milliseconds from 10 to 60000"},
 };
 
@@ -52,15 +53,18 @@ static const char *check_text(int id, const char *value)
     return NULL;
 }
 
+static const char *when_absent(const struct kj_option *option)
+{
+    return option->kind == KJ_OPTION_SHARE ? "" : option->fallback;
+}
+
 static int set_value(struct kj_options *options, int id, const char *value, const char *where,
                      struct kj_error *error)
 {
     const struct kj_option *option = &kj_option_table[id];
     options->given[id] = *value != 0;
-    if (!*value) { /* given empty: as if it were not given */
-        options->text[id] = option->fallback;
-        value = option->fallback;
-    }
+    if (!*value) /* given empty: as if it were not given */
+        value = when_absent(option);
     options->text[id] = value;
     if (option->kind == KJ_OPTION_FLAG && (!strcmp(value, "0") || !strcasecmp(value, "no"))) {
         options->text[id] = "";
@@ -71,7 +75,7 @@ static int set_value(struct kj_options *options, int id, const char *value, cons
         kj_error_set(error, "%s: '%s' is not %s", where, value, accepted);
         return -EINVAL;
     }
-    if (option->kind != KJ_OPTION_NUMBER || !*value)
+    if ((option->kind != KJ_OPTION_NUMBER && option->kind != KJ_OPTION_SHARE) || !*value)
         return 0;
     char *end;
     errno = 0;
@@ -96,7 +100,7 @@ int kj_options_from_environment(struct kj_options *ret_options, struct kj_error 
     memset(ret_options, 0, sizeof(*ret_options));
     for (int id = 0; id < KJ_OPT_COUNT; id++) {
         const struct kj_option *option = &kj_option_table[id];
-        set_value(ret_options, id, option->fallback, option->long_name, NULL);
+        set_value(ret_options, id, when_absent(option), option->long_name, NULL);
         ret_options->given[id] = false;
         const char *value = *option->environment ? getenv(option->environment) : NULL;
         int status = value && *value ? set_value(ret_options, id, value, option->environment, error) : 0;
@@ -137,6 +141,17 @@ static int unknown_option(const char *word, struct kj_error *error)
     return -EINVAL;
 }
 
+/* The value of a SHARE may be left out, so the word after it is the command; none is named by a number. */
+static int check_no_number(const char *name, const char *next, struct kj_error *error)
+{
+    char *end;
+    strtod(next, &end);
+    if (end == next || *end)
+        return 0;
+    kj_error_set(error, "%s takes its value after an equals sign: %s=%s", name, name, next);
+    return -EINVAL;
+}
+
 int kj_options_parse(int argc, char **argv, struct kj_options *ret_options, int *ret_used,
                      struct kj_error *error)
 {
@@ -158,6 +173,11 @@ int kj_options_parse(int argc, char **argv, struct kj_options *ret_options, int 
         const char *value = word[length] ? word + length + 1 : NULL;
         if (kj_option_table[id].kind == KJ_OPTION_FLAG) {
             value = value ? value : "1";
+        } else if (kj_option_table[id].kind == KJ_OPTION_SHARE) {
+            status = value ? 0 : check_no_number(name, i + 1 < argc ? argv[i + 1] : "", error);
+            if (status)
+                break;
+            value = value ? value : kj_option_table[id].fallback;
         } else if (!value) {
             if (i + 1 >= argc) {
                 kj_error_set(error, "%s needs a value: %s %s", name, name, kj_option_table[id].metavar);
@@ -221,10 +241,11 @@ void kj_options_print(FILE *out)
         if (!*option->long_name)
             continue;
         char left[64];
-        snprintf(left, sizeof(left), "%s %s", option->long_name, option->metavar);
+        bool share = option->kind == KJ_OPTION_SHARE; /* its value may be left out, and a command follows */
+        snprintf(left, sizeof(left), share ? "%s[=%s]" : "%s %s", option->long_name, option->metavar);
         fprintf(out, "  %-30s %s", left, option->help);
         if (*option->fallback)
-            fprintf(out, " [%s]", option->fallback);
+            fprintf(out, share ? " [off; %s without a number]" : " [%s]", option->fallback);
         fprintf(out, "\n  %-30s   %s\n", "", option->environment);
     }
 }

@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-enum kj_option_kind { KJ_OPTION_FLAG, KJ_OPTION_TEXT, KJ_OPTION_NUMBER, KJ_OPTION_PATH };
+enum kj_option_kind { KJ_OPTION_FLAG, KJ_OPTION_TEXT, KJ_OPTION_NUMBER, KJ_OPTION_PATH, KJ_OPTION_SHARE };
 
 enum kj_option_id {
 #define OPTION(id, long_name, environment, kind, fallback, metavar, help) KJ_OPT_##id,
@@ -31,7 +31,7 @@ extern const struct kj_option kj_option_table[KJ_OPT_COUNT];
 
 struct kj_options {
     const char *text[KJ_OPT_COUNT]; /* the value as given, "" for none; points into argv or the environment */
-    double number[KJ_OPT_COUNT];    /* of NUMBER options; meaningless when text is "" */
+    double number[KJ_OPT_COUNT];    /* of NUMBER and SHARE options; meaningless when text is "" */
     bool given[KJ_OPT_COUNT];       /* by command line or environment, not by default */
 };
 

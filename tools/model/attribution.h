@@ -108,6 +108,7 @@ struct kj_model_input {
     double limit_mw;            /* board limit: no power above; 0: unknown */
     uint64_t
         step_ns; /* period of the training step, for the resonance warning; 0: guessed from the launches */
+    uint64_t walked_ns; /* what delays made on purpose have moved the steps by, in sum */
 };
 
 enum kj_model_method {

@@ -140,13 +140,13 @@ static double guess_step_ns(const struct fit *fit)
 /* One period that is, as good as, a whole multiple of the other, so that the sensor sees the same part of
  * every step all run long; a little off, it goes through the whole step before the run ends. A counter and a
  * window as long as its period miss nothing of a step that is longer than they are. */
-static bool resonates(double step_ns, double period_ns, double window_ns, double run_ns)
+static bool resonates(double step_ns, double period_ns, double window_ns, double run_ns, double walked_ns)
 {
     if (step_ns > 1.05 * period_ns && window_ns > 0.8 * period_ns)
         return false;
     double longer_ns = fmax(step_ns, period_ns), ratio = longer_ns / fmin(step_ns, period_ns);
     double off = fabs(ratio - round(ratio));
-    return off < RESONANCE && off * run_ns / longer_ns < 1;
+    return off < RESONANCE && (off * run_ns + walked_ns) / longer_ns < 1;
 }
 
 static void check_resonance(const struct fit *fit, const double *windows_ns, struct kj_model_result *result)
@@ -163,17 +163,20 @@ static void check_resonance(const struct fit *fit, const double *windows_ns, str
                            : windows_ns[s] > 0        ? windows_ns[s]
                            : series->sensor.window_ns ? (double)series->sensor.window_ns
                                                       : KJ_WINDOW_UNKNOWN_NS;
-        if (grid.period_ns <= 0 || !resonates(step_ns, grid.period_ns, window_ns, run_ns))
+        if (grid.period_ns <= 0 ||
+            !resonates(step_ns, grid.period_ns, window_ns, run_ns, (double)fit->input->walked_ns))
             return; /* one that does not keep step is enough */
         at_ns = grid.period_ns;
     }
     char text[240];
     if (at_ns <= 0)
         return;
-    snprintf(text, sizeof(text),
-             "steps of %.1f ms keep step with a sensor renewed every %.1f ms, which so sees the same part of "
-             "each; steps of another length, or now and then a pause, would tell the kernels apart",
-             step_ns / 1e6, at_ns / 1e6);
+    snprintf(
+        text, sizeof(text),
+        "steps of %.1f ms keep step with a sensor renewed every %.1f ms, which so sees the same part of "
+        "each; steps of another length, or short pauses (kjoule run --phase-walk), would tell the kernels "
+        "apart",
+        step_ns / 1e6, at_ns / 1e6);
     kj_model_warn(result, KJ_MODEL_WARN_RESONANCE, text);
 }
 

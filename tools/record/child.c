@@ -86,10 +86,10 @@ static void set_environment(const struct kj_child *child)
 {
     char library[PATH_MAX], preload[2 * PATH_MAX];
     setenv("KJOULE_DIR", child->folder, 1);
-    if (child->options->given[KJ_OPT_TIMING])
-        setenv("KJOULE_TIMING", child->options->text[KJ_OPT_TIMING], 1);
-    if (child->options->given[KJ_OPT_BUDGET])
-        setenv("KJOULE_BUDGET", child->options->text[KJ_OPT_BUDGET], 1);
+    static const enum kj_option_id of_the_shim[] = {KJ_OPT_TIMING, KJ_OPT_BUDGET, KJ_OPT_PHASE_WALK};
+    for (size_t i = 0; i < sizeof(of_the_shim) / sizeof(*of_the_shim); i++)
+        if (child->options->given[of_the_shim[i]])
+            setenv(kj_option_table[of_the_shim[i]].environment, child->options->text[of_the_shim[i]], 1);
     if (!find_library(library, sizeof(library)))
         return;
     setenv("NVTX_INJECTION64_PATH", library, 0); /* unless another tool listens to the ranges */

@@ -218,6 +218,8 @@ static json_t *devices_json(const struct kj_report *r)
         set(row, "launches", json_integer((json_int_t)d->launches));
         set(row, "busy_ns", whole_or_null(d->busy_ns));
         set(row, "idle_mw", d->energy.known ? whole_or_null(d->idle_mw) : json_null());
+        set(row, "phase_walk_ns", json_integer((json_int_t)d->walk_ns));
+        set(row, "phase_walk_uj", d->energy.known ? json_integer(d->walk_uj) : json_null());
         json_array_append_new(list, row);
     }
     return list;
@@ -441,10 +443,28 @@ static json_t *per_json(const struct kj_report *r)
     return list;
 }
 
+static json_t *overhead_json(const struct kj_report *r)
+{
+    const struct kj_report_walk *w = &r->walk;
+    double duration_ns = (double)r->duration_ns;
+    double share = r->duration_ns ? (double)(r->shim_ns + r->shim_device_ns) / duration_ns : 0;
+    json_t *walk = json_null();
+    if (w->asked_share > 0)
+        walk =
+            json_pack("{s:f,s:o,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s,s:o}", "asked_share", w->asked_share,
+                      "share_of_duration", real(r->duration_ns ? (double)w->delay_ns / duration_ns : 0),
+                      "delays", (json_int_t)w->delays, "delay_ns", (json_int_t)w->delay_ns, "longest_ns",
+                      (json_int_t)w->longest_ns, "seed", (json_int_t)w->seed, "hosts", (json_int_t)w->hosts,
+                      "device_idle_ns", (json_int_t)w->idle_ns, "device_idle_uj", (json_int_t)w->idle_uj,
+                      "device_idle_method", "estimated", "reason", text(w->reason));
+    return json_pack("{s:I,s:I,s:o,s:s,s:o}", "shim_ns", (json_int_t)r->shim_ns, "device_ns",
+                     (json_int_t)r->shim_device_ns, "share_of_duration", real(share), "method", "estimated",
+                     "phase_walk", walk);
+}
+
 int kj_write_json(const struct kj_report *r, FILE *out)
 {
     json_t *root = json_object();
-    double share = r->duration_ns ? (double)(r->shim_ns + r->shim_device_ns) / (double)r->duration_ns : 0;
     set(root, "schema", json_string(KJ_REPORT_SCHEMA));
     set(root, "run", run_json(r));
     set(root, "energy", energy_json(r));
@@ -457,9 +477,7 @@ int kj_write_json(const struct kj_report *r, FILE *out)
     set(root, "calls", calls_json(r));
     set(root, "carbon", carbon_json(r));
     set(root, "per", per_json(r));
-    set(root, "overhead",
-        json_pack("{s:I,s:I,s:o,s:s}", "shim_ns", (json_int_t)r->shim_ns, "device_ns",
-                  (json_int_t)r->shim_device_ns, "share_of_duration", real(share), "method", "estimated"));
+    set(root, "overhead", overhead_json(r));
     set(root, "quality", quality_json(r));
     set(root, "provenance", provenance_json(r));
     int status = json_dumpf(root, out, JSON_INDENT(1) | JSON_REAL_PRECISION(12)) ? -EIO : 0;

@@ -194,6 +194,7 @@ struct kj_report *kj_report_free(struct kj_report *report)
                      report->virtual_machine,
                      report->version,
                      report->cwd,
+                     report->walk.reason,
                      report->cpu.time_source,
                      report->cpu.threads_source,
                      report->cpu.idle_rule,

@@ -68,6 +68,8 @@ struct kj_report_device {
     uint64_t launches;
     double busy_ns;
     double idle_mw;
+    uint64_t walk_ns; /* that it stood still in delays of --phase-walk */
+    int64_t walk_uj;  /* what it took then, of idle_uj; estimated */
 };
 
 struct kj_report_kernel {
@@ -245,6 +247,15 @@ struct kj_report {
     /* overhead and quality */
     uint64_t shim_ns;        /* of all processes; its own estimate */
     uint64_t shim_device_ns; /* of the GPU, by the shim's events; its estimate too */
+    /* --phase-walk: delays that the user asked for. Not in shim_ns. */
+    struct kj_report_walk {
+        double asked_share; /* of the time, at most; 0: it was not asked for */
+        uint32_t seed, hosts;
+        uint64_t delays, delay_ns, longest_ns; /* of all processes */
+        uint64_t idle_ns;                      /* of all devices */
+        int64_t idle_uj;
+        char *reason; /* why a process could make none; NULL: could */
+    } walk;
     struct {
         uint64_t placed; /* timed launches; 0: the rest says nothing */
         uint64_t error_most_ns,

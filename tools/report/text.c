@@ -218,6 +218,20 @@ static void write_per(const struct kj_report *r, FILE *out)
                 kj_format_energy(each, sizeof(each), (double)r->total.uj / r->per[i].count));
 }
 
+static void write_walk(const struct kj_report *r, FILE *out)
+{
+    char time[24], energy[24];
+    if (r->walk.asked_share <= 0 || !r->duration_ns)
+        return;
+    fprintf(out, "  phase walk: %llu delays, %s in all, %.2f %% of the time (asked: %.3g %% at most)",
+            (unsigned long long)r->walk.delays, kj_format_time(time, sizeof(time), (double)r->walk.delay_ns),
+            100.0 * (double)r->walk.delay_ns / (double)r->duration_ns, 100 * r->walk.asked_share);
+    if (r->walk.idle_uj)
+        fprintf(out, "; %s of the GPUs' idle energy",
+                kj_format_energy(energy, sizeof(energy), (double)r->walk.idle_uj));
+    fputc('\n', out);
+}
+
 int kj_write_text(const struct kj_report *r, FILE *out)
 {
     char warning[400], time[24], folder[400];
@@ -233,6 +247,7 @@ int kj_write_text(const struct kj_report *r, FILE *out)
         fprintf(out, "  overhead: %s inside the shim and of its events, %.2f %% of the time\n",
                 kj_format_time(time, sizeof(time), (double)(r->shim_ns + r->shim_device_ns)),
                 100.0 * (double)(r->shim_ns + r->shim_device_ns) / (double)r->duration_ns);
+    write_walk(r, out);
     for (size_t i = 0; i < r->warnings_count && i < WARNINGS_SHOWN; i++)
         fprintf(out, "  warning: %s\n", clean(r->warnings[i], warning, sizeof(warning) - 1));
     if (r->warnings_count > WARNINGS_SHOWN)
