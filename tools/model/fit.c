@@ -17,8 +17,8 @@ enum {
     MAYBE = 60,  /* draws on the way */
 };
 /* Spread of the classes' powers before the data, of their mean. Kernels of one training draw anything from a
- * little over idle to the board's limit (shared/reference/energy.md 2.2; A100: 100 to 400 W): flat from
- * nothing to twice the mean would be 0.58, and as a normal cut off there has it, 0.9. A limit that is known
+ * little over idle to the board's limit (shared/reference/energy.md 2.2; A100: 100 to 400 W): nearly flat
+ * from nothing to twice the mean, whose sd is 0.58 of it; 0.9, cut off there, has 0.53. A limit that is known
  * cuts off, and must not make anything less sure. */
 #define SPREAD_OF_MEAN  0.9
 #define SPREAD_WEIGHT   6.0  /* as many classes as that prior counts, here */
