@@ -370,12 +370,12 @@ static json_t *channel_json(const struct doctor *doctor, const struct kj_channel
                   "window_ns", (json_int_t)channel->window_ns, "period_ns", (json_int_t)channel->period_ns,
                   "now_mw", isnan(now) ? json_null() : json_real(now), "basis", channel->basis);
     if (row && channel->shape)
-        json_object_set_new(row, "shape",
-                            json_pack("{s:s, s:s, s:I, s:f, s:f, s:f}", "from",
-                                      kj_shape_origin_name(channel->shape), "kernel",
-                                      kj_sensor_kernel_name(channel->kernel), "delay_ns",
-                                      (json_int_t)channel->delay_ns, "gain", channel->gain, "gain_mean",
-                                      channel->gain_mean, "noise_mw", channel->noise_mw));
+        json_object_set_new(
+            row, "shape",
+            json_pack("{s:s, s:s, s:I, s:f, s:f, s:f, s:f}", "from", kj_shape_origin_name(channel->shape),
+                      "kernel", kj_sensor_kernel_name(channel->kernel), "delay_ns",
+                      (json_int_t)channel->delay_ns, "gain", channel->gain, "gain_mean", channel->gain_mean,
+                      "noise_mw", channel->noise_mw, "limit_mw", channel->limit_mw));
     return row;
 }
 

@@ -276,6 +276,7 @@ static void test_series(void **state)
     channel.component = KJ_COMPONENT_GPU;
     channel.method = KJ_MEASURED;
     channel.low_factor = channel.high_factor = 1;
+    channel.limit_mw = 450000;
     kj_calibration_apply(&calibration, &channel);
     int dir = open(place, O_RDONLY | O_DIRECTORY);
     assert_int_equal(kj_series_create(dir, &channel, 1, &writer), 0);
@@ -288,6 +289,7 @@ static void test_series(void **state)
     assert_int_equal(c->kernel, KJ_SENSOR_LAG);
     assert_int_equal(c->delay_ns, 8000000);
     assert_true(fabs(c->gain - 0.954) < 1e-6 && c->gain_mean == 1 && c->noise_mw == 1500);
+    assert_true(c->limit_mw == 450000);
     kj_series_free(series);
 
     static const char old[] =
@@ -301,6 +303,7 @@ static void test_series(void **state)
     assert_int_equal(series->channels[0].count, 2);
     assert_int_equal(series->channels[0].channel.kernel, KJ_SENSOR_LAG);
     assert_int_equal(series->channels[0].channel.delay_ns, 3);
+    assert_true(series->channels[0].channel.limit_mw == 0);
     kj_series_free(series);
     close(dir);
 }

@@ -91,6 +91,23 @@ static size_t device_series(const struct kj_series *series, const char *device, 
     return count;
 }
 
+/* No power above, on the scale of the readings as the model takes them. A sensor that read more than the
+ * limit shows that the board does, for as long as its window: then that is the limit. 0: none is known. */
+static double device_limit_mw(const struct kj_series *series, const char *device)
+{
+    double limit_mw = 0, most_mw = 0;
+    for (size_t i = 0; series && i < series->count; i++) {
+        const struct kj_series_channel *from = &series->channels[i];
+        double gain = from->channel.gain > 0 ? from->channel.gain : 1;
+        if (strcmp(from->channel.device, device))
+            continue;
+        limit_mw = fmax(limit_mw, from->channel.limit_mw / gain);
+        for (size_t p = 0; from->channel.kind == KJ_POWER_MW && p < from->count; p++)
+            most_mw = fmax(most_mw, (double)from->points[p].value / gain);
+    }
+    return limit_mw > 0 ? fmax(limit_mw, most_mw) : 0;
+}
+
 /* The run's classes on one device, in the model's form; index maps the model's to the run's. */
 struct model_classes {
     struct kj_model_class *classes;
@@ -259,7 +276,8 @@ static int run_model(struct kj_account *a, const struct kj_work *work, uint32_t 
                                          .total_known = true,
                                          .total_uj = total->uj,
                                          .context_ns = context_start_ns(work, d),
-                                         .walked_ns = a->report->walk.delay_ns};
+                                         .walked_ns = a->report->walk.delay_ns,
+                                         .limit_mw = device_limit_mw(a->series, work->devices[d].key)};
     const struct kj_model_options options = {.method = method_for(work, m, whole, span_count)};
     int status = kj_model_attribute(&input, &options, ret_result, &error);
     if (status)

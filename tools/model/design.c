@@ -10,7 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { COLUMNS_CAP = 320 }; /* classes with a power of their own; the rest share one */
+enum {
+    COLUMNS_CAP = 320, /* classes with a power of their own; the rest share one */
+    BLUR_SDS = 6,      /* of an edge, and no farther */
+};
 
 static int by_time(const void *a, const void *b)
 {
@@ -46,12 +49,13 @@ bool kj_fit_assign_columns(struct fit *fit, const struct kj_model_result *result
     return ok;
 }
 
-/* Integral up to t of a ramp from 0 to 1 around the edge. */
-static double ramp(double t, double edge, double blur)
+/* Integral up to t of a step from 0 to 1 at an edge that errs like a normal of that sd. */
+static double ramp(double t, double edge, double sd)
 {
-    if (t >= edge + blur)
-        return t - edge;
-    return t <= edge - blur ? 0 : (t - edge + blur) * (t - edge + blur) / (4 * blur);
+    double z = (t - edge) / sd;
+    if (fabs(z) > BLUR_SDS)
+        return z > 0 ? t - edge : 0;
+    return (t - edge) * 0.5 * erfc(-z * M_SQRT1_2) + sd * exp(-0.5 * z * z) * 0.398942280401432678;
 }
 
 /* How much of an interval lies in a window whose edges are blurred. */
@@ -62,10 +66,12 @@ static double overlap_ns(const struct kj_model_interval *interval, const struct 
            ramp(s, row->end_ns, blur);
 }
 
-/* Gauss-Legendre on [-1, 1], weights that add up to 1: an edge lies anywhere within its blur. */
-enum { NODES = 5 };
-static const double node_at[NODES] = {-0.906179846, -0.538469310, 0, 0.538469310, 0.906179846};
-static const double node_weight[NODES] = {0.118463443, 0.239314335, 0.284444444, 0.239314335, 0.118463443};
+/* A normal in equal steps, its variance 1 and weights adding up to 1: where an edge may lie. */
+enum { NODES = 7 };
+static const double node_at[NODES] = {-2.447906005, -1.631937336, -0.815968668, 0.000000000,
+                                      0.815968668,  1.631937336,  2.447906005};
+static const double node_weight[NODES] = {0.017988209, 0.089096180, 0.232692180, 0.320446862,
+                                          0.232692180, 0.089096180, 0.017988209};
 
 struct foretold {
     double mean_mw, variance_mw2, shared_mw2; /* shared: with the row before, of a counter */
@@ -101,8 +107,8 @@ static double design(const struct fit *fit, const struct kj_row *row, const stru
     const struct kj_model_interval *sorted = kj_timeline_intervals(fit->timeline, &count);
     memset(x, 0, fit->n * sizeof(*x));
     x[0] = 1;
-    for (size_t i = kj_timeline_first(fit->timeline, row->start_ns - row->blur_ns);
-         i < count && (double)sorted[i].start_ns < row->end_ns + row->blur_ns; i++) {
+    for (size_t i = kj_timeline_first(fit->timeline, row->start_ns - BLUR_SDS * row->blur_ns);
+         i < count && (double)sorted[i].start_ns < row->end_ns + BLUR_SDS * row->blur_ns; i++) {
         uint32_t column = fit->column_of[sorted[i].class_index];
         double share = overlap_ns(&sorted[i], row) / window_ns, own_mw = share * fit->m[column];
         x[column] += share;

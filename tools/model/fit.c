@@ -16,11 +16,11 @@ enum {
     ROUNDS = 30, /* of empirical Bayes */
     MAYBE = 60,  /* draws on the way */
 };
-/* Spread of the classes' powers before the data. Kernels of one training draw anything from a little over
- * idle to the board's limit (shared/reference/energy.md 2.2; A100: 100 to 400 W): nearly flat between the
- * two where the limit is known; else, cut off at zero, half the mean. */
-#define SPREAD_OF_RANGE 0.8
-#define SPREAD_OF_MEAN  0.65
+/* Spread of the classes' powers before the data, of their mean. Kernels of one training draw anything from a
+ * little over idle to the board's limit (shared/reference/energy.md 2.2; A100: 100 to 400 W): nearly flat
+ * from nothing to twice the mean, whose sd is 0.58 of it; 0.9, cut off there, has 0.53. A limit that is known
+ * cuts off, and must not make anything less sure. */
+#define SPREAD_OF_MEAN  0.9
 #define SPREAD_WEIGHT   6.0  /* as many classes as that prior counts, here */
 #define WARMING_SD      0.03 /* relative change of power from the middle of the run to its end */
 #define TOTAL_SD        0.02 /* of the run as one equation: another sensor's gain, durations */
@@ -186,8 +186,7 @@ static void set_total(struct fit *fit, const struct kj_model_result *result)
 static void set_levels(struct fit *fit, const struct kj_model_result *result)
 {
     double busy_ns = fmax(result->busy_ns, 1), busy_mw = (double)result->kernels_uj * 1e6 / busy_ns;
-    bool limited = fit->input->limit_mw > 0;
-    fit->limit_mw = limited ? fit->input->limit_mw : BOARD_MOST_MW;
+    fit->limit_mw = fit->input->limit_mw > 0 ? fit->input->limit_mw : BOARD_MOST_MW;
     fit->idle_mw = fmin(result->idle_mw, fit->limit_mw / 2);
     fit->idle_spread_mw = fmax(result->idle_sd_mw, 1000);
     if (fit->idle_spread_mw >=
@@ -197,8 +196,7 @@ static void set_levels(struct fit *fit, const struct kj_model_result *result)
     }
     fit->top_mw = fit->limit_mw - fmax(fit->idle_mw - fit->idle_spread_mw, 0);
     fit->mean_mw = fmax(busy_mw - fit->idle_mw, 0.02 * busy_mw + 1000);
-    fit->first_spread_mw =
-        limited ? SPREAD_OF_RANGE * (fit->limit_mw - fit->idle_mw) : SPREAD_OF_MEAN * fit->mean_mw;
+    fit->first_spread_mw = SPREAD_OF_MEAN * fit->mean_mw;
     fit->spread_mw = fit->first_spread_mw;
     fit->widening = 1;
     fit->m[0] = fit->idle_mw;

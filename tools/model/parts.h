@@ -51,7 +51,7 @@ size_t kj_model_updates(const struct kj_sensor_series *series, struct kj_update 
 /* One equation: the mean power that a sensor saw over [start, end). */
 struct kj_row {
     double start_ns, end_ns, mw;
-    double blur_ns; /* each edge lies anywhere within this of where it is said to be */
+    double blur_ns; /* 1 sigma of where each edge lies around where it is said to be */
     uint32_t series;
     bool counter; /* its two edges err each by itself; else together, as a window moves */
     bool chained; /* begins where the row before it ends: that edge's error is in both */

@@ -27,7 +27,7 @@ enum {
     BOUNCES_MOST = 4000,
 };
 #define LEVEL_FACTOR  1.25
-#define LOG_SPREAD_SD 0.5 /* of what is known of the spread before the data */
+#define LOG_SPREAD_SD 0.8 /* of what is known of the spread before the data: a factor of two */
 #define HELD_SDS      2.5
 
 /* The normal posterior for one spread: its mean is base + mean of the classes x slope. */

@@ -60,8 +60,8 @@ size_t kj_model_rows(const struct kj_model_input *input, const double *windows_n
         double lag_ns = (double)sensor->delay_ns;
         for (size_t i = 0; updates && i < n; i++) {
             struct kj_row row = {.end_ns = shifted(input, shift, updates[i].t_ns) - lag_ns,
-                                 .blur_ns = sqrt(3) * hypot(shift ? shift->jitter_ns : grid.jitter_ns,
-                                                            shift ? shift->sd_ns : grid.sd_ns),
+                                 .blur_ns = hypot(shift ? shift->jitter_ns : grid.jitter_ns,
+                                                  shift ? shift->sd_ns : grid.sd_ns),
                                  .series = (uint32_t)s,
                                  .counter = series->counter};
             if (series->counter) {

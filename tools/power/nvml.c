@@ -205,6 +205,9 @@ static int open_board(struct nvml *nvml, unsigned index, struct kj_power *power,
         return kj_nvml_errno(result);
     if (nvml->api.name && nvml->api.name(board->handle, channel.model, sizeof(channel.model)) != NVML_SUCCESS)
         channel.model[0] = 0;
+    unsigned limit_mw = 0;
+    if (nvml->api.power_limit && nvml->api.power_limit(board->handle, &limit_mw) == NVML_SUCCESS)
+        channel.limit_mw = limit_mw;
     if (!tally->boards++)
         kj_text(tally->name, sizeof(tally->name), "%s", channel.model);
     unsigned mig = 0, pending = 0;

@@ -27,6 +27,7 @@ static const struct {
     {"nvmlDeviceGetFieldValues", offsetof(struct nvml_library, fields), false},
     {"nvmlDeviceGetSamples", offsetof(struct nvml_library, samples), false},
     {"nvmlDeviceGetArchitecture", offsetof(struct nvml_library, architecture), false},
+    {"nvmlDeviceGetEnforcedPowerLimit", offsetof(struct nvml_library, power_limit), false},
     {"nvmlDeviceGetMigMode", offsetof(struct nvml_library, mig_mode), false},
     {"nvmlDeviceGetComputeRunningProcesses_v3", offsetof(struct nvml_library, processes3), false},
     {"nvmlDeviceGetComputeRunningProcesses_v2", offsetof(struct nvml_library, processes2), false},

@@ -70,6 +70,7 @@ struct nvml_library {
     nvml_return (*fields)(nvml_device, int, struct nvml_field *);
     nvml_return (*samples)(nvml_device, int, unsigned long long, int *, unsigned *, struct nvml_sample *);
     nvml_return (*architecture)(nvml_device, unsigned *);
+    nvml_return (*power_limit)(nvml_device, unsigned *); /* mW */
     nvml_return (*mig_mode)(nvml_device, unsigned *, unsigned *);
     nvml_return (*processes3)(nvml_device, unsigned *, struct nvml_process *);
     nvml_return (*processes2)(nvml_device, unsigned *, struct nvml_process *);
