@@ -45,7 +45,12 @@ struct kj_tree_thread {
     char process[KJ_COMM_BYTES];
 };
 
-enum kj_phase_mark { KJ_MARK_BACKWARD, KJ_MARK_OPTIMIZER, KJ_MARKS };
+enum kj_phase_mark {
+    KJ_MARK_BACKWARD,
+    KJ_MARK_OPTIMIZER,
+    KJ_MARK_UNNAMED, /* no phase: the first record of a process has a name that cannot be read */
+    KJ_MARKS
+};
 
 /* One finished phase of one thread, through the ring buffer. */
 struct kj_phase_event {

@@ -36,12 +36,34 @@ struct kj_phases_reader {
     bool multi;
 };
 
+/* Links a program to many uprobes, of which we want one. A descriptor or negative errno. */
+static int link_multi(const struct bpf_program *program, int32_t pid, const char *path, uint64_t offset)
+{
+    struct uprobe_multi link = {.program_fd = (uint32_t)bpf_program__fd(program),
+                                .attach_type = TRACE_UPROBE_MULTI,
+                                .path = (uintptr_t)path,
+                                .offsets = (uintptr_t)&offset,
+                                .count = 1,
+                                .pid = (uint32_t)pid};
+    int fd = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &link, sizeof(link));
+    return fd < 0 ? -errno : fd;
+}
+
 static int take(void *context, void *data, size_t size)
 {
     struct kj_phases_reader *reader = context;
     if (size >= sizeof(struct kj_phase_event))
         reader->visit(reader->context, data);
     return 0;
+}
+
+/* A kernel before 6.6 loads the programs all the same; one that can link them says what is wrong with "/". */
+static int try_multi(const struct kj_phases_reader *reader)
+{
+    int fd = link_multi(reader->skeleton->progs.engine_enter, 0, "/", 0);
+    if (fd >= 0)
+        close(fd);
+    return fd == -EBADF || fd >= 0 ? 0 : fd;
 }
 
 static int load(struct kj_phases_reader *reader, bool multi)
@@ -54,6 +76,8 @@ static int load(struct kj_phases_reader *reader, bool multi)
         bpf_program__set_expected_attach_type(program, (enum bpf_attach_type)TRACE_UPROBE_MULTI);
     reader->multi = multi;
     int status = kj_phases__load(reader->skeleton);
+    if (!status && multi)
+        status = try_multi(reader);
     if (status) {
         kj_phases__destroy(reader->skeleton);
         reader->skeleton = NULL;
@@ -77,7 +101,8 @@ int kj_phases_open(bool admin, void (*visit)(void *context, const struct kj_phas
         status = reader->ring ? 0 : -errno;
     }
     if (status) {
-        snprintf(ret_text, size, "no phases: uprobes want Linux 6.6, or root (%s)", strerror(-status));
+        snprintf(ret_text, size, "the kernel refuses uprobes: they want Linux 6.6, or root (%s)",
+                 strerror(-status));
         kj_phases_close(reader);
         return status;
     }
@@ -115,15 +140,9 @@ static int attach(struct kj_phases_reader *reader, struct bpf_program *program, 
         reader->links[reader->count] = bpf_program__attach_uprobe(program, false, pid, path, offset);
         return reader->links[reader->count] ? (int)(reader->count++, 0) : -errno;
     }
-    struct uprobe_multi link = {.program_fd = (uint32_t)bpf_program__fd(program),
-                                .attach_type = TRACE_UPROBE_MULTI,
-                                .path = (uintptr_t)path,
-                                .offsets = (uintptr_t)&offset,
-                                .count = 1,
-                                .pid = (uint32_t)pid};
-    int fd = (int)syscall(SYS_bpf, BPF_LINK_CREATE, &link, sizeof(link));
+    int fd = link_multi(program, pid, path, offset);
     if (fd < 0)
-        return -errno;
+        return fd;
     reader->link_fds[reader->count++] = fd;
     return 0;
 }

@@ -64,6 +64,14 @@ struct {
     __type(value, struct open_phases);
 } blank SEC(".maps");
 
+/* By process, what its first record showed: whether names can be read. */
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 1024);
+    __type(key, __u32); /* tgid */
+    __type(value, __u8);
+} judged SEC(".maps");
+
 __u64 lost; /* events for which the ring had no room */
 
 static __always_inline struct open_phases *phases_of(__u32 tid, bool make)
@@ -127,6 +135,14 @@ static __always_inline void close_engine(struct open_phases *phases)
 {
     if (phases->engines && --phases->engines == 0)
         emit(KJ_MARK_BACKWARD, phases->backward_ns, bpf_ktime_get_ns());
+}
+
+/* True the first time in a process. */
+static __always_inline bool judge(void)
+{
+    __u32 tgid = bpf_get_current_pid_tgid() >> 32;
+    __u8 done = 1;
+    return !bpf_map_update_elem(&judged, &tgid, &done, BPF_NOEXIST);
 }
 
 /* ------------------------------------------------------------------ backward */
@@ -235,6 +251,8 @@ int call(struct pt_regs *context)
     if (!phases)
         return 0;
     settle(phases);
+    if (name != NAME_UNKNOWN)
+        judge();
     phases->called = name;
     phases->called_ns = now_ns;
     return 0;
@@ -291,6 +309,8 @@ int record_enter(struct pt_regs *context)
         record->end_ns = 0;
         record->updates = 0;
         phases->open++;
+        if (record->name == NAME_UNKNOWN && judge())
+            emit(KJ_MARK_UNNAMED, record->start_ns, record->start_ns);
         break;
     }
     phases->called = NAME_UNKNOWN;

@@ -100,6 +100,10 @@ static bool send_thread(void *context, uint32_t tid, const struct kj_tree_thread
 
 static void send_phase(void *context, const struct kj_phase_event *event)
 {
+    if (event->mark == KJ_MARK_UNNAMED) {
+        add(context, KJ_PROBE_UNNAMED)->pid = (int32_t)event->tgid;
+        return;
+    }
     struct kj_probe_record *record = add(context, KJ_PROBE_PHASE);
     record->pid = (int32_t)event->tgid;
     record->phase.tid = (int32_t)event->tid;
@@ -246,10 +250,10 @@ static int open_all(struct probe *probe, bool force_raw, bool by_clock)
     if (kj_sched_open(force_raw, by_clock, &probe->sched, text, sizeof(text)))
         return refuse(probe, text);
     char how[KJ_PROBE_TEXT_BYTES];
-    snprintf(how, sizeof(how), "%s", text);
+    memcpy(how, text, sizeof(how));
     if (probe->want_phases && kj_phases_open(kj_privileges_have(CAP_SYS_ADMIN), send_phase, probe,
                                              &probe->phases, text, sizeof(text)))
-        snprintf(how + strlen(how), sizeof(how) - strlen(how), "; %.60s", text);
+        memcpy(add(probe, KJ_PROBE_NO_PHASES)->text, text, sizeof(text));
     /* Functions appear while the run goes on, and each wants the right to trace anew. */
     const int nothing[] = {-1}, tables[] = {CAP_BPF, -1}, tracing[] = {CAP_BPF, CAP_PERFMON, -1},
               administering[] = {CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, -1};

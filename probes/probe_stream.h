@@ -4,9 +4,9 @@
  * SOCK_SEQPACKET pair that the probe inherits as descriptor 0, whole records in each message. Neither side
  * trusts the other.
  *
- * Recorder to probe: requests. Probe to recorder: HELLO, then REFUSED and its end, or CHANNEL for each sensor
- * and READY, then until the socket is closed TICK, THREAD, READING, LOST and PHASE. Numbers are cumulative,
- * so that a message less loses no time.
+ * Recorder to probe: requests. Probe to recorder: HELLO, then REFUSED and its end, or CHANNEL for each
+ * sensor, NO_PHASES where they were asked for in vain, and READY, then until the socket is closed TICK,
+ * THREAD, READING, LOST, PHASE and UNNAMED. Numbers are cumulative, so that a message less loses no time.
  */
 #ifndef KJ_PROBE_STREAM_H
 #define KJ_PROBE_STREAM_H
@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #define KJ_PROBE_MAGIC   0x6b6a7062u
-#define KJ_PROBE_VERSION 2
+#define KJ_PROBE_VERSION 3
 enum { KJ_PROBE_BATCH = 64, KJ_PROBE_NAME_BYTES = 16, KJ_PROBE_TEXT_BYTES = 152 };
 
 enum kj_probe_request_kind {
@@ -26,11 +26,11 @@ enum kj_probe_request_kind {
 
 /* The functions that phases are seen by. */
 enum kj_probe_function {
-    KJ_FUNCTION_ENGINE,      /* torch::autograd::Engine::execute */
-    KJ_FUNCTION_RECORD,      /* at::RecordFunction::RecordFunction(RecordScope) */
-    KJ_FUNCTION_RECORD_END,  /* at::RecordFunction::end */
-    KJ_FUNCTION_UPDATE,      /* an operator that optimizers update parameters with */
-    KJ_FUNCTION_ENGINE_END,  /* c10::IValue::toTensorVector, which the engine calls last */
+    KJ_FUNCTION_ENGINE,     /* torch::autograd::Engine::execute */
+    KJ_FUNCTION_RECORD,     /* at::RecordFunction::RecordFunction(RecordScope) */
+    KJ_FUNCTION_RECORD_END, /* at::RecordFunction::end */
+    KJ_FUNCTION_UPDATE,     /* an operator that optimizers update parameters with: where there are no names */
+    KJ_FUNCTION_ENGINE_END, /* c10::IValue::toTensorVector, which the engine calls last */
     KJ_FUNCTION_ENGINE_FAIL, /* torch::autograd::Engine::thread_on_exception */
     KJ_FUNCTION_CALL,        /* torch::jit::_get_operation_for_overload_or_packet, in libtorch_python.so */
     KJ_FUNCTION_HANDLE,      /* at::_ops::zeros::call */
@@ -56,7 +56,9 @@ enum kj_probe_record_kind {
     KJ_PROBE_READING, /* id: channel; value */
     KJ_PROBE_LOST,    /* id: channel; text: why */
     KJ_PROBE_PHASE,
-    KJ_PROBE_WATCHING, /* pid; id: 1 + function, 0 for a tree; value: negative errno, or 0; text: why not */
+    KJ_PROBE_WATCHING,  /* pid; id: 1 + function, 0 for a tree; value: negative errno, or 0; text: why not */
+    KJ_PROBE_NO_PHASES, /* text: why the kernel takes none of their programs */
+    KJ_PROBE_UNNAMED,   /* pid: a process whose records' names cannot be read: updates would tell */
 };
 
 struct kj_probe_record {

@@ -6,8 +6,8 @@ SIM_CUDA   := $(SIM_COMMON) $(wildcard tests/simgpu/cuda*.c)
 SIM_NVML   := $(SIM_COMMON) $(wildcard tests/simgpu/nvml*.c)
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 UNIT_BIN   := $(UNIT_SRC:tests/unit/%.c=$(BUILD)/unit/%)
-PROGRAM_SRC := $(filter-out tests/programs/neighbour.c tests/programs/profiler.c,$(wildcard tests/programs/*.c))
-PROGRAM_BIN := $(PROGRAM_SRC:tests/programs/%.c=$(BUILD)/programs/%) $(addprefix $(BUILD)/programs/,cuda_linked cuda_asan hello_static neighbour.so profiler)
+PROGRAM_SRC := $(filter-out $(addprefix tests/programs/,neighbour.c old_kernel.c profiler.c),$(wildcard tests/programs/*.c))
+PROGRAM_BIN := $(PROGRAM_SRC:tests/programs/%.c=$(BUILD)/programs/%) $(addprefix $(BUILD)/programs/,cuda_linked cuda_asan hello_static neighbour.so old_kernel.so profiler)
 CUDART_BIN  := $(addprefix $(BUILD)/programs/cudart_,static shared per_thread)
 # The private tables that NVIDIA's own libcudart wants of a simulated driver; kept outside the project.
 LAB_TABLES  := $(wildcard ../shared/lab/private_tables.c)
@@ -54,7 +54,7 @@ $(BUILD)/programs/cuda_linked: tests/programs/cuda_driver.c $(SIM_DIR)/libcuda.s
 $(BUILD)/programs/cuda_asan: tests/programs/cuda_driver.c
 	$(call say,CC,$@)
 	$(Q)$(PROGRAM_CC) -fsanitize=address -o $@ $< -ldl -lpthread
-$(BUILD)/programs/neighbour.so: tests/programs/neighbour.c
+$(BUILD)/programs/%.so: tests/programs/%.c
 	$(call say,CC,$@)
 	$(Q)$(PROGRAM_CC) -Wno-missing-prototypes -shared -fPIC -o $@ $< -ldl
 $(BUILD)/programs/profiler: tests/programs/profiler.c $(SIM_DIR)/cupti/libcupti.so.13

@@ -11,9 +11,9 @@ import time
 import kj
 
 PROBE = kj.BUILD / "kjoule-probe"
-MAGIC, VERSION, RECORD_BYTES = 0x6B6A7062, 2, 184
+MAGIC, VERSION, RECORD_BYTES = 0x6B6A7062, 3, 184
 WATCH, FUNCTION, STOP = 1, 2, 3
-HELLO, REFUSED, CHANNEL, READY, TICK, THREAD, READING, LOST, PHASE, WATCHING = range(1, 11)
+HELLO, REFUSED, CHANNEL, READY, TICK, THREAD, READING, LOST, PHASE, WATCHING, NO_PHASES, UNNAMED = range(1, 13)
 HEAD = struct.Struct("<IIQIiq")
 
 Record = collections.namedtuple("Record", "kind t_ns id pid value body")

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import time
 
@@ -30,11 +31,11 @@ def watched(folder):
         return 0
 
 
-def train(folder, python, *arguments):
+def train(folder, python, *arguments, kjoule=kj.KJOULE):
     """What the script clocked, and the report. Wrapped; let go when all functions that mark phases are watched: no more have come for three flushes of the file."""
     if python == kj.PYTHON:
         pytest.importorskip("torch", reason="PyTorch is not installed for this python (Debian: python3-torch)")
-    command = [kj.KJOULE, "run", "-q", "-o", folder, "--probe-phases", "--", python, TRAIN, STEPS, *arguments]
+    command = [kjoule, "run", "-q", "-o", folder, "--probe-phases", "--", python, TRAIN, STEPS, *arguments]
     process = subprocess.Popen(list(map(str, command)), env=kj.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)
     try:
@@ -86,6 +87,7 @@ def check_phases(folder, clocked, report):
 @pytest.mark.parametrize("optimizer", ["Adam", "SGD"])
 def test_phases_agree_with_the_script(folder, python, optimizer):
     clocked, report = train(folder, python, optimizer)
+    assert watched(folder) == 2, "updates were watched, though names can be read"
     assert len(clocked["backward"]) == STEPS and len(clocked["optimizer"]) == 2 * STEPS
     check_phases(folder, clocked, report)
     check_sums(report)
@@ -112,6 +114,50 @@ def test_backward_inside_the_optimizer(folder, python):
     assert phases["backward"]["count"] == STEPS and phases["optimizer"]["count"] == 2 * STEPS  # zero_grad inside step
     assert phases["backward"]["time_ns"] == pytest.approx(backward, rel=0.05)
     assert phases["optimizer"]["time_ns"] == pytest.approx(steps - backward, rel=0.05)
+    check_sums(report)
+
+
+@needs_probe
+@pytest.mark.parametrize("python", PYTHONS)
+def test_names_that_cannot_be_read(folder, python):
+    """Where announcements say nothing to us, what updates parameters is the optimizer: watched from the first such on, and only then."""
+    clocked, report = train(folder, python, "Adam", "unnamed")
+    assert watched(folder) > 2, "no updates were watched"
+    seen, steps = events(folder)["optimizer"], clocked["optimizer"][1::2]
+    assert len(seen) in (STEPS, 2 * STEPS - 1)  # the first zero_grad updates nothing, and since PyTorch 2 none does
+    for start, end in seen:
+        assert any(script_start <= start <= end <= script_end for script_start, script_end in clocked["optimizer"])
+    inside = [(start, end) for start, end in seen if any(a <= start <= b for a, b in steps)]
+    assert sum(end - start for start, end in inside) == pytest.approx(sum(end - start for start, end in steps), rel=0.05)
+    check_sums(report)
+
+
+def on_an_old_kernel(place, capabilities):
+    """A kjoule whose probe finds the kernel to be one before 6.6."""
+    for name in ("kjoule", "libkjoule.so"):
+        shutil.copy(kj.BUILD / name, place / name)
+    script = place / "kjoule-probe"
+    script.write_text(f"#!/bin/sh\nexec /usr/bin/setpriv --bounding-set={capabilities} /usr/bin/env "
+                      f"LD_PRELOAD={kj.program('old_kernel.so')} {probe.PROBE} \"$@\"\n")
+    script.chmod(0o755)
+    return place / "kjoule"
+
+
+@needs_probe
+def test_the_kernel_refuses(folder, tmp_path):
+    """The report says what the kernel refused, not that there was nothing to see."""
+    kjoule = on_an_old_kernel(tmp_path, "-all,+bpf,+perfmon,+dac_read_search")
+    subprocess.run([kjoule, "run", "-q", "-o", folder, "--probe-phases", "--", "sleep", "0.3"], env=kj.environment(), check=True)
+    report = kj.read_report(folder)
+    assert next(s for s in report["provenance"]["sources"] if s["name"] == "probe")["accepted"], "the rest is measured"
+    warnings = [w for w in report["quality"]["warnings"] if "--probe-phases" in w]
+    assert len(warnings) == 1 and "Linux 6.6" in warnings[0] and "libtorch_cpu.so" not in warnings[0], warnings
+
+
+@needs_probe
+def test_root_on_an_old_kernel(folder, tmp_path):
+    clocked, report = train(folder, kj.PYTHON, "SGD", kjoule=on_an_old_kernel(tmp_path, "+all"))
+    check_phases(folder, clocked, report)
     check_sums(report)
 
 

@@ -86,7 +86,8 @@ size_t kj_fuzz_seed(size_t i, uint8_t *ret_data, size_t cap);
 size_t kj_fuzz_seed(size_t i, uint8_t *ret_data, size_t cap)
 {
     struct kj_probe_record hello = record(KJ_PROBE_HELLO), refused = record(KJ_PROBE_REFUSED),
-                           channel = record(KJ_PROBE_CHANNEL), ready = record(KJ_PROBE_READY), all[8];
+                           channel = record(KJ_PROBE_CHANNEL), ready = record(KJ_PROBE_READY),
+                           none = record(KJ_PROBE_NO_PHASES), all[9];
     (void)cap;
     hello.value = KJ_PROBE_VERSION;
     strcpy(refused.text, "it holds no capabilities");
@@ -96,6 +97,7 @@ size_t kj_fuzz_seed(size_t i, uint8_t *ret_data, size_t cap)
     strcpy(channel.channel.source, "rapl_perf");
     strcpy(channel.channel.name, "package");
     strcpy(channel.channel.device, "package-0");
+    memset(none.text, 'x', sizeof(none.text));
     ready.value = i % 2;
     strcpy(ready.text, "scheduler switches");
     size_t used = put(ret_data, 0, &hello, 1);
@@ -117,7 +119,10 @@ size_t kj_fuzz_seed(size_t i, uint8_t *ret_data, size_t cap)
     all[6].tick.tree_ns = 4000; /* runs backwards */
     all[7].pid = all[7].thread.tid = 7;
     all[7].thread.dead = 1;
+    all[8] = record(KJ_PROBE_UNNAMED);
+    all[8].pid = 7;
     used = put(ret_data, used, &channel, 1);
+    used = put(ret_data, used, &none, i == 3);
     used = put(ret_data, used, &ready, 1);
-    return put(ret_data, used, all, 8);
+    return put(ret_data, used, all, 9);
 }

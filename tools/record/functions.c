@@ -225,7 +225,7 @@ static const struct library *library_of(struct kj_functions *functions, int fd, 
 
 static void attach(struct kj_functions *functions, struct kj_probe *probe, int32_t pid,
                    const int fds[LIBRARIES], const struct library *const libraries[LIBRARIES],
-                   const char *path)
+                   const char *path, bool late)
 {
     bool there[KJ_FUNCTIONS] = {false};
     uint64_t offsets[WANTED];
@@ -238,7 +238,8 @@ static void attach(struct kj_functions *functions, struct kj_probe *probe, int32
          optimizer = there[KJ_FUNCTION_RECORD] && there[KJ_FUNCTION_RECORD_END] && there[KJ_FUNCTION_UPDATE];
     for (int w = 0; w < WANTED; w++) {
         enum kj_probe_function function = wanted[w].function;
-        if (function == KJ_FUNCTION_HANDLE && !there[KJ_FUNCTION_RECORD_NEW])
+        bool spare = function == KJ_FUNCTION_UPDATE && there[KJ_FUNCTION_CALL]; /* names tell, and better */
+        if (spare != late || (function == KJ_FUNCTION_HANDLE && !there[KJ_FUNCTION_RECORD_NEW]))
             continue;
         bool of_engine = function == KJ_FUNCTION_ENGINE || function == KJ_FUNCTION_ENGINE_END ||
                          function == KJ_FUNCTION_ENGINE_FAIL;
@@ -253,7 +254,8 @@ static void attach(struct kj_functions *functions, struct kj_probe *probe, int32
     }
 }
 
-static void look_at(struct kj_functions *functions, struct kj_probe *probe, int32_t pid)
+/* late: it is watched already, but for what tells where there are no names. */
+static void look_at(struct kj_functions *functions, struct kj_probe *probe, int32_t pid, bool late)
 {
     char paths[LIBRARIES][PATH_MAX] = {"", ""};
     struct stat st;
@@ -265,8 +267,8 @@ static void look_at(struct kj_functions *functions, struct kj_probe *probe, int3
             libraries[i] = library_of(functions, fds[i], &st);
     }
     if (libraries[CPU])
-        attach(functions, probe, pid, fds, libraries, paths[CPU]);
-    if (fds[CPU] >= 0)
+        attach(functions, probe, pid, fds, libraries, paths[CPU], late);
+    if (fds[CPU] >= 0 && !late)
         functions->done[functions->done_count++] = pid;
     for (int i = 0; i < LIBRARIES; i++)
         if (fds[i] >= 0)
@@ -284,11 +286,14 @@ static bool is_done(struct kj_functions *functions, int32_t pid)
 void kj_functions_look(struct kj_functions *functions, struct kj_probe *probe, const int32_t *pids,
                        size_t count)
 {
+    int32_t pid;
+    while (kj_probe_unnamed(probe, &pid))
+        look_at(functions, probe, pid, true);
     uint64_t now_ns = kj_mono_ns();
     if (now_ns < functions->next_ns)
         return;
     for (size_t i = 0; i < count; i++)
         if (!is_done(functions, pids[i]))
-            look_at(functions, probe, pids[i]);
+            look_at(functions, probe, pids[i], false);
     functions->next_ns = now_ns + COST_SHARE * (kj_mono_ns() - now_ns);
 }

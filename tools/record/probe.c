@@ -21,7 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { SENSORS_MAX = 128, OWN_MAX = 5, SAMPLES_MAX = 4096, FINISH_MS = 500 };
+enum { SENSORS_MAX = 128, OWN_MAX = 5, SAMPLES_MAX = 4096, UNNAMED_MAX = 64, FINISH_MS = 500 };
 enum own { OWN_TREE, OWN_OTHERS, OWN_IDLE, OWN_TREE_CYCLES, OWN_ALL_CYCLES };
 
 struct kj_probe {
@@ -29,7 +29,8 @@ struct kj_probe {
     uint64_t cost_ns;
     enum { STARTING, READY, REFUSED, ENDED } state;
     bool cycles;
-    char reason[200], function_reason[200], path[PATH_MAX];
+    bool watches; /* a function, at least */
+    char reason[200], function_reason[200], no_phases[KJ_PROBE_TEXT_BYTES], path[PATH_MAX];
     struct kj_channel channels[SENSORS_MAX + OWN_MAX];
     bool dropped[SENSORS_MAX + OWN_MAX], lost[SENSORS_MAX];
     char lost_reason[SENSORS_MAX][160];
@@ -37,6 +38,8 @@ struct kj_probe {
     uint64_t tree_ns, last_value[SENSORS_MAX + OWN_MAX], last_ns[SENSORS_MAX + OWN_MAX];
     struct kj_sample samples[SAMPLES_MAX];
     size_t samples_count;
+    int32_t unnamed[UNNAMED_MAX];
+    size_t unnamed_count;
     struct kj_threads *threads;
     struct kj_cpu_phases_writer *phases;
     struct kj_probe_record batch[KJ_PROBE_BATCH];
@@ -270,8 +273,10 @@ static void take_answer(struct kj_probe *probe, const struct kj_probe_record *re
     unsigned function = record->id - 1, bit = function == KJ_FUNCTION_ENGINE ? 1 : 2;
     if (record->id == 0 || function >= KJ_FUNCTIONS || record->pid <= 0)
         return;
+    probe->watches = probe->watches || record->value == 0;
     if (record->value == 0 && probe->phases &&
-        (function == KJ_FUNCTION_ENGINE || function == KJ_FUNCTION_UPDATE))
+        (function == KJ_FUNCTION_ENGINE || function == KJ_FUNCTION_RECORD_END ||
+         function == KJ_FUNCTION_UPDATE))
         kj_cpu_phases_seen(probe->phases, record->pid, record->t_ns, bit);
     else if (record->value < 0 && record->value != -ESRCH && !*probe->function_reason)
         snprintf(probe->function_reason, sizeof(probe->function_reason),
@@ -307,6 +312,9 @@ static bool take(struct kj_probe *probe, const struct kj_probe_record *record)
     case KJ_PROBE_WATCHING:
         take_answer(probe, record, text);
         return true;
+    case KJ_PROBE_NO_PHASES:
+        memcpy(probe->no_phases, text, sizeof(text));
+        return true;
     }
     if (probe->state != READY)
         return false;
@@ -326,6 +334,10 @@ static bool take(struct kj_probe *probe, const struct kj_probe_record *record)
         return true;
     case KJ_PROBE_PHASE:
         take_phase(probe, record);
+        return true;
+    case KJ_PROBE_UNNAMED:
+        if (probe->unnamed_count < UNNAMED_MAX && record->pid > 0)
+            probe->unnamed[probe->unnamed_count++] = record->pid;
         return true;
     }
     return false;
@@ -394,6 +406,24 @@ void kj_probe_get_status(const struct kj_probe *probe, struct kj_probe_status *r
 const char *kj_probe_function_reason(const struct kj_probe *probe)
 {
     return probe->function_reason;
+}
+
+bool kj_probe_watches(const struct kj_probe *probe)
+{
+    return probe->watches;
+}
+
+const char *kj_probe_no_phases(const struct kj_probe *probe)
+{
+    return probe->no_phases;
+}
+
+bool kj_probe_unnamed(struct kj_probe *probe, int32_t *ret_pid)
+{
+    if (!probe->unnamed_count)
+        return false;
+    *ret_pid = probe->unnamed[--probe->unnamed_count];
+    return true;
 }
 
 size_t kj_probe_channels(const struct kj_probe *probe, const struct kj_channel **ret_channels)

@@ -56,6 +56,12 @@ uint64_t kj_probe_tree_ns(const struct kj_probe *probe);
 int kj_probe_function(struct kj_probe *probe, int32_t pid, unsigned function, int fd, uint64_t offset);
 /* "" or why one could not be watched, in one line. */
 const char *kj_probe_function_reason(const struct kj_probe *probe);
+/* One at least could. */
+bool kj_probe_watches(const struct kj_probe *probe);
+/* "" or why the kernel lets nobody watch functions, in one line; from await on. */
+const char *kj_probe_no_phases(const struct kj_probe *probe);
+/* A process in which the names of records cannot be read, and so say nothing of what they are; each once. */
+bool kj_probe_unnamed(struct kj_probe *probe, int32_t *ret_pid);
 /* The last numbers, within half a second. */
 void kj_probe_finish(struct kj_probe *probe);
 /* NULL-safe, returns NULL. The program ends by itself when its socket is gone. */

@@ -261,7 +261,9 @@ static void open_probe(struct kj_recorder *r, bool wants_phases)
     }
     watch_tree(r);
     kj_probe_connect(r->probe, r->threads, r->phases);
-    if (r->phases)
+    if (wants_phases && *kj_probe_no_phases(r->probe))
+        kj_host_warn(&r->info, "--probe-phases: no phases on the CPU: %s", kj_probe_no_phases(r->probe));
+    else if (r->phases)
         r->functions = kj_functions_new();
 }
 
@@ -453,7 +455,8 @@ int kj_recorder_watch(struct kj_recorder *r)
     if (r->functions && *kj_functions_reason(r->functions))
         kj_host_warn(&r->info, "--probe-phases: no phases on the CPU: %s", kj_functions_reason(r->functions));
     else if (r->functions && *kj_probe_function_reason(r->probe))
-        kj_host_warn(&r->info, "--probe-phases: phases on the CPU are incomplete: %s",
+        kj_host_warn(&r->info, "--probe-phases: %s: %s",
+                     kj_probe_watches(r->probe) ? "phases on the CPU are incomplete" : "no phases on the CPU",
                      kj_probe_function_reason(r->probe));
     r->functions = kj_functions_free(r->functions);
     r->phases = kj_cpu_phases_close(r->phases);
