@@ -3,11 +3,11 @@
  * cpu_phases.h - phases of a training on the CPU, as kjoule-probe saw them by uprobes, in the file
  * "phases.cpu.csv" of the run folder, appended line by line: kjoule.cpu-phases/1
  *     seen,<pid>,<t_ns>,<functions>          from when on a function that marks phases is watched; which: a
- *                                            bit each, 1 autograd engine (backward), 2 records' end, or an
- * update where names cannot be read (optimizer) p,<pid>,<tid>,<phase>,<start_ns>,<end_ns> phase: backward or
- * optimizer, which is step and zero_grad as PyTorch's optimizers announce them. Times are CLOCK_MONOTONIC.
- * Phases of one thread may enclose each other. Past 64 MiB nothing more is appended, and the last line says
- * so: full,<t_ns>
+ *                                            bit each, 1 autograd engine (backward), 2 records (optimizer)
+ *     p,<pid>,<tid>,<phase>,<start_ns>,<end_ns>
+ * phase: backward or optimizer, which is step and zero_grad as PyTorch's optimizers announce them. Times are
+ * CLOCK_MONOTONIC. Phases of one thread may enclose each other. Past 64 MiB nothing more is appended, and the
+ * last line says so: full,<t_ns>
  */
 #ifndef KJ_CPU_PHASES_H
 #define KJ_CPU_PHASES_H

@@ -142,6 +142,17 @@ static void take_symbols(const Elf64_Sym *symbols, size_t count, const char *str
     }
 }
 
+/* The kernel runs a push or a jump under a probe by itself; any other instruction it steps through, which
+ * costs twenty times as much. RecordFunction::end, the one that is called for every operator of backward,
+ * begins with cmpb $0,N(%rdi) and je: the jump does as well, where it is that. */
+static uint64_t cheaper_place(int fd, uint64_t offset)
+{
+    uint8_t code[5];
+    bool compares = pread(fd, code, sizeof(code), (off_t)offset) == sizeof(code) && code[0] == 0x80 &&
+                    code[1] == 0x7f && code[3] == 0 && code[4] == 0x74;
+    return compares ? offset + 4 : offset;
+}
+
 static int find_symbols(int fd, uint64_t *ret_offsets)
 {
     Elf64_Ehdr header;
@@ -168,6 +179,9 @@ static int find_symbols(int fd, uint64_t *ret_offsets)
         free(symbols);
         free(strings);
     }
+    for (int w = 0; w < WANTED && header.e_machine == EM_X86_64; w++)
+        if (ret_offsets[w])
+            ret_offsets[w] = cheaper_place(fd, ret_offsets[w]);
     free(sections);
     free(segments);
     return status;
