@@ -209,5 +209,9 @@ class Sim:
                 counts[kernel["name"]] = counts.get(kernel["name"], 0) + kernel["launches"]
         return counts
 
-    def energy_uj(self):
-        return sum(d["energy_uj"] for d in self.truth()["devices"])
+    def energy_uj(self, until_ns=None):
+        """Of all devices; up to a moment of CLOCK_MONOTONIC, or up to when the truth was written: that is after kjoule's report."""
+        if until_ns is None:
+            return sum(d["energy_uj"] for d in self.truth()["devices"])
+        told = subprocess.run([SIMGPU / "simgpu-truth", "--at", str(until_ns), self.state], capture_output=True, check=True)
+        return sum(map(int, told.stdout.split()))

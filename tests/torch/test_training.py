@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch's CUDA build, unmodified, on the simulated driver: what the report counts is what the driver counted, name by name."""
 import collections
+import json
 
 import pytest
 
@@ -57,7 +58,8 @@ def test_counts_are_the_drivers(make_sim, torch_python, folder, program):
     assert run.report["quality"]["unhooked"] == []
     assert run.report["quality"]["harvest_errors"] == 0
     assert sum(k["launches"] for k in run.report["kernels"]) > 40 * STEPS
-    assert run.device_uj() == pytest.approx(sim.energy_uj(), rel=0.05)
+    ended_ns = json.loads((folder / "run.json").read_text())["end_mono_ns"]
+    assert run.device_uj() == pytest.approx(sim.energy_uj(ended_ns), rel=0.05)
 
 
 @pytest.mark.parametrize("program", [
@@ -77,8 +79,9 @@ def test_phases(make_sim, torch_python, folder, program):
     phases = {p["name"]: p for p in run.report["phases"]}
     engine = sum(m["launches"] for m in device["marks"] if m["mark"].startswith("pt_autograd"))
     named = sum(k["launches"] for k in device["kernels"] if "multi_tensor_apply" in k["name"])
+    nameless = 2 * 53 * STEPS if "--graph" in program else 0  # a capturable optimizer's, two for each parameter
     assert phases["backward"]["launches"] == engine > 0
-    assert named <= phases["optimizer"]["launches"] <= 1.5 * named + 10 * STEPS
+    assert named + nameless <= phases["optimizer"]["launches"] <= 1.5 * named + 1.01 * nameless + 10 * STEPS
     assert phases["data"]["copies"] == sum(c["launches"] for c in device["copies"] if c["name"] == "[memcpy HtoD]")
     assert sum(p["launches"] for p in phases.values()) == sum(k["launches"] for k in device["kernels"])
     assert phases["forward"]["launches"] > 0.2 * engine
