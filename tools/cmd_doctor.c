@@ -356,26 +356,38 @@ static void print_rest(const struct doctor *doctor)
            "privileges");
 }
 
+/* In a channel 0 stands for unknown (power.h); here null does. */
+static json_t *known_ns(uint64_t ns)
+{
+    return ns ? json_integer((json_int_t)ns) : json_null();
+}
+
+static json_t *known_mw(double mw)
+{
+    return mw > 0 ? json_real(mw) : json_null();
+}
+
 static json_t *channel_json(const struct doctor *doctor, const struct kj_channel *channel)
 {
     static const char *const component_names[] = {"", "gpu", "cpu", "dram", "node"};
     static const char *const kind_names[] = {"", "energy_uj", "power_mw", "cpu_busy_ns"};
     double now = doctor->now_mw[channel->id];
     json_t *row =
-        json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:f, s:f, s:f, s:I, s:I, s:o, s:s}", "id",
+        json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:f, s:f, s:f, s:o, s:o, s:o, s:s}", "id",
                   (int)channel->id, "source", channel->source, "name", channel->name, "device",
                   channel->device, "model", channel->model, "component", component_names[channel->component],
                   "kind", kind_names[channel->kind], "method", kj_method_name(channel->method), "gain_sd",
                   channel->gain_sd, "low_factor", channel->low_factor, "high_factor", channel->high_factor,
-                  "window_ns", (json_int_t)channel->window_ns, "period_ns", (json_int_t)channel->period_ns,
+                  "window_ns", known_ns(channel->window_ns), "period_ns", known_ns(channel->period_ns),
                   "now_mw", isnan(now) ? json_null() : json_real(now), "basis", channel->basis);
     if (row && channel->shape)
         json_object_set_new(
             row, "shape",
-            json_pack("{s:s, s:s, s:I, s:f, s:f, s:f, s:f}", "from", kj_shape_origin_name(channel->shape),
-                      "kernel", kj_sensor_kernel_name(channel->kernel), "delay_ns",
-                      (json_int_t)channel->delay_ns, "gain", channel->gain, "gain_mean", channel->gain_mean,
-                      "noise_mw", channel->noise_mw, "limit_mw", channel->limit_mw));
+            json_pack(
+                "{s:s, s:s, s:I, s:o, s:f, s:o, s:o}", "from", kj_shape_origin_name(channel->shape), "kernel",
+                kj_sensor_kernel_name(channel->kernel), "delay_ns", (json_int_t)channel->delay_ns, "gain",
+                channel->gain > 0 ? json_real(channel->gain) : json_null(), "gain_mean", channel->gain_mean,
+                "noise_mw", known_mw(channel->noise_mw), "limit_mw", known_mw(channel->limit_mw)));
     return row;
 }
 

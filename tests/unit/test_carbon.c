@@ -54,8 +54,8 @@ static int machine_setup(void **state)
     snprintf(m->root, sizeof(m->root), "/tmp/kj-carbon.XXXXXX");
     if (!getcwd(m->before, sizeof(m->before)) || !mkdtemp(m->root))
         return -1;
-    put(m, "/work/here", "");
-    snprintf(m->work, sizeof(m->work), "%s/work", m->root);
+    put(m, "/project/here", "");
+    snprintf(m->work, sizeof(m->work), "%s/project", m->root);
     *state = m;
     return chdir(m->work);
 }
@@ -301,7 +301,7 @@ static void test_order_of_asking(void **state)
     env[2] = "HOME=/home/u";
     expect(m, NULL, env, "CA-QC", "codecarbon_config",
            "~/.codecarbon.config: country_iso_code=CAN region=quebec");
-    put(m, "/work/.codecarbon.config", "# ours\n[codecarbon]\ncountry_iso_code=\"POL\"\n");
+    put(m, "/project/.codecarbon.config", "# ours\n[codecarbon]\ncountry_iso_code=\"POL\"\n");
     expect(m, NULL, env, "POL", "codecarbon_config", "./.codecarbon.config");
     env[3] = "CODECARBON_COUNTRY_ISO_CODE=ITA";
     expect(m, NULL, env, "ITA", "codecarbon_config", "CODECARBON_COUNTRY_ISO_CODE");
@@ -312,7 +312,7 @@ static void test_order_of_asking(void **state)
     put(m, "/home/x/kjoule/config", "zone=FI");
     env[4] = "XDG_CONFIG_HOME=/home/x";
     expect(m, NULL, env, "FIN", "config", "/home/x/kjoule/config");
-    put(m, "/work/.kjoule.conf", "zone: CH\n");
+    put(m, "/project/.kjoule.conf", "zone: CH\n");
     expect(m, NULL, env, "CHE", "config", ".kjoule.conf line 1");
     env[5] = "KJOULE_ZONE=AT";
     expect(m, NULL, env, "AUT", "environment", "KJOULE_ZONE=AT");
@@ -349,14 +349,14 @@ static void test_wrong_configuration_is_said(void **state)
         {"carbon_intensity=nan", "line 1", "0 or more"},
     };
     for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
-        put(m, "/work/.kjoule.conf", wrong[i][0]);
+        put(m, "/project/.kjoule.conf", wrong[i][0]);
         expect_error(m, NULL, NULL, wrong[i][1], wrong[i][2]);
         expect(m, "FR", NULL, "FRA", "flag", "FR"); /* not read where it is not asked */
     }
     const char *const env[] = {"KJOULE_ZONE=Frnce", NULL};
     expect_error(m, NULL, env, "KJOULE_ZONE: unknown zone 'Frnce'", "France");
-    put(m, "/work/.kjoule.conf", "");
-    put(m, "/work/.codecarbon.config", "[codecarbon]\nnonsense\ncountry_iso_code = Narnia\n[[[\n");
+    put(m, "/project/.kjoule.conf", "");
+    put(m, "/project/.codecarbon.config", "[codecarbon]\nnonsense\ncountry_iso_code = Narnia\n[[[\n");
     put(m, "/run/cloud-init/instance-data.json", "{\"v1\": [1, 2");
     expect(m, NULL, NULL, "WORLD", "none", ""); /* files of others are not ours to judge */
 }

@@ -269,7 +269,8 @@ static int list_sensors(struct kj_account *a, char *const *gpus, size_t gpu_coun
                                          .gain = c->gain,
                                          .gain_mean = c->gain_mean > 0 ? c->gain_mean : 1,
                                          .gain_sd = c->gain_sd,
-                                         .noise_mw = c->noise_mw};
+                                         .noise_mw = c->noise_mw,
+                                         .limit_mw = c->limit_mw};
     }
     return 0;
 }

@@ -58,7 +58,8 @@ struct kj_report_sensor {
         delay_ns;              /* 0: not known; of a counter's window: it sees all of the time */
     double gain;               /* by the user's own meter; 0 none */
     double gain_mean, gain_sd; /* reading / true, after that */
-    double noise_mw;
+    double noise_mw;           /* 1 sigma of a reading; 0: unknown */
+    double limit_mw;           /* by the driver; 0: unknown */
 };
 
 struct kj_report_device {

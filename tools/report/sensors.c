@@ -11,6 +11,11 @@ static json_t *whole_or_null(uint64_t ns)
     return ns ? json_integer((json_int_t)ns) : json_null();
 }
 
+static json_t *real_or_null(double value)
+{
+    return value > 0 ? json_real(value) : json_null();
+}
+
 static json_t *text_or_null(const char *text)
 {
     return text ? json_string(text) : json_null();
@@ -22,14 +27,14 @@ json_t *kj_report_sensors_json(const struct kj_report *report)
     for (size_t i = 0; i < report->sensors_count; i++) {
         const struct kj_report_sensor *s = &report->sensors[i];
         json_array_append_new(
-            list, json_pack("{s:o,s:o,s:o,s:o,s:o,s:b,s:o,s:o,s:I,s:o,s:f,s:f,s:f,s:o}", "device",
+            list, json_pack("{s:o,s:o,s:o,s:o,s:o,s:b,s:o,s:o,s:I,s:o,s:f,s:f,s:o,s:o,s:o}", "device",
                             text_or_null(s->device), "source", text_or_null(s->source), "channel",
                             text_or_null(s->channel), "shape", text_or_null(s->shape), "kernel",
                             text_or_null(s->kernel), "counter", s->counter, "window_ns",
                             whole_or_null(s->window_ns), "period_ns", whole_or_null(s->period_ns), "delay_ns",
-                            (json_int_t)s->delay_ns, "gain", s->gain > 0 ? json_real(s->gain) : json_null(),
-                            "gain_mean", s->gain_mean, "gain_sd", s->gain_sd, "noise_mw", s->noise_mw,
-                            "basis", text_or_null(s->basis)));
+                            (json_int_t)s->delay_ns, "gain", real_or_null(s->gain), "gain_mean", s->gain_mean,
+                            "gain_sd", s->gain_sd, "noise_mw", real_or_null(s->noise_mw), "limit_mw",
+                            real_or_null(s->limit_mw), "basis", text_or_null(s->basis)));
     }
     return list;
 }
