@@ -32,14 +32,12 @@ def test_graphs(make_sim, folder, way, timing):
     assert not any("more kinds of kernels" in w for w in run.report["quality"]["warnings"])
 
 
-def test_energy_of_a_graphs_nodes_is_estimated(make_sim, tmp_path):
-    """Weights share the graph's measured time; the tag says so, and the intervals hold the truth as often as 90 % ones should."""
-    inside = []
-    for number in range(3):
-        sim = make_sim(SCRIPT.replace("us=4", "us=400").replace("us=3", "us=300").replace("us=2", "us=200"), name=f"sim{number}")
-        run = kj.wrapped(program("capture", 60), tmp_path / f"run{number}", env=sim.env)
-        assert run.status == 0 and run.kernels() == sim.kernels()
-        truth = {k["name"]: k for k in sim.truth()["devices"][0]["kernels"]}
-        assert all(k["energy_method"] in ("estimated", "modelled") for k in run.report["kernels"])
-        inside += [k["low_uj"] <= truth[k["name"]]["energy_uj"] <= k["high_uj"] for k in run.report["kernels"]]
-    assert sum(inside) >= 7, inside
+def test_energy_of_a_graphs_nodes_is_estimated(make_sim, folder):
+    """Weights share the graph's measured time; the tag says so, and the interval holds the truth."""
+    sim = make_sim(SCRIPT.replace("us=4", "us=400").replace("us=3", "us=300").replace("us=2", "us=200"))
+    run = kj.wrapped(program("capture", 60), folder, env=sim.env)
+    assert run.status == 0 and run.kernels() == sim.kernels()
+    truth = {k["name"]: k for k in sim.truth()["devices"][0]["kernels"]}
+    for kernel in run.report["kernels"]:
+        assert kernel["energy_method"] in ("estimated", "modelled"), kernel
+        assert kernel["low_uj"] <= truth[kernel["name"]]["energy_uj"] <= kernel["high_uj"], kernel
