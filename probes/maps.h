@@ -33,12 +33,16 @@ struct kj_tree_process {
     char name[KJ_COMM_BYTES]; /* as at its exec, or as its parent's */
 };
 
-enum kj_thread_state { KJ_THREAD_LIVE, KJ_THREAD_EXITING, KJ_THREAD_DEAD };
+enum kj_thread_state {
+    KJ_THREAD_LIVE,
+    KJ_THREAD_EXITING, /* but not switched out for the last time; told apart by the raw programs alone */
+    KJ_THREAD_DEAD,    /* nothing of it comes any more: the loader forgets it once it is told */
+};
 
 struct kj_tree_thread {
     __u32 tgid;
     __u32 state;
-    __u64 runtime_ns; /* the scheduler's own sum for the task when last seen */
+    __u64 runtime_ns; /* the scheduler's own sum when last switched out, or what the clock made of it */
     __u64 ns;         /* on-CPU time counted */
     __u64 cycles, instructions;
     char comm[KJ_COMM_BYTES];

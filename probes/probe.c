@@ -239,15 +239,15 @@ static void watch(struct probe *probe)
 
 /* ------------------------------------------------------------------ start */
 
-static int open_all(struct probe *probe, bool force_raw, bool by_clock)
+static int open_all(struct probe *probe, const struct kj_sched_options *options)
 {
     static const char *const sources[] = {"rapl_perf", "rapl_powercap", "hwmon", NULL};
     const struct kj_power_config config = {.only = sources};
     struct kj_error error = {0};
-    char text[KJ_PROBE_TEXT_BYTES];
+    char text[KJ_PROBE_TEXT_BYTES] = ""; /* sent whole: nothing of the stack is to go with it */
     if (kj_power_open(&config, &probe->power, &error))
         probe->power = NULL;
-    if (kj_sched_open(force_raw, by_clock, &probe->sched, text, sizeof(text)))
+    if (kj_sched_open(options, &probe->sched, text, sizeof(text)))
         return refuse(probe, text);
     char how[KJ_PROBE_TEXT_BYTES];
     memcpy(how, text, sizeof(how));
@@ -281,7 +281,7 @@ static bool in_first_pid_namespace(void)
 int main(int argc, char **argv)
 {
     static struct probe probe;
-    bool force_raw = false, by_clock = false;
+    struct kj_sched_options options = {0};
     int type = 0;
     socklen_t size = sizeof(type);
     if (getsockopt(SOCKET, SOL_SOCKET, SO_TYPE, &type, &size) || type != SOCK_SEQPACKET) {
@@ -291,8 +291,9 @@ int main(int argc, char **argv)
     }
     for (int i = 1; i < argc; i++) { /* words that choose, none that name */
         probe.want_phases = probe.want_phases || !strcmp(argv[i], "phases");
-        force_raw = force_raw || !strcmp(argv[i], "raw");
-        by_clock = by_clock || !strcmp(argv[i], "clock");
+        options.raw = options.raw || !strcmp(argv[i], "raw");
+        options.wall = options.wall || !strcmp(argv[i], "wall");
+        options.clock = options.clock || !strcmp(argv[i], "clock");
     }
     kj_privileges_begin();
     signal(SIGINT, SIG_IGN); /* the terminal's are meant for the command: we end with our socket */
@@ -308,7 +309,7 @@ int main(int argc, char **argv)
         return refuse(&probe, "it holds no capabilities");
     if (!in_first_pid_namespace())
         return refuse(&probe, "this container has process ids of its own, which the kernel's do not match");
-    int status = open_all(&probe, force_raw, by_clock);
+    int status = open_all(&probe, &options);
     alarm(0);
     if (!status)
         watch(&probe);

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only)
  *
- * raw.bpf.c - the same as sched.bpf.c for kernels without BTF, by raw tracepoints: it knows two offsets,
- * which the loader finds by example, and takes time by the clock. An object of its own, for nothing in it may
- * ask for the kernel's types.
+ * raw.bpf.c - the same as sched.bpf.c for kernels without BTF, by raw tracepoints: it knows three offsets,
+ * which the loader finds by example. An object of its own, for nothing in it may ask for the kernel's types.
  */
 #include "tree.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 const volatile __u32 offset_pid, offset_comm; /* tgid follows pid */
+const volatile __u32 offset_runtime;          /* of the scheduler's sum; 0: not found, time by the clock */
 const volatile __u32 example_tid;             /* whose task structure is copied out */
+__u32 examples;                               /* copies so far */
 
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
@@ -18,15 +19,21 @@ struct {
     __type(value, char[KJ_TASK_COPY_BYTES]);
 } example SEC(".maps");
 
-struct ids {
-    __u32 tid, tgid;
-};
-
-static __always_inline struct ids ids_of(const void *task)
+static __always_inline struct task_ids ids_of(const void *task)
 {
-    struct ids ids = {};
+    struct task_ids ids = {};
     bpf_probe_read_kernel(&ids, sizeof(ids), task + offset_pid);
     return ids;
+}
+
+/* The scheduler's sum for the task or, where it is not known, what the row has and the slice by the clock. */
+static __always_inline __u64 runtime_of(const void *task, const struct kj_tree_thread *thread, __u64 slice_ns)
+{
+    __u64 runtime_ns = 0;
+    if (!offset_runtime)
+        return (thread ? thread->runtime_ns : 0) + slice_ns;
+    bpf_probe_read_kernel(&runtime_ns, sizeof(runtime_ns), task + offset_runtime);
+    return runtime_ns;
 }
 
 /* Copies the structure of one known task, in which the loader looks for what it knows. */
@@ -40,6 +47,7 @@ int copy_example(struct bpf_raw_tracepoint_args *context)
     const char *task = (const char *)context->args[1];
     for (int at = 0; at < KJ_TASK_COPY_BYTES; at += 512) /* what lies past its end fails, and that is well */
         bpf_probe_read_kernel(copy + at, 512, task + at);
+    examples++;
     return 0;
 }
 
@@ -49,78 +57,71 @@ int raw_on_switch(struct bpf_raw_tracepoint_args *context)
     struct kj_cpu_slot *slot = this_cpu();
     if (!slot)
         return 0;
-    struct ids prev = ids_of((const void *)context->args[1]), next = ids_of((const void *)context->args[2]);
+    const void *task = (const void *)context->args[1];
+    struct task_ids ids = ids_of(task);
     __u64 slice_ns = begin_switch(slot, bpf_ktime_get_ns());
-    struct kj_tree_process *process = bpf_map_lookup_elem(&processes, &prev.tgid);
-    if (!prev.tid) {
+    struct kj_tree_process *process = bpf_map_lookup_elem(&processes, &ids.tgid);
+    if (!ids.tid) {
         slot->idle_ns += slice_ns;
     } else if (!process) {
         slot->others_ns += slice_ns;
     } else {
-        struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &prev.tid);
-        if (!thread) {
-            char comm[KJ_COMM_BYTES] = {};
-            bpf_probe_read_kernel(comm, sizeof(comm), (const char *)context->args[1] + offset_comm);
-            thread = add_thread(prev.tid, prev.tgid, comm, process);
-        }
-        if (count_cycles)
-            add_cycles(slot, thread);
-        slot->tree_ns += slice_ns;
-        if (thread)
-            thread->ns += slice_ns;
-        else
-            slot->unlisted++;
+        struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &ids.tid);
+        if (!thread)
+            thread = meet_thread(ids, task + offset_comm, process);
+        slot->tree_ns += account_thread(slot, thread, runtime_of(task, thread, slice_ns), slice_ns);
     }
-    end_switch(slot, next.tid, next.tgid);
+    end_switch(slot, ids_of((const void *)context->args[2]));
     return 0;
 }
 
 SEC("raw_tp/sched_process_fork")
 int raw_on_fork(struct bpf_raw_tracepoint_args *context)
 {
-    struct ids parent = ids_of((const void *)context->args[0]),
-               child = ids_of((const void *)context->args[1]);
-    char comm[KJ_COMM_BYTES] = {};
-    bpf_probe_read_kernel(comm, sizeof(comm), (const char *)context->args[1] + offset_comm);
-    follow_fork(parent.tgid, child.tid, child.tgid, comm);
+    const void *child = (const void *)context->args[1];
+    follow_fork(ids_of((const void *)context->args[0]).tgid, ids_of(child), child + offset_comm);
     return 0;
 }
 
-/* It runs on for a moment: the loader counts it as dead once it has not moved for a while. */
+/* It runs on for a while yet, be it that it is gone for everybody who looks: its last switch is not to find
+ * its row forgotten, or its past would count anew. */
 SEC("raw_tp/sched_process_exit")
 int raw_on_exit(struct bpf_raw_tracepoint_args *context)
 {
-    struct ids ids = ids_of((const void *)context->args[0]);
-    struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &ids.tid);
+    __u32 tid = ids_of((const void *)context->args[0]).tid;
+    struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &tid);
     if (thread)
         thread->state = KJ_THREAD_EXITING;
+    return 0;
+}
+
+/* The kernel lets go of a task once it has been waited for and has made its last switch. By then its number
+ * may be a new task's, whose row is live. */
+SEC("raw_tp/sched_process_free")
+int raw_on_free(struct bpf_raw_tracepoint_args *context)
+{
+    struct task_ids ids = ids_of((const void *)context->args[0]);
+    struct kj_tree_process *process = bpf_map_lookup_elem(&processes, &ids.tgid);
+    struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &ids.tid);
+    if (!process || (thread && thread->state == KJ_THREAD_LIVE))
+        return 0;
+    if (thread)
+        thread->state = KJ_THREAD_DEAD;
+    leave_tree(ids.tgid, process);
     return 0;
 }
 
 SEC("raw_tp/sched_process_exec")
 int raw_on_exec(struct bpf_raw_tracepoint_args *context)
 {
-    struct ids ids = ids_of((const void *)context->args[0]);
-    struct kj_tree_process *process = bpf_map_lookup_elem(&processes, &ids.tgid);
-    struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &ids.tid);
-    char comm[KJ_COMM_BYTES] = {};
-    bpf_probe_read_kernel(comm, sizeof(comm), (const char *)context->args[0] + offset_comm);
-    if (process)
-        __builtin_memcpy(process->name, comm, KJ_COMM_BYTES);
-    if (thread) {
-        __builtin_memcpy(thread->comm, comm, KJ_COMM_BYTES);
-        __builtin_memcpy(thread->process, comm, KJ_COMM_BYTES);
-        thread->state = KJ_THREAD_LIVE;
-    }
+    const void *task = (const void *)context->args[0];
+    follow_exec(ids_of(task), (__u32)context->args[1], task + offset_comm);
     return 0;
 }
 
 SEC("raw_tp/task_rename")
 int raw_on_rename(struct bpf_raw_tracepoint_args *context)
 {
-    struct ids ids = ids_of((const void *)context->args[0]);
-    struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &ids.tid);
-    if (thread)
-        bpf_probe_read_kernel_str(thread->comm, KJ_COMM_BYTES, (const void *)context->args[1]);
+    follow_rename(ids_of((const void *)context->args[0]).tid, (const char *)context->args[1]);
     return 0;
 }

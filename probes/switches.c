@@ -5,6 +5,8 @@
  */
 #include "switches.h"
 
+#include "example.h"
+
 #include "raw.skel.h"
 #include "sched.skel.h"
 
@@ -31,6 +33,7 @@ struct running {
 };
 
 struct kj_sched_reader {
+    struct kj_sched_options options;
     struct kj_sched *sched; /* one of the two */
     struct kj_raw *raw;
     int processes_fd, threads_fd; /* tables of whichever it is */
@@ -94,8 +97,9 @@ static int open_counter(bool by_clock, uint64_t config, int cpu)
 }
 
 /* Cycles and instructions on every CPU, or not at all. */
-static void open_counters(struct kj_sched_reader *reader, bool by_clock)
+static void open_counters(struct kj_sched_reader *reader)
 {
+    bool by_clock = reader->options.clock;
     reader->cycles = true;
     for (int cpu = 0; cpu < reader->possible; cpu++) {
         reader->cycle_fds[cpu] = open_counter(by_clock, PERF_COUNT_HW_CPU_CYCLES, cpu);
@@ -114,44 +118,65 @@ static void choose_programs(struct kj_raw *raw, bool example)
         bpf_program__set_autoload(program, (program == raw->progs.copy_example) == example);
 }
 
-/* Where pid+tgid and comm stand in this kernel's task structure: copies our own, twice under different names,
- * and looks for what must be there. */
-static int find_offsets(uint32_t *ret_pid, uint32_t *ret_comm)
+/* What the scheduler has charged this thread; asking brings its sum up to now. */
+static uint64_t charged_ns(void)
 {
-    static const char *const names[] = {"kj-example-one", "kj-example-two"};
-    static char copies[2][KJ_TASK_COPY_BYTES];
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Has us switched out and copied, under a name of its own and after CPU time enough that the sum differs from
+ * what it was at the switch before, by another step each time. */
+static int make_example(struct kj_raw *raw, unsigned number, struct kj_example *ret_example)
+{
+    const struct timespec moment = {.tv_nsec = 50000};
+    uint64_t start_ns = charged_ns();
+    uint32_t zero = 0;
+    snprintf(ret_example->name, sizeof(ret_example->name), "kj-example-%u", number % 10);
+    prctl(PR_SET_NAME, ret_example->name);
+    while (charged_ns() < start_ns + 5000 * (number + 1))
+        ;
+    for (int tries = 0; tries < 10; tries++) {
+        uint32_t copies = *(volatile uint32_t *)&raw->bss->examples;
+        ret_example->before_ns = charged_ns();
+        nanosleep(&moment, NULL);
+        bool copied = *(volatile uint32_t *)&raw->bss->examples != copies;
+        int status = bpf_map__lookup_elem(raw->maps.example, &zero, sizeof(zero), ret_example->task,
+                                          sizeof(ret_example->task), 0);
+        ret_example->after_ns = charged_ns(); /* last: we may have been switched out again meanwhile */
+        if (status || copied)
+            return status;
+    }
+    return -EAGAIN;
+}
+
+/* Where the fields that the programs read stand in this kernel's task structure. */
+static int find_offsets(struct kj_task_offsets *ret_offsets)
+{
+    static struct kj_example examples[KJ_EXAMPLES];
     char own[KJ_COMM_BYTES] = "";
     struct kj_raw *raw = kj_raw__open();
     if (!raw)
         return -errno;
     choose_programs(raw, true);
     raw->rodata->example_tid = (uint32_t)syscall(SYS_gettid);
-    int status = kj_raw__load(raw);
+    int status = bpf_map__set_max_entries(raw->maps.threads, 1); /* not used here: their room takes a while */
+    if (!status)
+        status = bpf_map__set_max_entries(raw->maps.processes, 1);
+    if (!status)
+        status = kj_raw__load(raw);
     if (!status)
         status = kj_raw__attach(raw);
     prctl(PR_GET_NAME, own);
-    for (int i = 0; !status && i < 2; i++) {
-        const struct timespec moment = {.tv_nsec = 2000000};
-        uint32_t zero = 0;
-        prctl(PR_SET_NAME, names[i]);
-        nanosleep(&moment, NULL); /* switches out, and so is copied */
-        status =
-            bpf_map__lookup_elem(raw->maps.example, &zero, sizeof(zero), copies[i], sizeof(copies[i]), 0);
-    }
+    for (unsigned i = 0; !status && i < KJ_EXAMPLES; i++)
+        status = make_example(raw, i, &examples[i]);
     prctl(PR_SET_NAME, own);
     kj_raw__destroy(raw);
-    const int32_t ids[2] = {(int32_t)syscall(SYS_gettid), getpid()};
-    *ret_pid = *ret_comm = 0;
-    for (uint32_t at = 8; !status && at + KJ_COMM_BYTES <= KJ_TASK_COPY_BYTES; at += 4) {
-        bool both_ids =
-            !memcmp(copies[0] + at, ids, sizeof(ids)) && !memcmp(copies[1] + at, ids, sizeof(ids));
-        if (both_ids && !*ret_pid)
-            *ret_pid = at;
-        if (!strncmp(copies[0] + at, names[0], KJ_COMM_BYTES) &&
-            !strncmp(copies[1] + at, names[1], KJ_COMM_BYTES))
-            *ret_comm = at;
-    }
-    return status ? status : *ret_pid && *ret_comm ? 0 : -ENOENT;
+    if (!status && !kj_example_search(examples, KJ_EXAMPLES, (uint32_t)syscall(SYS_gettid),
+                                      (uint32_t)getpid(), ret_offsets))
+        status = -ENOENT;
+    return status;
 }
 
 static int map_slots(struct kj_sched_reader *reader, int cpus_fd)
@@ -174,14 +199,15 @@ static int open_object(struct kj_sched_reader *reader, bool raw)
             reader->sched->rodata->count_cycles = reader->cycles;
         return reader->sched ? 0 : -errno;
     }
-    uint32_t offset_pid = 0, offset_comm = 0;
-    int status = find_offsets(&offset_pid, &offset_comm);
+    struct kj_task_offsets offsets = {0};
+    int status = find_offsets(&offsets);
     reader->raw = status ? NULL : kj_raw__open();
     if (!reader->raw)
         return status ? status : -errno;
     choose_programs(reader->raw, false);
-    reader->raw->rodata->offset_pid = offset_pid;
-    reader->raw->rodata->offset_comm = offset_comm;
+    reader->raw->rodata->offset_pid = offsets.pid;
+    reader->raw->rodata->offset_comm = offsets.comm;
+    reader->raw->rodata->offset_runtime = reader->options.wall ? 0 : offsets.runtime;
     reader->raw->rodata->count_cycles = reader->cycles;
     return 0;
 }
@@ -256,12 +282,21 @@ static void explain(int status, char *ret_text, size_t size)
                  complaint[0] ? "; " : "", complaint);
 }
 
-int kj_sched_open(bool force_raw, bool by_clock, struct kj_sched_reader **ret_reader, char *ret_text,
+/* How a task's time is taken. */
+static const char *time_source(const struct kj_sched_reader *reader)
+{
+    return reader->raw && !reader->raw->rodata->offset_runtime
+               ? "the clock, with what the host of a virtual machine steals"
+               : "the scheduler's own sum";
+}
+
+int kj_sched_open(const struct kj_sched_options *options, struct kj_sched_reader **ret_reader, char *ret_text,
                   size_t size)
 {
     struct kj_sched_reader *reader = calloc(1, sizeof(*reader));
     if (!reader)
         return -ENOMEM;
+    reader->options = *options;
     libbpf_set_print(note_complaint);
     reader->possible = libbpf_num_possible_cpus();
     if (reader->possible < 1 || reader->possible > CPUS_MAX)
@@ -274,8 +309,8 @@ int kj_sched_open(bool force_raw, bool by_clock, struct kj_sched_reader **ret_re
     if (!status) {
         memset(reader->cycle_fds, -1, count * sizeof(int));
         memset(reader->instruction_fds, -1, count * sizeof(int));
-        open_counters(reader, by_clock);
-        status = force_raw ? -ENOTSUP : load(reader, false);
+        open_counters(reader);
+        status = options->raw ? -ENOTSUP : load(reader, false);
         if (status && status != -EPERM && status != -EACCES)
             status = load(reader, true);
     }
@@ -285,7 +320,8 @@ int kj_sched_open(bool force_raw, bool by_clock, struct kj_sched_reader **ret_re
         return status;
     }
     touch_cpus(reader->possible);
-    snprintf(ret_text, size, "scheduler switches by %s%s", reader->raw ? "raw tracepoint" : "BTF tracepoint",
+    snprintf(ret_text, size, "scheduler switches by %s, time by %s%s",
+             reader->raw ? "raw tracepoint" : "BTF tracepoint", time_source(reader),
              reader->cycles ? ", cycles and instructions" : "; no hardware counters here");
     *ret_reader = reader;
     return 0;
@@ -381,11 +417,6 @@ static void sum_cpus(struct kj_sched_reader *reader, struct kj_sched_sums *sums)
     }
 }
 
-static bool is_gone(uint32_t tgid, uint32_t tid)
-{
-    return syscall(SYS_tgkill, tgid, tid, 0) && errno == ESRCH;
-}
-
 /* One batch of rows. Returns how many are to be forgotten. */
 static size_t visit_rows(struct kj_sched_reader *reader, size_t count,
                          bool (*visit)(void *, uint32_t, const struct kj_tree_thread *), void *context)
@@ -394,8 +425,6 @@ static size_t visit_rows(struct kj_sched_reader *reader, size_t count,
     for (size_t i = 0; i < count; i++) {
         struct kj_tree_thread *row = &reader->rows[i];
         row->comm[KJ_COMM_BYTES - 1] = row->process[KJ_COMM_BYTES - 1] = 0;
-        if (row->state == KJ_THREAD_EXITING && is_gone(row->tgid, reader->keys[i]))
-            row->state = KJ_THREAD_DEAD;
         for (size_t r = 0; r < reader->running_count && row->state != KJ_THREAD_DEAD; r++)
             if (reader->running[r].tid == reader->keys[i])
                 row->ns += reader->running[r].ns;

@@ -13,10 +13,16 @@
 
 struct kj_sched_reader;
 
-/* Loads and attaches. force_raw: the programs for kernels without BTF. by_clock: nanoseconds in place of
- * cycles and instructions, so that what counts them can be tried where there are no such counters. Negative
- * errno; ret_text then says why in one line, else what was loaded. */
-int kj_sched_open(bool force_raw, bool by_clock, struct kj_sched_reader **ret_reader, char *ret_text,
+/* So that what other machines make happen can be tried on any. */
+struct kj_sched_options {
+    bool raw;   /* the programs for kernels without BTF */
+    bool wall;  /* which take time by the clock, as where the scheduler's sum is not found */
+    bool clock; /* nanoseconds of the CPUs in place of cycles and instructions */
+};
+
+/* Loads and attaches. Negative errno; ret_text then says why in one line, else what was loaded and where a
+ * task's time is from. */
+int kj_sched_open(const struct kj_sched_options *options, struct kj_sched_reader **ret_reader, char *ret_text,
                   size_t size);
 struct kj_sched_reader *kj_sched_close(struct kj_sched_reader *reader);
 /* Kernels before 5.19 want the right to use BPF for each look into a table, others only to load. */

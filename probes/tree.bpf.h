@@ -15,6 +15,10 @@
 const volatile bool count_cycles;
 __u64 begin_ns; /* from when on CPUs are accounted */
 
+struct task_ids {
+    __u32 tid, tgid;
+};
+
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
     __uint(map_flags, BPF_F_MMAPABLE);
@@ -69,11 +73,11 @@ static __always_inline __u64 begin_switch(struct kj_cpu_slot *slot, __u64 now_ns
     return now_ns > since_ns ? now_ns - since_ns : 0;
 }
 
-static __always_inline void end_switch(struct kj_cpu_slot *slot, __u32 tid, __u32 tgid)
+static __always_inline void end_switch(struct kj_cpu_slot *slot, struct task_ids next)
 {
-    slot->tid = tid;
-    slot->tgid = tgid;
-    if (count_cycles && tgid && bpf_map_lookup_elem(&processes, &tgid)) {
+    slot->tid = next.tid;
+    slot->tgid = next.tgid;
+    if (count_cycles && next.tgid && bpf_map_lookup_elem(&processes, &next.tgid)) {
         slot->start_cycles = read_counter(&cycles);
         slot->start_instructions = read_counter(&instructions);
     }
@@ -98,14 +102,43 @@ static __always_inline void add_cycles(struct kj_cpu_slot *slot, struct kj_tree_
     }
 }
 
-static __always_inline struct kj_tree_thread *add_thread(__u32 tid, __u32 tgid, const char *comm,
+/* A row without a past. The name lies in the kernel. */
+static __always_inline struct kj_tree_thread *add_thread(struct task_ids ids, const char *comm,
                                                          const struct kj_tree_process *process)
 {
-    struct kj_tree_thread row = {.tgid = tgid};
-    __builtin_memcpy(row.comm, comm, KJ_COMM_BYTES);
+    struct kj_tree_thread row = {.tgid = ids.tgid};
+    bpf_probe_read_kernel(row.comm, KJ_COMM_BYTES, comm);
     __builtin_memcpy(row.process, process->name, KJ_COMM_BYTES);
-    bpf_map_update_elem(&threads, &tid, &row, BPF_ANY);
-    return bpf_map_lookup_elem(&threads, &tid);
+    bpf_map_update_elem(&threads, &ids.tid, &row, BPF_ANY);
+    return bpf_map_lookup_elem(&threads, &ids.tid);
+}
+
+/* A row for a task that no fork told of: it ran before we looked, or the kernel made it (io_uring's threads).
+ */
+static __always_inline struct kj_tree_thread *meet_thread(struct task_ids ids, const char *comm,
+                                                          struct kj_tree_process *process)
+{
+    struct kj_tree_thread *thread = add_thread(ids, comm, process);
+    if (thread)
+        __sync_fetch_and_add(&process->threads, 1);
+    return thread;
+}
+
+/* Brings the row up to the scheduler's sum for the task; of a row that is new the past counts. Returns what
+ * the task has been charged since the row was last brought up, without a row the slice by the clock. */
+static __always_inline __u64 account_thread(struct kj_cpu_slot *slot, struct kj_tree_thread *thread,
+                                            __u64 runtime_ns, __u64 slice_ns)
+{
+    if (count_cycles)
+        add_cycles(slot, thread);
+    if (!thread) {
+        slot->unlisted++;
+        return slice_ns;
+    }
+    __u64 more_ns = runtime_ns > thread->runtime_ns ? runtime_ns - thread->runtime_ns : 0;
+    thread->runtime_ns = runtime_ns;
+    thread->ns += more_ns;
+    return more_ns;
 }
 
 static __always_inline void leave_tree(__u32 tgid, struct kj_tree_process *process)
@@ -116,23 +149,54 @@ static __always_inline void leave_tree(__u32 tgid, struct kj_tree_process *proce
 }
 
 /* A new task: of a tree process it is ours; of any other it may carry the number of one of ours that died. */
-static __always_inline void follow_fork(__u32 parent, __u32 tid, __u32 tgid, const char *comm)
+static __always_inline void follow_fork(__u32 parent, struct task_ids ids, const char *comm)
 {
     struct kj_tree_process *process = bpf_map_lookup_elem(&processes, &parent);
     if (!process) {
-        if (tid == tgid)
-            bpf_map_delete_elem(&processes, &tgid);
+        if (ids.tid == ids.tgid)
+            bpf_map_delete_elem(&processes, &ids.tgid);
         return;
     }
-    if (tid != tgid) {
+    if (ids.tid != ids.tgid) {
         __sync_fetch_and_add(&process->threads, 1);
-        add_thread(tid, tgid, comm, process);
+        add_thread(ids, comm, process);
         return;
     }
     struct kj_tree_process child = {.parent = parent, .threads = 1};
     __builtin_memcpy(child.name, process->name, KJ_COMM_BYTES);
-    bpf_map_update_elem(&processes, &tgid, &child, BPF_ANY);
-    add_thread(tid, tgid, comm, &child);
+    bpf_map_update_elem(&processes, &ids.tgid, &child, BPF_ANY);
+    add_thread(ids, comm, &child);
+}
+
+/* A thread that is not the first takes the first one's number when it execs. */
+static __always_inline void follow_exec(struct task_ids ids, __u32 before, const char *comm)
+{
+    struct kj_tree_process *process = bpf_map_lookup_elem(&processes, &ids.tgid);
+    if (!process)
+        return;
+    bpf_probe_read_kernel(process->name, KJ_COMM_BYTES, comm);
+    struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &before);
+    if (!thread)
+        return;
+    bpf_probe_read_kernel(thread->comm, KJ_COMM_BYTES, comm);
+    __builtin_memcpy(thread->process, process->name, KJ_COMM_BYTES);
+    if (before == ids.tid)
+        return;
+    /* Its row ends under the old number, and the first thread's goes on from here with its sum. */
+    struct kj_tree_thread *first = bpf_map_lookup_elem(&threads, &ids.tid), moved = *thread;
+    thread->state = KJ_THREAD_DEAD;
+    moved.state = KJ_THREAD_LIVE;
+    moved.ns = first ? first->ns : 0;
+    moved.cycles = first ? first->cycles : 0;
+    moved.instructions = first ? first->instructions : 0;
+    bpf_map_update_elem(&threads, &ids.tid, &moved, BPF_ANY);
+}
+
+static __always_inline void follow_rename(__u32 tid, const char *comm)
+{
+    struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &tid);
+    if (thread)
+        bpf_probe_read_kernel_str(thread->comm, KJ_COMM_BYTES, comm);
 }
 
 #endif

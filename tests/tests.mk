@@ -78,10 +78,11 @@ $(BUILD)/lab/libprivate_tables.so: $(LAB_TABLES)
 no-nvcc:
 	@echo "  SKIP    the programs that nvcc compiles: no nvcc (NVCC=path, or CUDA_HOME)"
 
+$(BUILD)/unit/test_probe_example: probes/example.c
 $(BUILD)/unit/%: tests/unit/%.c tests/unit/laid.h $(BUILD)/libkjtools.a
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) -o $@ $< $(BUILD)/libkjtools.a -lcmocka $(TOOL_LIBS)
+	$(Q)$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) -o $@ $(filter %.c,$^) $(BUILD)/libkjtools.a -lcmocka $(TOOL_LIBS)
 
 # The readers against what nobody would write: a fixed sequence of mutations. FUZZ_ROUNDS=, SAN=address,undefined.
 FUZZ_ROUNDS ?= 20000

@@ -36,8 +36,8 @@ def text(record):
 
 
 def tick(record):
-    names = ("tree_ns others_ns idle_ns tree_cycles tree_instructions all_cycles switches unlisted lost_phases").split()
-    return dict(zip(names, struct.unpack_from("<9Q", record.body)))
+    names = "tree_ns others_ns idle_ns tree_cycles tree_instructions all_cycles switches unlisted lost_phases processes threads".split()
+    return dict(zip(names, struct.unpack_from("<9Q2I", record.body)))
 
 
 class Probe:
@@ -76,6 +76,11 @@ class Probe:
         self.socket.close()
         ticks = [r for r in self.records if r.kind == TICK]
         return tick(ticks[-1]) if ticks else None
+
+    def dead(self):
+        """(pid, tid) of each last number so far."""
+        heads = ((r.pid, *struct.unpack_from("<iI", r.body)) for r in self.records if r.kind == THREAD)
+        return [(pid, tid) for pid, tid, dead in heads if dead]
 
     def thread_counters(self):
         """(cpu_ns, cycles, instructions) over all threads, by their last numbers."""

@@ -2,7 +2,10 @@
 """On-CPU time of a run's process tree against what the kernel charged it, with kjoule-probe and without."""
 import json
 import os
+import pathlib
 import subprocess
+import sys
+import time
 
 import pytest
 
@@ -67,6 +70,105 @@ def test_probe_alone(workload, words):
     assert last["tree_ns"] == pytest.approx(truth_ns, rel=0.01)
     assert last["unlisted"] == 0
     assert sum(t[0] for t in p.threads().values()) == pytest.approx(last["tree_ns"], rel=0.005)
+
+
+def charged_ns(pid):
+    """The scheduler's own sum for each thread; exact while it is blocked."""
+    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
+    return {(pid, int(task.name)): int((task / "schedstat").read_text().split()[0]) for task in tasks}
+
+
+@pytest.mark.parametrize("words", [(), ("raw",), ("raw", "wall")], ids=["btf", "raw", "by the clock"])
+@pytest.mark.skipif(not HAVE_PROBE, reason="kjoule-probe is not built, or this is no root")
+def test_time_is_what_the_scheduler_charged(words):
+    """To the nanosecond, thread by thread, over hundreds of switches; and where it is by the clock, it says so and is not."""
+    p = probe.Probe(*words)
+    ready = p.wait(probe.READY)
+    assert ready, [probe.text(r) for r in p.records]
+    child = subprocess.Popen(["sh", "-c", 'read go; exec "$@"', "sh", kj.program(LOAD), "rest", "60", "3"], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE)
+    p.watch(child.pid)
+    p.wait(probe.WATCHING)
+    child.stdin.write(b"\n")
+    child.stdin.flush()
+    assert child.stdout.readline() == b"resting\n"
+    time.sleep(0.1)
+    charged = charged_ns(child.pid)
+    p.stop()
+    assert charged_ns(child.pid) == charged, "they did not rest"
+    child.communicate()
+    counted = {ids: thread[0] for ids, thread in p.threads().items()}
+    assert len(charged) == 4
+    if "wall" not in words:
+        assert "time by the scheduler's own sum" in probe.text(ready)
+        assert counted == charged
+        return
+    assert "time by the clock, with what the host of a virtual machine steals" in probe.text(ready)
+    workers = [ids for ids in charged if ids[0] != ids[1]]  # the first one ran before we looked
+    assert not [ids for ids in workers if counted[ids] == charged[ids]]
+    assert all(counted[ids] > 0.98 * charged[ids] for ids in workers)
+
+
+@pytest.mark.parametrize("words", [(), ("raw",), ("raw", "wall")], ids=["btf", "raw", "by the clock"])
+@pytest.mark.skipif(not HAVE_PROBE, reason="kjoule-probe is not built, or this is no root")
+def test_who_is_gone_is_forgotten(words):
+    """Rows are given back, and not made anew at a last switch: each thread's last numbers come once."""
+    p = probe.Probe(*words)
+    assert p.wait(probe.READY), [probe.text(r) for r in p.records]
+    command = f"read go; {kj.program(LOAD)} children 300 200; {kj.program(LOAD)} threads 40 1; read go"
+    child = subprocess.Popen(["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    p.watch(child.pid)
+    child.stdin.write(b"\n")
+    child.stdin.flush()
+    for _ in range(2):
+        assert child.stdout.readline().startswith(b"{")
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        assert p.read()
+        if len(p.dead()) >= 342:
+            break
+    last = p.stop()
+    child.communicate(b"\n")
+    assert len(p.dead()) == len(set(p.dead())) == 342, "300 children, 40 threads, the two that had them"
+    assert last["threads"] == 1, "the shell that waits"
+
+
+RING = """
+import ctypes, os, sys, time
+def burn(s):
+    end = time.thread_time() + s
+    while time.thread_time() < end:
+        pass
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+ring = ctypes.CDLL(None).syscall(425, 8, (ctypes.c_uint32 * 30)(0, 0, 2))  # io_uring_setup, with a thread that polls
+if ring < 0:
+    sys.exit(77)
+burn(.05)
+os.close(ring)
+time.sleep(.1)
+burn(.3)
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("raw",)], ids=["btf", "raw"])
+@pytest.mark.skipif(not HAVE_PROBE, reason="kjoule-probe is not built, or this is no root")
+def test_a_thread_that_no_fork_tells_of(words):
+    """The kernel's own in a process of the tree, as for io_uring: its end is not the process's."""
+    p = probe.Probe(*words)
+    assert p.wait(probe.READY), [probe.text(r) for r in p.records]
+    child = subprocess.Popen(["sh", "-c", 'read go; exec "$@"', "sh", sys.executable, "-c", RING], stdin=subprocess.PIPE)
+    p.watch(child.pid)
+    p.wait(probe.WATCHING)
+    child.stdin.write(b"\n")
+    child.stdin.close()
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    last = p.stop()
+    if child.returncode == 77:
+        pytest.skip("the kernel lets nobody set up an io_uring")
+    assert child.returncode == 0
+    assert last["tree_ns"] == pytest.approx((usage.ru_utime + usage.ru_stime) * 1e9, rel=0.01)
 
 
 @pytest.mark.parametrize("words", [("clock",), ("clock", "raw")], ids=["btf", "raw"])

@@ -10,11 +10,14 @@
  *     cpu_load orphans COUNT MS      children that outlive their parents; not in the rusage that it says
  *     cpu_load ignored COUNT MS      children that nobody waits for; not in that rusage either
  *     cpu_load exec MS               a second thread, which execs this program anew
- *     cpu_load switches SECONDS [RATE]   two threads that hand a byte to and fro, RATE switches a second at
- * most cpu_load sleep MS
+ *     cpu_load rest MS [THREADS]     threads that burn with many pauses and then block, all of them, until
+ *                                    standard input ends; says "resting" when they have burnt
+ *     cpu_load switches S [RATE]     two threads that hand a byte to and fro, RATE switches a second at most
+ *     cpu_load sleep MS
  */
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -126,6 +129,35 @@ static void *exec_anew(void *ms)
     exit(3);
 }
 
+static sem_t burnt;
+
+static void *resting_thread(void *ns)
+{
+    for (int i = 0; i < 200; i++) {
+        burn(*(uint64_t *)ns / 200);
+        usleep(50);
+    }
+    sem_post(&burnt);
+    for (;;)
+        pause();
+    return NULL;
+}
+
+static void burn_and_rest(int count, uint64_t ns)
+{
+    pthread_t thread;
+    char byte;
+    sem_init(&burnt, 0, 0);
+    for (int i = 0; i < count; i++)
+        pthread_create(&thread, NULL, resting_thread, &ns);
+    for (int i = 0; i < count; i++)
+        sem_wait(&burnt);
+    puts("resting");
+    fflush(stdout);
+    while (read(0, &byte, 1) > 0)
+        ;
+}
+
 static int to[2], fro[2];
 
 static void *answering_thread(void *nothing)
@@ -187,6 +219,8 @@ int main(int argc, char **argv)
         run_orphans(number, (uint64_t)second * 1000000u);
     else if (!strcmp(mode, "ignored"))
         run_ignored(number, (uint64_t)second * 1000000u);
+    else if (!strcmp(mode, "rest"))
+        burn_and_rest(second, (uint64_t)number * 1000000u);
     else if (!strcmp(mode, "switches"))
         rate = hand_over(number, argc > 3 ? second : 1e9);
     else if (!strcmp(mode, "sleep"))
@@ -198,8 +232,9 @@ int main(int argc, char **argv)
         for (;;)
             pause();
     } else {
-        fprintf(stderr,
-                "usage: cpu_load spin|children|threads|forks|orphans|ignored|exec|switches|sleep N [M]\n");
+        fprintf(
+            stderr,
+            "usage: cpu_load spin|children|threads|forks|orphans|ignored|exec|rest|switches|sleep N [M]\n");
         return 2;
     }
     printf("{\"cpu_s\": %.6f, \"switches_per_s\": %.0f}\n", used_s(RUSAGE_SELF) + used_s(RUSAGE_CHILDREN),
