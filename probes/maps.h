@@ -30,6 +30,7 @@ struct kj_tree_process {
     __u32 parent;
     __u32 seeded; /* put in by the loader, which does not know how many threads it has: never removed */
     __s64 threads;
+    __u64 first;              /* the task structure that bears its number; 0: not seen yet */
     char name[KJ_COMM_BYTES]; /* as at its exec, or as its parent's */
 };
 

@@ -65,7 +65,7 @@ int raw_on_switch(struct bpf_raw_tracepoint_args *context)
         slot->idle_ns += slice_ns;
     } else if (!process) {
         slot->others_ns += slice_ns;
-    } else {
+    } else if (!offset_runtime || !has_changed_numbers(ids, task, process)) {
         struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &ids.tid);
         if (!thread)
             thread = meet_thread(ids, task + offset_comm, process);
@@ -79,7 +79,7 @@ SEC("raw_tp/sched_process_fork")
 int raw_on_fork(struct bpf_raw_tracepoint_args *context)
 {
     const void *child = (const void *)context->args[1];
-    follow_fork(ids_of((const void *)context->args[0]).tgid, ids_of(child), child + offset_comm);
+    follow_fork(ids_of((const void *)context->args[0]).tgid, ids_of(child), child, child + offset_comm);
     return 0;
 }
 
@@ -88,8 +88,12 @@ int raw_on_fork(struct bpf_raw_tracepoint_args *context)
 SEC("raw_tp/sched_process_exit")
 int raw_on_exit(struct bpf_raw_tracepoint_args *context)
 {
-    __u32 tid = ids_of((const void *)context->args[0]).tid;
-    struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &tid);
+    const void *task = (const void *)context->args[0];
+    struct task_ids ids = ids_of(task);
+    struct kj_tree_process *process = bpf_map_lookup_elem(&processes, &ids.tgid);
+    struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &ids.tid);
+    if (process && !thread) /* it has not switched since we look */
+        thread = meet_thread(ids, task + offset_comm, process);
     if (thread)
         thread->state = KJ_THREAD_EXITING;
     return 0;
@@ -100,10 +104,17 @@ int raw_on_exit(struct bpf_raw_tracepoint_args *context)
 SEC("raw_tp/sched_process_free")
 int raw_on_free(struct bpf_raw_tracepoint_args *context)
 {
-    struct task_ids ids = ids_of((const void *)context->args[0]);
+    const void *task = (const void *)context->args[0];
+    struct task_ids ids = ids_of(task);
     struct kj_tree_process *process = bpf_map_lookup_elem(&processes, &ids.tgid);
     struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &ids.tid);
-    if (!process || (thread && thread->state == KJ_THREAD_LIVE))
+    if (!process)
+        return 0;
+    if (has_changed_numbers(ids, task, process)) { /* the row is that of the thread that execs */
+        leave_tree(ids.tgid, process);
+        return 0;
+    }
+    if (thread && thread->state == KJ_THREAD_LIVE)
         return 0;
     if (thread)
         thread->state = KJ_THREAD_DEAD;
@@ -115,7 +126,7 @@ SEC("raw_tp/sched_process_exec")
 int raw_on_exec(struct bpf_raw_tracepoint_args *context)
 {
     const void *task = (const void *)context->args[0];
-    follow_exec(ids_of(task), (__u32)context->args[1], task + offset_comm);
+    follow_exec(ids_of(task), (__u32)context->args[1], task, task + offset_comm);
     return 0;
 }
 

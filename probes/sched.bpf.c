@@ -26,8 +26,10 @@ static __always_inline __u64 account_task(struct kj_cpu_slot *slot, struct task_
                                           __u64 slice_ns)
 {
     bool dead = is_dead(task);
+    if (has_changed_numbers(ids, task, process))
+        return 0;
     struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &ids.tid);
-    if (!thread && !dead)
+    if (!thread)
         thread = meet_thread(ids, task->comm, process);
     __u64 more_ns = account_thread(slot, thread, task->se.sum_exec_runtime, slice_ns);
     if (thread)
@@ -62,14 +64,14 @@ int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_stru
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 {
-    follow_fork(parent->tgid, ids_of(child), child->comm);
+    follow_fork(parent->tgid, ids_of(child), child, child->comm);
     return 0;
 }
 
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct *task, int old_tid)
 {
-    follow_exec(ids_of(task), old_tid, task->comm);
+    follow_exec(ids_of(task), old_tid, task, task->comm);
     return 0;
 }
 

@@ -102,6 +102,18 @@ static __always_inline void add_cycles(struct kj_cpu_slot *slot, struct kj_tree_
     }
 }
 
+/* A thread that execs changes numbers with the first one, which may have its last switch yet to make, and may
+ * itself wait for the new program to be read before the tracepoint of its exec tells of it. Neither's sum may
+ * go to the other's row: the one that execs has all of its own accounted at its next switch after that. */
+static __always_inline bool has_changed_numbers(struct task_ids ids, const void *task,
+                                                struct kj_tree_process *process)
+{
+    bool first = ids.tid == ids.tgid;
+    if (first && !process->first)
+        process->first = (__u64)task;
+    return first != (process->first == (__u64)task);
+}
+
 /* A row without a past. The name lies in the kernel. */
 static __always_inline struct kj_tree_thread *add_thread(struct task_ids ids, const char *comm,
                                                          const struct kj_tree_process *process)
@@ -149,7 +161,7 @@ static __always_inline void leave_tree(__u32 tgid, struct kj_tree_process *proce
 }
 
 /* A new task: of a tree process it is ours; of any other it may carry the number of one of ours that died. */
-static __always_inline void follow_fork(__u32 parent, struct task_ids ids, const char *comm)
+static __always_inline void follow_fork(__u32 parent, struct task_ids ids, const void *task, const char *comm)
 {
     struct kj_tree_process *process = bpf_map_lookup_elem(&processes, &parent);
     if (!process) {
@@ -162,18 +174,19 @@ static __always_inline void follow_fork(__u32 parent, struct task_ids ids, const
         add_thread(ids, comm, process);
         return;
     }
-    struct kj_tree_process child = {.parent = parent, .threads = 1};
+    struct kj_tree_process child = {.parent = parent, .threads = 1, .first = (__u64)task};
     __builtin_memcpy(child.name, process->name, KJ_COMM_BYTES);
     bpf_map_update_elem(&processes, &ids.tgid, &child, BPF_ANY);
     add_thread(ids, comm, &child);
 }
 
 /* A thread that is not the first takes the first one's number when it execs. */
-static __always_inline void follow_exec(struct task_ids ids, __u32 before, const char *comm)
+static __always_inline void follow_exec(struct task_ids ids, __u32 before, const void *task, const char *comm)
 {
     struct kj_tree_process *process = bpf_map_lookup_elem(&processes, &ids.tgid);
     if (!process)
         return;
+    process->first = (__u64)task;
     bpf_probe_read_kernel(process->name, KJ_COMM_BYTES, comm);
     struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &before);
     if (!thread)

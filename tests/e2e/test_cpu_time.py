@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -169,6 +170,51 @@ def test_a_thread_that_no_fork_tells_of(words):
         pytest.skip("the kernel lets nobody set up an io_uring")
     assert child.returncode == 0
     assert last["tree_ns"] == pytest.approx((usage.ru_utime + usage.ru_stime) * 1e9, rel=0.01)
+
+
+@pytest.mark.parametrize("words", [(), ("raw",)], ids=["btf", "raw"])
+@pytest.mark.skipif(not HAVE_PROBE, reason="kjoule-probe is not built, or this is no root")
+def test_exec_that_waits_for_the_disk(words, tmp_path):
+    """A second thread has the first one's number, and is switched out, before its exec is told: its past counts once."""
+    program = tmp_path / "program"
+    shutil.copy(os.path.realpath(sys.executable), program)
+    with open(program) as file:
+        os.fsync(file.fileno())
+    p = probe.Probe(*words)
+    assert p.wait(probe.READY), [probe.text(r) for r in p.records]
+    child = subprocess.Popen(["sh", "-c", 'read go; exec "$@"', "sh", kj.program(LOAD), "exec", "400", program], stdin=subprocess.PIPE)
+    p.watch(child.pid)
+    p.wait(probe.WATCHING)
+    child.stdin.write(b"\n")
+    child.stdin.close()
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0
+    assert p.stop()["tree_ns"] == pytest.approx((usage.ru_utime + usage.ru_stime) * 1e9, rel=0.01)
+    assert sum(t[0] for t in p.threads().values()) < (usage.ru_utime + usage.ru_stime) * 1.01e9
+
+
+@pytest.mark.parametrize("words", [(), ("raw",)], ids=["btf", "raw"])
+@pytest.mark.skipif(not HAVE_PROBE, reason="kjoule-probe is not built, or this is no root")
+def test_a_first_switch_that_is_the_last(words):
+    """A process that is watched while it is blocked and then ends at once: what it burnt before is its own too."""
+    p = probe.Probe(*words)
+    assert p.wait(probe.READY), [probe.text(r) for r in p.records]
+    child = subprocess.Popen(["sh", "-c", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo burnt; read go"], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"burnt\n"
+    time.sleep(0.1)
+    p.watch(child.pid)
+    p.wait(probe.WATCHING)
+    child.stdin.write(b"\n")
+    child.stdin.close()
+    _, _, usage = os.wait4(child.pid, 0)
+    child.returncode = 0
+    time.sleep(0.3)  # without BTF it is forgotten once the kernel lets go of it
+    last = p.stop()
+    assert last["tree_ns"] == pytest.approx((usage.ru_utime + usage.ru_stime) * 1e9, rel=0.01)
+    assert last["unlisted"] == 0
+    assert p.dead() == [(child.pid, child.pid)]
 
 
 @pytest.mark.parametrize("words", [("clock",), ("clock", "raw")], ids=["btf", "raw"])

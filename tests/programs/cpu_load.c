@@ -10,12 +10,14 @@
  *     cpu_load orphans COUNT MS      children that outlive their parents; not in the rusage that it says
  *     cpu_load ignored COUNT MS      children that nobody waits for; not in that rusage either
  *     cpu_load exec MS               a second thread, which execs this program anew
+ *     cpu_load exec MS PROGRAM       a second thread, which burns and execs another, to be read from disk
  *     cpu_load rest MS [THREADS]     threads that burn with many pauses and then block, all of them, until
  *                                    standard input ends; says "resting" when they have burnt
  *     cpu_load switches S [RATE]     two threads that hand a byte to and fro, RATE switches a second at most
  *     cpu_load sleep MS
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -125,6 +127,15 @@ static char **own_argv;
 static void *exec_anew(void *ms)
 {
     burn(20000000);
+    if (own_argv[3]) {
+        burn(1000000 * strtoull(ms, NULL, 10));
+        int fd = open(own_argv[3], O_RDONLY);
+        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+        close(fd);
+        usleep(250000); /* who counts threads has heard of all that ended */
+        execl(own_argv[3], own_argv[3], "-c", "pass", NULL);
+        exit(3);
+    }
     execl("/proc/self/exe", own_argv[0], "spin", (char *)ms, NULL);
     exit(3);
 }
