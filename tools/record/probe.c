@@ -224,8 +224,9 @@ static void take_tick(struct kj_probe *probe, const struct kj_probe_record *reco
                                       record->tick.tree_cycles, record->tick.all_cycles};
     for (size_t i = 0; probe->sensors + i < probe->count; i++)
         add_sample(probe, probe->sensors + i, record->t_ns, values[i]);
-    if (record->tick.tree_ns > probe->tree_ns)
-        probe->tree_ns = record->tick.tree_ns;
+    /* Also where it is less than before: what runs is told by the clock, with what a host steals of it, and
+     * by the scheduler's sum once it has switched. */
+    probe->tree_ns = record->tick.tree_ns;
 }
 
 static void take_thread(struct kj_probe *probe, const struct kj_probe_record *record)
