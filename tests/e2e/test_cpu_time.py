@@ -119,6 +119,7 @@ def test_who_is_gone_is_forgotten(words):
     command = f"read go; {kj.program(LOAD)} children 300 200; {kj.program(LOAD)} threads 40 1; read go"
     child = subprocess.Popen(["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     p.watch(child.pid)
+    p.wait(probe.WATCHING)
     child.stdin.write(b"\n")
     child.stdin.flush()
     for _ in range(2):
