@@ -14,6 +14,7 @@ PROBE = kj.BUILD / "kjoule-probe"
 MAGIC, VERSION, RECORD_BYTES = 0x6B6A7062, 3, 184
 WATCH, FUNCTION, STOP = 1, 2, 3
 HELLO, REFUSED, CHANNEL, READY, TICK, THREAD, READING, LOST, PHASE, WATCHING, NO_PHASES, UNNAMED = range(1, 13)
+SO_SNDBUFFORCE = 32
 HEAD = struct.Struct("<IIQIiq")
 
 Record = collections.namedtuple("Record", "kind t_ns id pid value body")
@@ -43,6 +44,7 @@ def tick(record):
 class Probe:
     def __init__(self, *words, prefix=(), path=PROBE, **popen):
         self.socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        other.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 8 << 20)  # a test reads nothing while it waits for its child
         self.process = subprocess.Popen([*prefix, str(path), *words], stdin=other, stdout=subprocess.DEVNULL,
                                         stderr=subprocess.DEVNULL, **popen)
         other.close()
