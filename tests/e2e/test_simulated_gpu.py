@@ -38,8 +38,9 @@ def test_three_kernels_five_seconds(sim, folder):
 
 def test_energy_knows_the_power_limit(sim, folder):
     """The board's limit is kept with its sensors, and holds the kernels' powers; a folder of before it was kept has none."""
-    run = kj.wrapped(driver("--steps", 700, "--gap-us", 300), folder, env=sim.env)
-    assert_counts(run, sim, 700)
+    run = kj.wrapped(driver("--steps", 200, "--gap-us", 300), folder, env=sim.env)
+    assert_counts(run, sim, 200)
+    # no longer, or the sensors know the powers without it
     series = folder / "series.000.csv"
     lines = series.read_text().splitlines(keepends=True)
     shapes = [i for i, line in enumerate(lines) if line.startswith("shape,")]

@@ -35,6 +35,7 @@ struct kj_sensor {
                            this much before each update */
     uint64_t period_ns; /* how often the value is renewed; 0: inferred from the readings */
     uint64_t delay_ns;  /* the window ends this long before the value appears */
+    double delay_sd_ns; /* how far off that may be, 1 sigma; 0: not known, and 1.5 ms */
     double gain;        /* true power = (reading - offset) / gain; 0 counts as 1 */
     double offset_mw;
     /* What is not known of the gain after that correction: reading / true ~ N(residual_gain, gain_sd).
@@ -53,9 +54,10 @@ struct kj_reading {
 };
 
 struct kj_sensor_series {
-    bool counter;   /* value is uJ cumulative; else mW */
-    bool own_times; /* t_ns is when the sensor renewed its value, each reading an update; else when it was
-                       looked at */
+    bool counter;    /* value is uJ cumulative; else mW */
+    bool own_times;  /* t_ns is when the sensor renewed its value, each reading an update; else when it was
+                        looked at */
+    double stamp_ns; /* how far that may be from when it was really looked at; 0: as the recorder does it */
     struct kj_sensor sensor;
     const struct kj_reading *readings;
     size_t count;

@@ -12,7 +12,6 @@
 
 enum {
     COLUMNS_CAP = 320, /* classes with a power of their own; the rest share one */
-    BLUR_SDS = 6,      /* of an edge, and no farther */
 };
 
 static int by_time(const void *a, const void *b)
@@ -38,7 +37,7 @@ bool kj_fit_assign_columns(struct fit *fit, const struct kj_model_result *result
         for (size_t i = 0; i < count; i++)
             fit->column_of[order[i] - times] = (uint32_t)(i < COLUMNS_CAP ? i + 1 : COLUMNS_CAP);
         fit->columns = count < COLUMNS_CAP ? count : COLUMNS_CAP;
-        fit->n = 2 + fit->columns + 2 * fit->input->series_count;
+        fit->n = 3 + fit->columns + 2 * fit->input->series_count;
         fit->column_ns = calloc(fit->n, sizeof(double));
         ok = fit->column_ns != NULL;
         for (size_t c = 0; ok && c < count; c++)
@@ -49,29 +48,13 @@ bool kj_fit_assign_columns(struct fit *fit, const struct kj_model_result *result
     return ok;
 }
 
-/* Integral up to t of a step from 0 to 1 at an edge that errs like a normal of that sd. */
-static double ramp(double t, double edge, double sd)
-{
-    double z = (t - edge) / sd;
-    if (fabs(z) > BLUR_SDS)
-        return z > 0 ? t - edge : 0;
-    return (t - edge) * 0.5 * erfc(-z * M_SQRT1_2) + sd * exp(-0.5 * z * z) * 0.398942280401432678;
-}
-
 /* How much of an interval lies in a window whose edges are blurred. */
 static double overlap_ns(const struct kj_model_interval *interval, const struct kj_row *row)
 {
-    double s = (double)interval->start_ns, e = (double)interval->end_ns, blur = fmax(row->blur_ns, 1);
-    return ramp(e, row->start_ns, blur) - ramp(s, row->start_ns, blur) - ramp(e, row->end_ns, blur) +
-           ramp(s, row->end_ns, blur);
+    double from = (double)interval->start_ns, to = (double)interval->end_ns;
+    return kj_edge_passed_ns(&row->start, to) - kj_edge_passed_ns(&row->start, from) -
+           kj_edge_passed_ns(&row->end, to) + kj_edge_passed_ns(&row->end, from);
 }
-
-/* A normal in equal steps, its variance 1 and weights adding up to 1: where an edge may lie. */
-enum { NODES = 7 };
-static const double node_at[NODES] = {-2.447906005, -1.631937336, -0.815968668, 0.000000000,
-                                      0.815968668,  1.631937336,  2.447906005};
-static const double node_weight[NODES] = {0.017988209, 0.089096180, 0.232692180, 0.320446862,
-                                          0.232692180, 0.089096180, 0.017988209};
 
 struct foretold {
     double mean_mw, variance_mw2, shared_mw2; /* shared: with the row before, of a counter */
@@ -81,16 +64,19 @@ struct foretold {
 static struct foretold foretell(const struct fit *fit, const struct kj_row *row, double later_ns)
 {
     double window_ns = row->end_ns - row->start_ns, sum[2] = {0}, square[2] = {0};
+    double start_at[KJ_EDGE_NODES], end_at[KJ_EDGE_NODES], start_weight[KJ_EDGE_NODES],
+        end_weight[KJ_EDGE_NODES];
+    kj_edge_nodes(&row->start, start_at, start_weight);
+    kj_edge_nodes(&row->end, end_at, end_weight);
     double anchor = kj_timeline_energy(fit->timeline, row->start_ns + later_ns);
-    for (size_t k = 0; k < NODES; k++) {
-        double move_ns = later_ns + node_at[k] * row->blur_ns;
-        double from = (kj_timeline_energy(fit->timeline, row->start_ns + move_ns) - anchor) / window_ns;
-        double to = (kj_timeline_energy(fit->timeline, row->end_ns + move_ns) - anchor) / window_ns;
+    for (size_t k = 0; k < KJ_EDGE_NODES; k++) {
+        double from = (kj_timeline_energy(fit->timeline, start_at[k] + later_ns) - anchor) / window_ns;
+        double to = (kj_timeline_energy(fit->timeline, end_at[k] + later_ns) - anchor) / window_ns;
         double first = row->counter ? from : to - from, second = row->counter ? to : 0;
-        sum[0] += node_weight[k] * first;
-        sum[1] += node_weight[k] * second;
-        square[0] += node_weight[k] * first * first;
-        square[1] += node_weight[k] * second * second;
+        sum[0] += start_weight[k] * first;
+        sum[1] += end_weight[k] * second;
+        square[0] += start_weight[k] * first * first;
+        square[1] += end_weight[k] * second * second;
     }
     double first = fmax(square[0] - sum[0] * sum[0], 0), second = fmax(square[1] - sum[1] * sum[1], 0);
     return (struct foretold){.mean_mw = row->counter ? sum[1] - sum[0] : sum[0],
@@ -107,8 +93,8 @@ static double design(const struct fit *fit, const struct kj_row *row, const stru
     const struct kj_model_interval *sorted = kj_timeline_intervals(fit->timeline, &count);
     memset(x, 0, fit->n * sizeof(*x));
     x[0] = 1;
-    for (size_t i = kj_timeline_first(fit->timeline, row->start_ns - BLUR_SDS * row->blur_ns);
-         i < count && (double)sorted[i].start_ns < row->end_ns + BLUR_SDS * row->blur_ns; i++) {
+    for (size_t i = kj_timeline_first(fit->timeline, row->start.after_ns);
+         i < count && (double)sorted[i].start_ns < row->end.seen_ns; i++) {
         uint32_t column = fit->column_of[sorted[i].class_index];
         double share = overlap_ns(&sorted[i], row) / window_ns, own_mw = share * fit->m[column];
         x[column] += share;
@@ -117,8 +103,11 @@ static double design(const struct fit *fit, const struct kj_row *row, const stru
     /* What the row would change by, were the series a millisecond later: a secant, for power jumps. */
     double h = fit->probe_ns;
     if (h > 0) {
-        /* A board that grows warm, or a clock that sinks: all power with the time of the run. */
-        x[fit->n - 1] = kj_model_place(fit->input, row->end_ns) * (fit->m[0] + now->mean_mw);
+        /* A board that grows warm, or a clock that sinks: idle power, and that of kernels, with the time of
+         * the run. */
+        double place = kj_model_place(fit->input, row->end_ns);
+        x[fit->n - 2] = place * fit->m[0];
+        x[fit->n - 1] = place * now->mean_mw;
         double per_ms = (foretell(fit, row, h).mean_mw - foretell(fit, row, -h).mean_mw) / (2 * h / 1e6);
         double *shift = &x[1 + fit->columns + 2 * row->series];
         shift[0] = per_ms;

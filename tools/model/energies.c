@@ -13,7 +13,7 @@
 enum { DRAWS = 1000 };
 #define GROUP_CORRELATION -0.8
 #define R_ESTIMATED       0.5
-#define CLAIMED_SD        0.05 /* of a class's energy, 1 sigma: 4 % on average */
+#define CLAIMED_SD        0.03 /* of a class's energy, 1 sigma: 2.5 % on average */
 #define SEEN_LEAST        0.1
 
 /* Of one draw: all energies, made to add up: uJ by class, last the idle energy. Returns idle power as scaled.

@@ -20,13 +20,15 @@ enum {
  * little over idle to the board's limit (shared/reference/energy.md 2.2; A100: 100 to 400 W): nearly flat
  * from nothing to twice the mean, whose sd is 0.58 of it; 0.9, cut off there, has 0.53. A limit that is known
  * cuts off, and must not make anything less sure. */
-#define SPREAD_OF_MEAN  0.9
-#define SPREAD_WEIGHT   6.0  /* as many classes as that prior counts, here */
-#define WARMING_SD      0.03 /* relative change of power from the middle of the run to its end */
-#define TOTAL_SD        0.02 /* of the run as one equation: another sensor's gain, durations */
-#define JITTER_LEAST_NS 1e5
-#define SHIFT_LEAST_NS  1e5 /* a grid that the polls place perfectly may still be this far off */
-#define BOARD_MOST_MW   1200000.0
+#define SPREAD_OF_MEAN 0.9
+#define SPREAD_WEIGHT  6.0  /* as many classes as that prior counts, here */
+#define WARMING_SD     0.03 /* relative change of power from the middle of the run to its end */
+#define TOTAL_SD       0.02 /* of the run as one equation: another sensor's gain, durations */
+#define JITTER_OPEN                                                                                          \
+    0.25 /* relative sd of a jitter that the looks leave open: residuals may say that it is less */
+#define DELAY_SD_NS    1.5e6 /* of how long after its window a value appears, where nothing better is known */
+#define SHIFT_LEAST_NS 1e5   /* a grid that the polls place perfectly may still be this far off */
+#define BOARD_MOST_MW  1200000.0
 
 static bool solve_free(struct fit *fit, double weight_of_prior)
 {
@@ -88,7 +90,7 @@ static void set_priors(struct fit *fit)
 {
     fit->prior_mw[0] = fit->idle_mw;
     fit->prior_sd_mw[0] = fit->idle_spread_mw;
-    fit->prior_sd_mw[fit->n - 1] = WARMING_SD;
+    fit->prior_sd_mw[fit->n - 2] = fit->prior_sd_mw[fit->n - 1] = WARMING_SD;
     for (size_t s = 0; s < fit->input->series_count; s++) {
         size_t at = 1 + fit->columns + 2 * s;
         fit->prior_mw[at] = -fit->shift[s].middle_ns / 1e6;
@@ -160,6 +162,7 @@ static void learn_noise(struct fit *fit)
     double rows = fmax((double)fit->rows, 1), freedom = rows / fmax(rows - parameters, rows / 4);
     for (size_t s = 0; s < fit->input->series_count; s++) {
         kj_noise_learn(&fit->noise[s], freedom);
+        fit->shift[s].unseen_ns = fit->noise[s].unseen_ns;
         fit->shift[s].jitter_ns = fit->noise[s].jitter_ns;
     }
 }
@@ -220,12 +223,17 @@ static bool open_series(struct fit *fit)
         struct kj_grid grid;
         kj_model_updates(&input->series[s], &updates, &grid);
         free(updates);
-        double jitter_ns = fmax(grid.jitter_ns, JITTER_LEAST_NS);
-        fit->grid_sd_ns[s] = hypot(grid.sd_ns, SHIFT_LEAST_NS);
+        double delay_sd_ns = input->series[s].sensor.delay_sd_ns;
+        delay_sd_ns = delay_sd_ns > 0 ? fmax(delay_sd_ns, SHIFT_LEAST_NS) : DELAY_SD_NS;
+        fit->grid_sd_ns[s] = hypot(grid.sd_ns, delay_sd_ns);
         fit->stretch_sd_ns[s] = hypot(grid.stretch_sd_ns, SHIFT_LEAST_NS);
-        fit->shift[s] = (struct kj_shift){.sd_ns = fit->grid_sd_ns[s], .jitter_ns = jitter_ns};
-        fit->noise[s] =
-            (struct kj_noise){.share = {1e-4, 9e-4, 1}, .jitter_ns = jitter_ns, .first_jitter_ns = jitter_ns};
+        fit->shift[s] = (struct kj_shift){.sd_ns = fit->grid_sd_ns[s], .unseen_ns = KJ_UNSEEN_NS};
+        double jitter_least_ns = grid.jitter_sd > JITTER_OPEN ? SHIFT_LEAST_NS : grid.jitter_ns;
+        fit->noise[s] = (struct kj_noise){.share = {1e-4, 9e-4, 1},
+                                          .unseen_ns = KJ_UNSEEN_NS,
+                                          .jitter_ns = grid.jitter_ns,
+                                          .jitter_most_ns = grid.jitter_ns,
+                                          .jitter_least_ns = jitter_least_ns};
     }
     return true;
 }
@@ -380,6 +388,8 @@ int kj_fit_all(struct fit *fit, enum kj_model_method method, const double *windo
     for (size_t s = 0; s < fit->input->series_count; s++)
         widest_ns = fmax(widest_ns, fit->grid_sd_ns[s]);
     fit->plain = method != KJ_MODEL_BAYES;
+    for (size_t s = 0; fit->plain && s < fit->input->series_count; s++)
+        fit->shift[s] = (struct kj_shift){0};
     *ret_solved = true;
     for (size_t round = 0; *ret_solved && round < SHIFT_ROUNDS; round++) {
         fit->probe_ns =

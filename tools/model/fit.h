@@ -20,17 +20,20 @@ struct moments {
     size_t rows;
 };
 
+#define KJ_UNSEEN_NS 3e5 /* before the data: a reading and a clock are no better */
+
 /* What varies a row of a series around its expectation, as shares of variance: noise.c. */
 enum kj_noise_part {
     KJ_NOISE_SENSOR, /* of the reading, squared */
     KJ_NOISE_LAUNCH, /* of the power of one launch around its class's, squared */
-    KJ_NOISE_TIMING, /* of the square of the jitter that was assumed */
+    KJ_NOISE_TIMING, /* of what was assumed not to be known of an update's moment, squared */
     KJ_NOISE_PARTS,
 };
 struct kj_noise {
     double share[KJ_NOISE_PARTS];
     double features[KJ_NOISE_PARTS][KJ_NOISE_PARTS], target[KJ_NOISE_PARTS]; /* collected for the next */
-    double jitter_ns, first_jitter_ns; /* 1 sigma of one update around its grid: now, and before the data */
+    double unseen_ns; /* 1 sigma of one update, beside what looks see of it */
+    double jitter_ns, jitter_most_ns, jitter_least_ns; /* around its grid; and what the looks allow */
     size_t rows;
     double residual2, reading; /* sums over rows, mW^2 and mW */
 };
@@ -39,7 +42,8 @@ struct timeline; /* timeline.c */
 
 struct fit {
     const struct kj_model_input *input;
-    size_t n; /* unknowns: idle, the columns, a shift and a stretch in time of each series (ms), warming */
+    size_t n; /* unknowns: idle, the columns, a shift and a stretch in time of each series (ms), warming of
+                 both */
     size_t columns;                     /* 1 .. columns */
     struct kj_shift *shift;             /* [series_count], so far */
     double *grid_sd_ns, *stretch_sd_ns; /* [series_count] of the prior of the shifts */

@@ -10,11 +10,13 @@
 #include <math.h>
 #include <string.h>
 
-/* Before the data: 1 % of a reading, 3 % of a launch's power, the jitter as assumed; each as sure as one
- * that may as well be nothing or twice as much. And the least: no board sensor is better. */
+/* Before the data: 1 % of a reading, 3 % of a launch's power, the jitter as the looks have it; each as sure
+ * as one that may as well be nothing or twice as much, the jitter surer where looks were close. And the
+ * least: no board sensor is better. */
 static const double first[KJ_NOISE_PARTS] = {1e-4, 9e-4, 1};
 static const double least[KJ_NOISE_PARTS] = {6.25e-6, 2.5e-5, 0.04};
-#define FLOOR_MW2 1e5 /* readings are whole milliwatts or millijoules, and not always good ones */
+#define UNSEEN_MOST_NS 10e6
+#define FLOOR_MW2      1e5 /* readings are whole milliwatts or millijoules, and not always good ones */
 
 double kj_noise_variance(const struct kj_noise *noise, const double *features)
 {
@@ -42,7 +44,8 @@ static void solve_shares(struct kj_noise *noise, const double *prior, const bool
             a[k * KJ_NOISE_PARTS + j] = noise->features[k][j];
     }
     for (size_t k = 0; k < KJ_NOISE_PARTS; k++) {
-        double precision = 1 / (prior[k] * prior[k]), at = prior[k];
+        double sd = k == KJ_NOISE_TIMING ? fmax(prior[k], 1) : prior[k];
+        double precision = 1 / (sd * sd), at = prior[k];
         if (held[k])
             precision = 1e6 * (precision + noise->features[k][k]), at = least[k] * prior[k] / first[k];
         a[k * KJ_NOISE_PARTS + k] += precision;
@@ -59,7 +62,7 @@ void kj_noise_learn(struct kj_noise *noise, double freedom)
     double prior[KJ_NOISE_PARTS];
     bool held[KJ_NOISE_PARTS] = {false}, again = true;
     memcpy(prior, first, sizeof(prior));
-    prior[KJ_NOISE_TIMING] *= pow(noise->first_jitter_ns / noise->jitter_ns, 2);
+    prior[KJ_NOISE_TIMING] *= pow(KJ_UNSEEN_NS / noise->unseen_ns, 2);
     for (size_t round = 0; again && round < KJ_NOISE_PARTS; round++) {
         again = false;
         solve_shares(noise, prior, held, freedom);
@@ -71,9 +74,11 @@ void kj_noise_learn(struct kj_noise *noise, double freedom)
     }
     for (size_t k = 0; k < KJ_NOISE_PARTS; k++)
         noise->share[k] = fmax(noise->share[k], least[k] * prior[k] / first[k]);
-    /* The jitter itself takes the change: edges are blurred by as much. */
-    double most = 10e6 / noise->jitter_ns;
+    /* What is unseen takes the change, and the jitter as far as looks let it: edges are blurred by as much.
+     */
+    double most = UNSEEN_MOST_NS / noise->unseen_ns;
     double factor = fmin(fmin(sqrt(noise->share[KJ_NOISE_TIMING]), 3), most);
-    noise->jitter_ns *= factor;
+    noise->unseen_ns *= factor;
+    noise->jitter_ns = fmin(fmax(noise->jitter_ns * factor, noise->jitter_least_ns), noise->jitter_most_ns);
     noise->share[KJ_NOISE_TIMING] /= factor * factor;
 }

@@ -32,13 +32,15 @@ int kj_model_regress(const struct kj_model_input *input, const struct kj_model_o
 
 /* updates.c: when the value of a series was renewed. */
 struct kj_update {
-    double t_ns;  /* of the renewal, on a regular grid where the series keeps one */
-    double value; /* power: mW. Counter: uJ */
+    double t_ns;              /* of the renewal, on a regular grid where the series keeps one */
+    double after_ns, seen_ns; /* looks that did not see it yet, and that did: it lies between */
+    double value;             /* power: mW. Counter: uJ */
 };
 struct kj_grid {
     double period_ns;            /* 0: irregular */
     double sd_ns, stretch_sd_ns; /* how far its middle, and its ends beyond that, may be off, 1 sigma */
     double jitter_ns;            /* of one update around it, 1 sigma */
+    double jitter_sd;            /* relative, of that; 0: irregular, and not known */
 };
 /* Returns how many; *ret_updates is the caller's to free. */
 size_t kj_model_updates(const struct kj_sensor_series *series, struct kj_update **ret_updates,
@@ -48,10 +50,28 @@ size_t kj_model_updates(const struct kj_sensor_series *series, struct kj_update 
  */
 #define KJ_WINDOW_UNKNOWN_NS 25e6
 
+/* edges.c: where an edge lies: a normal about its place, cut off by two looks. */
+enum { KJ_EDGE_NODES = 7 };
+struct kj_edge {
+    double place_ns, sd_ns, after_ns, seen_ns;
+    double mean_ns, below_after, ramp_after, inside; /* from those */
+};
+/* After the one look, before the other; after >= seen: no look, a normal alone. unseen_ns: 1 sigma of what
+ * comes between the edge and what looks see of it. */
+struct kj_edge kj_edge_between(double place_ns, double sd_ns, double after_ns, double seen_ns,
+                               double unseen_ns);
+/* All of it, looks too: the other edge of a window of fixed length, or a sensor that shows its values late.
+ */
+struct kj_edge kj_edge_moved(const struct kj_edge *edge, double by_ns);
+/* Mean over where it may lie of how long it is past at t, 0 while it is not. */
+double kj_edge_passed_ns(const struct kj_edge *edge, double t_ns);
+/* Some moments where it may lie and their weights, which add up to 1. */
+void kj_edge_nodes(const struct kj_edge *edge, double *ret_at_ns, double *ret_weight);
+
 /* One equation: the mean power that a sensor saw over [start, end). */
 struct kj_row {
-    double start_ns, end_ns, mw;
-    double blur_ns; /* 1 sigma of where each edge lies around where it is said to be */
+    struct kj_edge start, end;
+    double start_ns, end_ns, mw; /* the edges' means */
     uint32_t series;
     bool counter; /* its two edges err each by itself; else together, as a window moves */
     bool chained; /* begins where the row before it ends: that edge's error is in both */
@@ -61,7 +81,8 @@ struct kj_row {
 struct kj_shift {
     double middle_ns, stretch_ns;
     double sd_ns;     /* what is not known of it: the windows' edges are blurred by as much */
-    double jitter_ns; /* of one update, 1 sigma: blurs as well */
+    double jitter_ns; /* of one update around its grid, 1 sigma, and */
+    double unseen_ns; /* beside what the looks see of it: these blur as well */
 };
 /* -1 at the start of the run, 1 at its end. */
 double kj_model_place(const struct kj_model_input *input, double t_ns);

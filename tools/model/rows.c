@@ -39,6 +39,23 @@ static double shifted(const struct kj_model_input *input, const struct kj_shift 
     return shift ? t_ns + shift->middle_ns + shift->stretch_ns * kj_model_place(input, t_ns) : t_ns;
 }
 
+/* Looks see a value appear; how long after its window's end that is, is a shift of the whole series. */
+static struct kj_edge edge_of(const struct kj_model_input *input, const struct kj_update *update,
+                              const struct kj_shift *shift, const struct kj_grid *grid, double lag_ns)
+{
+    double unseen_ns = shift ? hypot(shift->unseen_ns, shift->sd_ns) : grid->sd_ns;
+    double jitter_ns = shift && shift->jitter_ns > 0 ? shift->jitter_ns : grid->jitter_ns;
+    struct kj_edge edge =
+        kj_edge_between(update->t_ns, jitter_ns, update->after_ns, update->seen_ns, unseen_ns);
+    return kj_edge_moved(&edge, shifted(input, shift, update->t_ns) - update->t_ns - lag_ns);
+}
+
+static void window_from_end(struct kj_row *row, double window_ns)
+{
+    row->start = kj_edge_moved(&row->end, -window_ns);
+    row->start_ns = row->start.mean_ns;
+}
+
 size_t kj_model_rows(const struct kj_model_input *input, const double *windows_ns,
                      const struct kj_shift *shifts, struct kj_row **ret_rows)
 {
@@ -58,43 +75,45 @@ size_t kj_model_rows(const struct kj_model_input *input, const double *windows_n
                                                            : KJ_WINDOW_UNKNOWN_NS;
         const struct kj_shift *shift = shifts ? &shifts[s] : NULL;
         double lag_ns = (double)sensor->delay_ns;
+        struct kj_edge last = {0};
         for (size_t i = 0; updates && i < n; i++) {
-            struct kj_row row = {.end_ns = shifted(input, shift, updates[i].t_ns) - lag_ns,
-                                 .blur_ns = hypot(shift ? shift->jitter_ns : grid.jitter_ns,
-                                                  shift ? shift->sd_ns : grid.sd_ns),
-                                 .series = (uint32_t)s,
-                                 .counter = series->counter};
+            struct kj_edge before = last;
+            last = edge_of(input, &updates[i], shift, &grid, lag_ns);
+            struct kj_row row = {
+                .end = last, .end_ns = last.mean_ns, .series = (uint32_t)s, .counter = series->counter};
             if (series->counter) {
                 if (!i)
                     continue;
-                row.start_ns = shifted(input, shift, updates[i - 1].t_ns) - lag_ns;
+                row.start = before;
+                row.start_ns = before.mean_ns;
                 if (row.end_ns - row.start_ns < 1e6 || row.end_ns - row.start_ns > PIECE_MOST_NS)
                     continue;
                 row.mw = (updates[i].value - updates[i - 1].value) * 1e6 / (row.end_ns - row.start_ns);
                 if (sensor->window_ns && (double)sensor->window_ns < row.end_ns - row.start_ns) {
                     if (sensor->period_ns && row.end_ns - row.start_ns > 1.5 * (double)sensor->period_ns)
                         continue; /* samples of several periods in one step */
-                    row.start_ns = row.end_ns - (double)sensor->window_ns;
+                    window_from_end(&row, (double)sensor->window_ns);
                 }
             } else if (sensor->kernel == KJ_SENSOR_LAG && sensor->window_ns) {
                 /* What came in since the last update is what the lag did not keep of that: Burtscher, Zecena,
                  * Zong, GPGPU-7 2014. Weighed a little towards its end, which a step shorter than the lag
                  * may. */
                 double tau_ns = (double)sensor->window_ns;
-                row.start_ns = i ? shifted(input, shift, updates[i - 1].t_ns) - lag_ns : row.end_ns;
+                row.start_ns = i ? before.mean_ns : row.end_ns;
                 if (row.end_ns - row.start_ns < 1e6 || row.end_ns - row.start_ns > tau_ns)
                     continue;
+                window_from_end(&row, row.end_ns - row.start_ns);
                 double kept = exp(-(row.end_ns - row.start_ns) / tau_ns);
                 row.mw = (updates[i].value - kept * updates[i - 1].value) / (1 - kept);
             } else {
-                row.start_ns = row.end_ns - window_ns;
+                window_from_end(&row, window_ns);
                 row.mw = updates[i].value;
             }
             row.mw = (row.mw - (series->counter ? 0 : sensor->offset_mw)) / gain;
             if (!in_timeline(input, row.start_ns, row.end_ns))
                 continue;
-            const struct kj_row *before = count ? &rows[count - 1] : NULL;
-            row.chained = row.counter && before && before->series == s && before->end_ns == row.start_ns;
+            const struct kj_row *former = count ? &rows[count - 1] : NULL;
+            row.chained = row.counter && former && former->series == s && former->end_ns == row.start_ns;
             rows[count++] = row;
         }
         free(updates);

@@ -16,7 +16,8 @@
 #define ALIGNED_APART    0.02
 #define RESIDUAL_MOST    0.15 /* of the mean reading: more is a model that does not describe the trace */
 #define EARLY_DELAY_NS   -15e6
-#define DRAWS_TO_COMPARE 60 /* the first attribution only says how powers differ */
+#define STAMP_NS         5e6 /* of a reading in somebody's file: nvidia-smi stamps before it asks */
+#define DRAWS_TO_COMPARE 60  /* the first attribution only says how powers differ */
 
 /* Everything on the run's own clock, from 0. */
 struct work {
@@ -218,6 +219,7 @@ static int take_readings(const struct work *work, const struct kj_trace_series *
         readings[n++] = (struct kj_reading){(uint64_t)(t_ns - start_ns), from->readings[i].value};
     }
     ret_series->counter = from->counter;
+    ret_series->stamp_ns = STAMP_NS;
     ret_series->readings = readings;
     ret_series->count = n;
     return 0;
