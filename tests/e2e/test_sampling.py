@@ -34,3 +34,21 @@ def test_looks_come_at_all_phases(make_sim, folder):
         good = [phase for phase, count in fits.items() if count >= max(fits.values()) - 1]
         assert max(fits.values()) >= 0.8 * len(spans)
         assert len(good) * step <= 6_000_000, (channel, len(good) * step)
+
+
+def test_renewals_are_followed(make_sim, folder):
+    """Once their period is known, sensors are looked at when they are about to be renewed."""
+    sim = make_sim("power idle=60 context=85\nkernel * duration_us=3000 power=300\n")
+    kj.wrapped([kj.program("cuda_driver"), "--steps", "600"], folder, env=sim.env)
+    for channel in ("0", "1"):
+        widths = sorted(b - a for a, b in renewals(folder, channel)[20:])
+        assert len(widths) > 20
+        assert widths[len(widths) // 2] < 4_000_000, widths  # even looks leave 16 ms
+
+
+def test_looks_come_closer_to_a_fast_sensor(make_sim, folder):
+    """A sensor of 20 ms is new at four of five looks that are 16 ms apart."""
+    sim = make_sim("sensor window_ms=10 period_ms=20\npower idle=60 context=85\nkernel * duration_us=3700 power=300\n")
+    kj.wrapped([kj.program("cuda_driver"), "--steps", "600"], folder, env=sim.env)
+    widths = sorted(b - a for a, b in renewals(folder, "1")[-100:])
+    assert len(widths) == 100 and widths[len(widths) // 2] < 8_000_000, widths

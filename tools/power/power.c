@@ -326,6 +326,14 @@ size_t kj_power_read(struct kj_power *power, struct kj_sample *ret_samples, size
     return done;
 }
 
+int kj_power_read_one(struct kj_power *power, uint32_t id, struct kj_sample *ret_sample)
+{
+    const struct entry *entry = id < power->count ? &power->entries[id] : NULL;
+    if (!entry || entry->dropped || entry->ring || power->ops[entry->source]->drain)
+        return -ENOTSUP;
+    return read_channel(power, id, ret_sample);
+}
+
 static void say_loss(const struct kj_channel *channel, int error, char *ret_reason, size_t size)
 {
     const char *why = error == -ENODEV   ? "the device is gone"

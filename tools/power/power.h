@@ -139,6 +139,10 @@ size_t kj_channels_choose(const struct kj_channel *channels, size_t count, enum 
  * and kj_power_lost() then names it. A channel whose counter has not moved still yields a sample. */
 size_t kj_power_read(struct kj_power *power, struct kj_sample *ret_samples, size_t cap);
 
+/* Reads one channel: 1 and a sample; 0: it is not due, or failed. -ENOTSUP: it is lost, or cannot be read
+ * alone: a ring, a replayed one. */
+int kj_power_read_one(struct kj_power *power, uint32_t id, struct kj_sample *ret_sample);
+
 /* A channel that stopped answering since the last call, with its reason; false when there is none. */
 bool kj_power_lost(struct kj_power *power, uint32_t *ret_channel, char *ret_reason, size_t size);
 

@@ -106,12 +106,12 @@ void kj_events_set_root(struct kj_events *events, int32_t pid)
     events->root = pid;
 }
 
-void kj_events_tick_every(struct kj_events *events, uint64_t period_ns)
+void kj_events_tick_at(struct kj_events *events, uint64_t t_ns)
 {
-    struct timespec period = {.tv_sec = (time_t)(period_ns / KJ_NS_PER_S),
-                              .tv_nsec = (long)(period_ns % KJ_NS_PER_S)};
-    const struct itimerspec timer = {.it_interval = period, .it_value = period};
-    timerfd_settime(events->poll[TIMER].fd, 0, &timer, NULL);
+    /* 0 would stop it; what is past comes at once */
+    const struct itimerspec timer = {
+        .it_value = {.tv_sec = (time_t)(t_ns / KJ_NS_PER_S), .tv_nsec = (long)(t_ns % KJ_NS_PER_S) + !t_ns}};
+    timerfd_settime(events->poll[TIMER].fd, TFD_TIMER_ABSTIME, &timer, NULL);
 }
 
 /* Reaps whoever ended: the root, or an orphan of its that came to us. */

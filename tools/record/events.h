@@ -20,7 +20,8 @@ int kj_events_open(int32_t watch_pid, int dir_fd, struct kj_events **ret_events,
 /* The mask from before, which is the command's. */
 const sigset_t *kj_events_outer_mask(const struct kj_events *events);
 void kj_events_set_root(struct kj_events *events, int32_t pid);
-void kj_events_tick_every(struct kj_events *events, uint64_t period_ns);
+/* The next tick, CLOCK_MONOTONIC. */
+void kj_events_tick_at(struct kj_events *events, uint64_t t_ns);
 
 struct kj_ending {
     bool status_known; /* it was our child */

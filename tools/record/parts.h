@@ -96,9 +96,11 @@ struct kj_sampler_config {
 };
 struct kj_sampler;
 int kj_sampler_new(const struct kj_sampler_config *config, struct kj_sampler **ret_sampler);
-/* How often kj_sampler_tick is to be called: the interval, or a fraction of it where GPU counters have update
- * edges to find. */
-uint64_t kj_sampler_period_ns(const struct kj_sampler *sampler);
+/* When to come again, CLOCK_MONOTONIC: for an even look at everything, or at one sensor of a GPU that is
+ * about to be renewed (looks.h). */
+uint64_t kj_sampler_next_ns(const struct kj_sampler *sampler);
+/* Looks at the sensors that are about to be renewed. False: it is time for all of them, kj_sampler_tick. */
+bool kj_sampler_look(struct kj_sampler *sampler);
 void kj_sampler_tick(struct kj_sampler *sampler);
 /* A last reading of everything, written out. */
 struct kj_sampler *kj_sampler_close(struct kj_sampler *sampler);

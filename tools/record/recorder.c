@@ -435,10 +435,14 @@ static void tick(struct kj_recorder *r)
 
 int kj_recorder_watch(struct kj_recorder *r)
 {
-    kj_events_tick_every(r->events, r->sampler ? kj_sampler_period_ns(r->sampler) : DRAIN_NS);
     struct kj_ending ending = {0};
-    while (!kj_events_wait(r->events, &ending))
-        tick(r);
+    do {
+        kj_events_tick_at(r->events, r->sampler ? kj_sampler_next_ns(r->sampler) : kj_mono_ns() + DRAIN_NS);
+        if (kj_events_wait(r->events, &ending))
+            break;
+        if (!r->sampler || !kj_sampler_look(r->sampler))
+            tick(r);
+    } while (true);
     r->info.end_mono_ns = kj_mono_ns();
     r->info.exited = ending.status_known;
     r->info.exit_status = ending.exit_status;

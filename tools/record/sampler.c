@@ -5,6 +5,7 @@
  * readings.
  */
 #include "folder/series.h"
+#include "record/looks.h"
 #include "record/parts.h"
 #include "record/probe.h"
 
@@ -12,14 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Sensors are renewed every 10, 20 or 100 ms. Looks that keep step with that would see each renewal equally
- * late, and leave its moment open by as much as they lie apart; these, by the golden ratio, come at all of
- * its phases, so that all together tell the moment to a small part of that (model/updates.c), at no greater
- * cost. */
-#define GPU_READ_SHARE    0.1618034 /* of the interval */
-#define GPU_PERIOD_MIN_NS 9708204
-#define KEEP_NS           (KJ_NS_PER_S / 2) /* an unchanged reading is written at least this often */
-#define SAMPLES_CAP       4096
+#define KEEP_NS     (KJ_NS_PER_S / 2) /* an unchanged reading is written at least this often */
+#define SAMPLES_CAP 4096
 
 enum own_channel { TREE, NODE, CORES, OWN_CHANNELS };
 
@@ -27,6 +22,9 @@ struct state {
     uint64_t written_ns, value;
     bool any, has_pending;
     struct kj_sample pending;
+    uint32_t changes; /* among the looks that are judged next */
+    bool follow;      /* its value is to be seen the moment that it changes */
+    struct kj_renewals renewals;
 };
 
 struct kj_sampler {
@@ -36,7 +34,9 @@ struct kj_sampler {
     size_t power_channels, probe_channels, count; /* the sensors', the probe's, all with our own */
     struct state *states;
     bool has_gpu;
-    uint64_t others_next_ns;
+    uint64_t period_ns, even_next_ns, others_next_ns;
+    uint32_t looks;
+    uint64_t looks_cost_ns;
     struct kj_sample samples[SAMPLES_CAP];
 };
 
@@ -73,12 +73,15 @@ int kj_sampler_new(const struct kj_sampler_config *config, struct kj_sampler **r
     int status = sampler->channels && sampler->states ? 0 : -1;
     for (size_t i = 0; !status && i < count; i++) {
         sampler->channels[i] = power[i];
-        sampler->has_gpu = sampler->has_gpu || power[i].component == KJ_COMPONENT_GPU;
+        bool of_gpu = power[i].component == KJ_COMPONENT_GPU;
+        sampler->states[i].follow = of_gpu && !kj_channel_own_times(&power[i]);
+        sampler->has_gpu = sampler->has_gpu || of_gpu;
     }
     for (size_t i = 0; !status && i < probed; i++) {
         sampler->channels[count + i] = probe[i];
         sampler->channels[count + i].id = (uint32_t)(count + i);
     }
+    sampler->period_ns = sampler->has_gpu ? kj_looks_first_ns(config->interval_ns) : config->interval_ns;
     count += probed;
     if (!status) {
         own_channel(&sampler->channels[count + TREE], count + TREE, "tree", "tree",
@@ -96,19 +99,43 @@ int kj_sampler_new(const struct kj_sampler_config *config, struct kj_sampler **r
     return 0;
 }
 
-uint64_t kj_sampler_period_ns(const struct kj_sampler *sampler)
+uint64_t kj_sampler_next_ns(const struct kj_sampler *sampler)
 {
-    uint64_t interval_ns = sampler->config.interval_ns;
-    if (!sampler->has_gpu || interval_ns <= GPU_PERIOD_MIN_NS)
-        return interval_ns;
-    uint64_t period_ns = (uint64_t)((double)interval_ns * GPU_READ_SHARE);
-    return period_ns > GPU_PERIOD_MIN_NS ? period_ns : GPU_PERIOD_MIN_NS;
+    uint64_t next_ns = sampler->even_next_ns;
+    for (size_t i = 0; sampler->has_gpu && i < sampler->power_channels; i++) {
+        const struct state *state = &sampler->states[i];
+        uint64_t own_ns = state->follow ? kj_renewals_next_ns(&state->renewals) : UINT64_MAX;
+        next_ns = own_ns < next_ns ? own_ns : next_ns;
+    }
+    return next_ns;
 }
 
-static void write_changes(struct kj_sampler *sampler, const struct kj_sample *sample)
+/* Looks come closer where they cannot tell when a sensor was renewed, and are cheap. */
+static void judge_looks(struct kj_sampler *sampler, uint64_t cost_ns)
+{
+    uint32_t most = 0;
+    sampler->looks_cost_ns += cost_ns;
+    if (!sampler->has_gpu || ++sampler->looks < KJ_LOOKS_JUDGED)
+        return;
+    for (size_t i = 0; i < sampler->power_channels; i++) {
+        if (sampler->states[i].follow && sampler->states[i].changes > most)
+            most = sampler->states[i].changes;
+        sampler->states[i].changes = 0;
+    }
+    double looks = (double)sampler->looks;
+    sampler->period_ns = kj_looks_next_ns(sampler->period_ns, sampler->config.interval_ns, most / looks,
+                                          (double)sampler->looks_cost_ns / looks);
+    sampler->looks = 0, sampler->looks_cost_ns = 0;
+}
+
+/* Writes it if it is news, and learns from it when the next may be. */
+static void take_look(struct kj_sampler *sampler, const struct kj_sample *sample, double cost_ns)
 {
     struct state *state = &sampler->states[sample->channel];
-    if (state->any && sample->value == state->value && sample->t_ns - state->written_ns < KEEP_NS) {
+    bool is_new = state->any && sample->value != state->value;
+    if (state->follow)
+        kj_renewals_saw(&state->renewals, sample->t_ns, is_new, sampler->period_ns, cost_ns);
+    if (state->any && !is_new && sample->t_ns - state->written_ns < KEEP_NS) {
         state->pending = *sample;
         state->has_pending = true;
         return;
@@ -116,7 +143,33 @@ static void write_changes(struct kj_sampler *sampler, const struct kj_sample *sa
     if (state->has_pending)
         kj_series_append(sampler->writer, &state->pending, 1);
     kj_series_append(sampler->writer, sample, 1);
-    *state = (struct state){.written_ns = sample->t_ns, .value = sample->value, .any = true};
+    state->written_ns = sample->t_ns;
+    state->value = sample->value;
+    state->any = true;
+    state->has_pending = false;
+    state->changes += is_new;
+}
+
+bool kj_sampler_look(struct kj_sampler *sampler)
+{
+    uint64_t now_ns = kj_mono_ns();
+    if (now_ns >= sampler->even_next_ns)
+        return false;
+    for (size_t i = 0; i < sampler->power_channels; i++) {
+        struct state *state = &sampler->states[i];
+        struct kj_sample sample;
+        if (!state->follow || kj_renewals_next_ns(&state->renewals) > now_ns)
+            continue;
+        uint64_t before_ns = kj_mono_ns();
+        int got = kj_power_read_one(sampler->config.power, (uint32_t)i, &sample);
+        if (got > 0)
+            take_look(sampler, &sample, (double)(kj_mono_ns() - before_ns));
+        else if (!got)
+            kj_renewals_rest(&state->renewals, now_ns + KJ_NS_PER_MS);
+        else
+            state->follow = false;
+    }
+    return true;
 }
 
 static void sample_cpu_time(struct kj_sampler *sampler)
@@ -134,12 +187,14 @@ static void sample_cpu_time(struct kj_sampler *sampler)
 
 static void read_power(struct kj_sampler *sampler, bool others_due)
 {
+    uint64_t before_ns = kj_mono_ns();
     size_t n =
         sampler->config.power ? kj_power_read(sampler->config.power, sampler->samples, SAMPLES_CAP) : 0;
+    double cost_ns = n ? (double)(kj_mono_ns() - before_ns) / (double)n : 0;
     for (size_t i = 0; i < n; i++) {
         const struct kj_sample *sample = &sampler->samples[i];
         if (sampler->channels[sample->channel].component == KJ_COMPONENT_GPU)
-            write_changes(sampler, sample);
+            take_look(sampler, sample, cost_ns);
         else if (others_due)
             kj_series_append(sampler->writer, sample, 1);
     }
@@ -169,10 +224,14 @@ void kj_sampler_tick(struct kj_sampler *sampler)
 {
     uint64_t now_ns = kj_mono_ns();
     /* a tick that comes a little early still counts */
-    bool due = now_ns + GPU_PERIOD_MIN_NS / 2 >= sampler->others_next_ns;
+    bool due = now_ns + sampler->period_ns / 2 >= sampler->others_next_ns;
+    sampler->even_next_ns += sampler->period_ns;
+    if (sampler->even_next_ns <= now_ns) /* the first, or we were held up */
+        sampler->even_next_ns = now_ns + sampler->period_ns;
     if (due)
         sampler->others_next_ns = now_ns + sampler->config.interval_ns;
     read_power(sampler, due);
+    judge_looks(sampler, kj_mono_ns() - now_ns);
     read_probe(sampler);
     if (due)
         sample_cpu_time(sampler);
