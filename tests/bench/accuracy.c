@@ -18,6 +18,7 @@
  */
 #include "model/attribution.h"
 #include "model/normal.h"
+#include "record/looks.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -28,10 +29,10 @@
 #include <unistd.h>
 
 enum { CLASSES_CAP = 256, METHODS = 3, RUNS = 100, RUNS_CAP = 4000, JOBS_CAP = 64 };
-#define MS       1e6
-#define IDLE_MW  85000.0
-#define LIMIT_MW 700000.0
-#define POLL_NS  (20 * MS)
+#define MS          1e6
+#define IDLE_MW     85000.0
+#define LIMIT_MW    700000.0
+#define INTERVAL_NS (100 * MS) /* as `kjoule` has it by default */
 /* What no table of a sensor tells, in every scenario: */
 #define LAUNCH_SD    .03      /* of one launch's power around its class's: other data, other clocks */
 #define WARMING      .02      /* more power at the end of the run than at its start */
@@ -54,7 +55,8 @@ struct scenario {
     int on_the_beat; /* steps are as long as they say, to the microsecond, and nothing comes between */
     int shuffled, unlimited; /* the board's limit is not known */
     enum law law;
-    double runs; /* times as many: where the classes of a run err together, or are many */
+    double shown_late_ms; /* a value appears up to so much after its window has ended, now more, now less */
+    double runs;          /* times as many: where the classes of a run err together, or are many */
 };
 
 #define USUAL .classes = 12, .noise = .01, .duty = 1, .seconds = 60, .runs = 1
@@ -92,6 +94,8 @@ static const struct scenario scenarios[] = {
     {"gain 0.97 +- 0.05, 10 ms", 10, 25, 100, USUAL, .gain_sd = .05},
     {"noise 5 %, 300 ms", 300, 25, 100, USUAL, .noise = .05},
     {"lag 20 ms, 300 ms", 300, 25, 100, USUAL, .lag_ms = 20},
+    {"shown up to 2 ms late, 30 ms", 30, 25, 100, USUAL, .shown_late_ms = 2},
+    {"shown up to 2 ms late, 300 ms", 300, 25, 100, USUAL, .shown_late_ms = 2},
     {"overlap 30 %, 300 ms", 300, 25, 100, USUAL, .overlap = .3},
     {"overlap 30 %, 10 ms", 10, 25, 100, USUAL, .overlap = .3},
     {"5 % duty, 300 ms, 25/100", 300, 25, 100, USUAL, .duty = .05, .seconds = 300},
@@ -254,23 +258,38 @@ static double energy_at(const struct world *w, double t_ns)
            (length > 0 ? (w->energy_uj[hi] - w->energy_uj[lo]) * (t_ns - w->at_ns[lo]) / length : 0);
 }
 
-/* What a poller sees: renewed every period, each poll repeating the newest value. */
+/* How often the recorder comes to look at a device whose fastest sensor is renewed so often. */
+static double look_period_ns(double renewal_ns)
+{
+    uint64_t before_ns = 0, period_ns = kj_looks_first_ns((uint64_t)INTERVAL_NS);
+    while (before_ns != period_ns) {
+        before_ns = period_ns;
+        period_ns =
+            kj_looks_next_ns(before_ns, (uint64_t)INTERVAL_NS, fmin((double)before_ns / renewal_ns, 1), 0);
+    }
+    return (double)period_ns;
+}
+
+/* What the recorder sees: renewed every period, each look repeating the newest value. */
 static struct kj_sensor_series make_series(const struct world *w, const struct scenario *s, bool counter,
                                            double gain, struct kj_draws *r)
 {
-    size_t cap = (size_t)(w->end_ns / POLL_NS) + 2, count = 0;
+    double look_ns = look_period_ns(fmin(s->window_ms > 0 ? s->period_ms : 100, 100) * MS);
+    size_t cap = (size_t)(w->end_ns / look_ns) + 2, count = 0;
     struct kj_reading *readings = malloc(cap * sizeof(*readings));
     double period = (counter ? 100 : s->period_ms) * MS, phase = uniform(r, 0, period),
-           poll = uniform(r, 0, POLL_NS);
-    double poll_ns = s->period_ms < 50 && !counter ? POLL_NS / 4 : POLL_NS, value = 0, counted_uj = 0;
-    readings = realloc(readings, (cap * 4) * sizeof(*readings));
-    period *= 1 + .003 * kj_draw_normal(r); /* no two clocks agree, nor does a poller wake on the dot */
-    double tick = 0, update = phase, before = 0;
-    for (double at = poll; at < w->end_ns; at += poll_ns) {
-        double t = at + .2 * MS * fabs(kj_draw_normal(r));
-        for (; update <= t;
+           look = uniform(r, 0, look_ns), value = 0, counted_uj = 0;
+    period *= 1 + .003 * kj_draw_normal(r); /* no two clocks agree, nor does a recorder wake on the dot */
+    double tick = 0, update = phase, before = 0, late = 0;
+    struct kj_renewals renewals = {0};
+    for (double t = 0, seen = -1; look < w->end_ns;) {
+        double extra = (double)kj_renewals_next_ns(&renewals), at = fmin(look, extra);
+        look += at < look ? 0 : look_ns;
+        t = fmax(at + .2 * MS * fabs(kj_draw_normal(r)), t);
+        for (; update + late <= t;
              before = update, tick++,
-             update = phase + tick * period + fmin(period / 20, UPDATE_SD_NS) * kj_draw_normal(r)) {
+             update = phase + tick * period + fmin(period / 20, UPDATE_SD_NS) * kj_draw_normal(r),
+             late = s->shown_late_ms > 0 ? uniform(r, 0, s->shown_late_ms * MS) : 0) {
             double to = update - s->lag_ms * MS, window = s->window_ms * MS;
             counted_uj +=
                 (energy_at(w, update) - energy_at(w, before)) * gain * (1 + COUNTER_SD * kj_draw_normal(r));
@@ -278,8 +297,13 @@ static struct kj_sensor_series make_series(const struct world *w, const struct s
                             : (energy_at(w, to) - energy_at(w, to - window)) * 1e6 / window * gain *
                                   (1 + s->noise * kj_draw_normal(r));
         }
-        if (tick > 0)
-            readings[count++] = (struct kj_reading){(uint64_t)t, (uint64_t)fmax(value, 0)};
+        if (!tick)
+            continue;
+        if (count == cap)
+            readings = realloc(readings, (cap *= 2) * sizeof(*readings));
+        readings[count++] = (struct kj_reading){(uint64_t)t, (uint64_t)fmax(value, 0)};
+        kj_renewals_saw(&renewals, (uint64_t)t, value != seen, (uint64_t)look_ns, 0);
+        seen = value;
     }
     return (struct kj_sensor_series){.counter = counter,
                                      .readings = readings,
