@@ -107,7 +107,7 @@ def test_time_is_what_the_scheduler_charged(words):
     assert "time by the clock, with what the host of a virtual machine steals" in probe.text(ready)
     workers = [ids for ids in charged if ids[0] != ids[1]]  # the first one ran before we looked
     assert not [ids for ids in workers if counted[ids] == charged[ids]]
-    assert all(counted[ids] > 0.98 * charged[ids] for ids in workers)
+    assert all(0.9 * charged[ids] < counted[ids] < 1.5 * charged[ids] for ids in workers), (counted, charged)
 
 
 @pytest.mark.parametrize("words", [(), ("raw",), ("raw", "wall")], ids=["btf", "raw", "by the clock"])
