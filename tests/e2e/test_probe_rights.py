@@ -122,7 +122,7 @@ def test_started_by_hand_it_says_who_starts_it():
 
 def test_ordinary_user_gets_the_better_numbers(installed):
     """Installed by `make install-probe`, with nothing else changed."""
-    run = as_nobody(installed / "bin/kjoule", "run", "-o", installed / "home/with", "--", "sh", "-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done")
+    run = as_nobody(installed / "bin/kjoule", "run", "-o", installed / "home/with", "--", "sh", "-c", "i=0; while [ $i -lt 1000000 ]; do i=$((i+1)); done")
     assert run.returncode == 0, run.stderr
     report = kj.read_report(installed / "home/with")
     source = next(s for s in report["provenance"]["sources"] if s["name"] == "probe")
