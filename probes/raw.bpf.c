@@ -70,6 +70,8 @@ int raw_on_switch(struct bpf_raw_tracepoint_args *context)
         if (!thread)
             thread = meet_thread(ids, task + offset_comm, process);
         slot->tree_ns += account_thread(slot, thread, runtime_of(task, thread, slice_ns), slice_ns);
+    } else {
+        leave_out(slot);
     }
     end_switch(slot, ids_of((const void *)context->args[2]));
     return 0;

@@ -26,8 +26,10 @@ static __always_inline __u64 account_task(struct kj_cpu_slot *slot, struct task_
                                           __u64 slice_ns)
 {
     bool dead = is_dead(task);
-    if (has_changed_numbers(ids, task, process))
+    if (has_changed_numbers(ids, task, process)) {
+        leave_out(slot);
         return 0;
+    }
     struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &ids.tid);
     if (!thread)
         thread = meet_thread(ids, task->comm, process);

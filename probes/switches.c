@@ -417,6 +417,14 @@ static void sum_cpus(struct kj_sched_reader *reader, struct kj_sched_sums *sums)
     }
 }
 
+/* Since the row was read, a thread that execs may have taken its number: then it is a living one. */
+static void forget_dead(struct kj_sched_reader *reader, uint32_t tid)
+{
+    struct kj_tree_thread row;
+    if (!bpf_map_lookup_elem(reader->threads_fd, &tid, &row) && row.state == KJ_THREAD_DEAD)
+        bpf_map_delete_elem(reader->threads_fd, &tid);
+}
+
 /* One batch of rows. Returns how many are to be forgotten. */
 static size_t visit_rows(struct kj_sched_reader *reader, size_t count,
                          bool (*visit)(void *, uint32_t, const struct kj_tree_thread *), void *context)
@@ -453,7 +461,7 @@ int kj_sched_read(struct kj_sched_reader *reader, struct kj_sched_sums *ret_sums
         ret_sums->threads += count;
         size_t dead = visit_rows(reader, count, visit, context);
         for (size_t i = 0; i < dead; i++)
-            bpf_map_delete_elem(fd, &reader->dead[i]);
+            forget_dead(reader, reader->dead[i]);
     }
     return 0;
 }

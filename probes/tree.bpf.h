@@ -136,6 +136,13 @@ static __always_inline struct kj_tree_thread *meet_thread(struct task_ids ids, c
     return thread;
 }
 
+/* Of a switch whose time comes later: what the counters counted is the tree's already, and no thread's. */
+static __always_inline void leave_out(struct kj_cpu_slot *slot)
+{
+    if (count_cycles)
+        add_cycles(slot, NULL);
+}
+
 /* Brings the row up to the scheduler's sum for the task; of a row that is new the past counts. Returns what
  * the task has been charged since the row was last brought up, without a row the slice by the clock. */
 static __always_inline __u64 account_thread(struct kj_cpu_slot *slot, struct kj_tree_thread *thread,

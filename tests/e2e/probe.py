@@ -66,6 +66,23 @@ class Probe:
     def watch(self, pid):
         self.socket.send(request(WATCH, pid))
 
+    def start(self, command, stdout=subprocess.DEVNULL):
+        """A command that runs once it is watched; its standard input stays open."""
+        child = subprocess.Popen(["sh", "-c", 'read go; exec "$@"', "sh", *map(str, command)], stdin=subprocess.PIPE, stdout=stdout)
+        self.watch(child.pid)
+        self.wait(WATCHING)
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        return child
+
+    def run(self, command):
+        """(exit status, what the kernel charged it and its children, ns)"""
+        child = self.start(command)
+        child.stdin.close()
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        return child.returncode, (usage.ru_utime + usage.ru_stime) * 1e9
+
     def stop(self):
         """Everything that is still to come; the last tick."""
         try:
@@ -85,16 +102,22 @@ class Probe:
         return [(pid, tid) for pid, tid, dead in heads if dead]
 
     def thread_counters(self):
-        """(cpu_ns, cycles, instructions) over all threads, by their last numbers."""
-        last = {(r.pid, struct.unpack_from("<i", r.body)[0]): struct.unpack_from("<QQQ", r.body, 8) for r in self.records if r.kind == THREAD}
-        return tuple(sum(numbers) for numbers in zip(*last.values()))
+        """(cpu_ns, cycles, instructions) over all threads."""
+        return tuple(sum(numbers) for numbers in zip(*(thread[0] for thread in self.last_numbers().values())))
 
     def threads(self):
-        """The last numbers of each thread: {(pid, tid): (cpu_ns, dead, comm, process)}, dead ones added up."""
-        threads = {}
+        """The numbers of each thread: {(pid, tid): (cpu_ns, dead, comm, process)}."""
+        return {ids: (numbers[0], *rest) for ids, (numbers, *rest) in self.last_numbers().items()}
+
+    def last_numbers(self):
+        """{(pid, tid): ((cpu_ns, cycles, instructions), dead, comm, process)}; a number that was a dead thread's goes on from what that one had."""
+        threads, past = {}, collections.defaultdict(lambda: (0, 0, 0))
         for r in self.records:
             if r.kind == THREAD:
-                tid, dead, cpu_ns, _, _ = struct.unpack_from("<iIQQQ", r.body)
+                tid, dead, *numbers = struct.unpack_from("<iIQQQ", r.body)
                 comm, process = (r.body[at:at + 16].split(b"\0")[0].decode() for at in (32, 48))
-                threads[(r.pid, tid)] = (cpu_ns, dead, comm, process)
+                numbers = tuple(a + b for a, b in zip(past[(r.pid, tid)], numbers))
+                if dead:
+                    past[(r.pid, tid)] = numbers
+                threads[(r.pid, tid)] = (numbers, dead, comm, process)
         return threads

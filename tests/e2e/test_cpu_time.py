@@ -58,25 +58,17 @@ def test_probe_alone(workload, words):
     """The probe's own sum, with nothing of /proc to lean on; and its threads add up to it."""
     p = probe.Probe(*words)
     assert p.wait(probe.READY), [probe.text(r) for r in p.records]
-    command = ["sh", "-c", 'read go; exec "$@"', "sh", kj.program(LOAD), *map(str, WORKLOADS[workload])]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    p.watch(child.pid)
-    p.wait(probe.WATCHING)
-    child.stdin.write(b"\n")
-    child.stdin.close()
-    _, _, usage = os.wait4(child.pid, 0)
-    child.returncode = 0
+    _, truth_ns = p.run([kj.program(LOAD), *WORKLOADS[workload]])
     last = p.stop()
-    truth_ns = (usage.ru_utime + usage.ru_stime) * 1e9
     assert last["tree_ns"] == pytest.approx(truth_ns, rel=0.01)
     assert last["unlisted"] == 0
     assert sum(t[0] for t in p.threads().values()) == pytest.approx(last["tree_ns"], rel=0.005)
 
 
-def charged_ns(pid):
-    """The scheduler's own sum for each thread; exact while it is blocked."""
+def charged_ns(pid, field=0):
+    """The scheduler's own sum for each thread, exact while it is blocked; field 2: in how many slices."""
     tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
-    return {(pid, int(task.name)): int((task / "schedstat").read_text().split()[0]) for task in tasks}
+    return {(pid, int(task.name)): int((task / "schedstat").read_text().split()[field]) for task in tasks}
 
 
 @pytest.mark.parametrize("words", [(), ("raw",), ("raw", "wall")], ids=["btf", "raw", "by the clock"])
@@ -86,15 +78,10 @@ def test_time_is_what_the_scheduler_charged(words):
     p = probe.Probe(*words)
     ready = p.wait(probe.READY)
     assert ready, [probe.text(r) for r in p.records]
-    child = subprocess.Popen(["sh", "-c", 'read go; exec "$@"', "sh", kj.program(LOAD), "rest", "60", "3"], stdin=subprocess.PIPE,
-                             stdout=subprocess.PIPE)
-    p.watch(child.pid)
-    p.wait(probe.WATCHING)
-    child.stdin.write(b"\n")
-    child.stdin.flush()
+    child = p.start([kj.program(LOAD), "rest", 60, 3], stdout=subprocess.PIPE)
     assert child.stdout.readline() == b"resting\n"
     time.sleep(0.1)
-    charged = charged_ns(child.pid)
+    charged, slices = charged_ns(child.pid), charged_ns(child.pid, 2)
     p.stop()
     assert charged_ns(child.pid) == charged, "they did not rest"
     child.communicate()
@@ -107,7 +94,8 @@ def test_time_is_what_the_scheduler_charged(words):
     assert "time by the clock, with what the host of a virtual machine steals" in probe.text(ready)
     workers = [ids for ids in charged if ids[0] != ids[1]]  # the first one ran before we looked
     assert not [ids for ids in workers if counted[ids] == charged[ids]]
-    assert all(0.9 * charged[ids] < counted[ids] < 1.5 * charged[ids] for ids in workers), (counted, charged)
+    # each slice is charged from a little before its tracepoint: in these of 0.3 ms, 1 to 4 % of them
+    assert all(counted[ids] > charged[ids] - 20e3 * slices[ids] for ids in workers), (counted, charged, slices)
 
 
 @pytest.mark.parametrize("words", [(), ("raw",), ("raw", "wall")], ids=["btf", "raw", "by the clock"])
@@ -116,12 +104,7 @@ def test_who_is_gone_is_forgotten(words):
     """Rows are given back, and not made anew at a last switch: each thread's last numbers come once."""
     p = probe.Probe(*words)
     assert p.wait(probe.READY), [probe.text(r) for r in p.records]
-    command = f"read go; {kj.program(LOAD)} children 300 200; {kj.program(LOAD)} threads 40 1; read go"
-    child = subprocess.Popen(["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    p.watch(child.pid)
-    p.wait(probe.WATCHING)
-    child.stdin.write(b"\n")
-    child.stdin.flush()
+    child = p.start(["sh", "-c", f"{kj.program(LOAD)} children 300 200; {kj.program(LOAD)} threads 40 1; read go"], stdout=subprocess.PIPE)
     for _ in range(2):
         assert child.stdout.readline().startswith(b"{")
     end = time.monotonic() + 10
@@ -159,18 +142,12 @@ def test_a_thread_that_no_fork_tells_of(words):
     """The kernel's own in a process of the tree, as for io_uring: its end is not the process's."""
     p = probe.Probe(*words)
     assert p.wait(probe.READY), [probe.text(r) for r in p.records]
-    child = subprocess.Popen(["sh", "-c", 'read go; exec "$@"', "sh", sys.executable, "-c", RING], stdin=subprocess.PIPE)
-    p.watch(child.pid)
-    p.wait(probe.WATCHING)
-    child.stdin.write(b"\n")
-    child.stdin.close()
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
+    status, truth_ns = p.run([sys.executable, "-c", RING])
     last = p.stop()
-    if child.returncode == 77:
+    if status == 77:
         pytest.skip("the kernel lets nobody set up an io_uring")
-    assert child.returncode == 0
-    assert last["tree_ns"] == pytest.approx((usage.ru_utime + usage.ru_stime) * 1e9, rel=0.01)
+    assert status == 0
+    assert last["tree_ns"] == pytest.approx(truth_ns, rel=0.01)
 
 
 @pytest.mark.parametrize("words", [(), ("raw",)], ids=["btf", "raw"])
@@ -183,16 +160,22 @@ def test_exec_that_waits_for_the_disk(words, tmp_path):
         os.fsync(file.fileno())
     p = probe.Probe(*words)
     assert p.wait(probe.READY), [probe.text(r) for r in p.records]
-    child = subprocess.Popen(["sh", "-c", 'read go; exec "$@"', "sh", kj.program(LOAD), "exec", "400", program], stdin=subprocess.PIPE)
-    p.watch(child.pid)
-    p.wait(probe.WATCHING)
-    child.stdin.write(b"\n")
-    child.stdin.close()
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    assert child.returncode == 0
-    assert p.stop()["tree_ns"] == pytest.approx((usage.ru_utime + usage.ru_stime) * 1e9, rel=0.01)
-    assert sum(t[0] for t in p.threads().values()) < (usage.ru_utime + usage.ru_stime) * 1.01e9
+    status, truth_ns = p.run([kj.program(LOAD), "exec", 400, program])
+    assert status == 0
+    assert p.stop()["tree_ns"] == pytest.approx(truth_ns, rel=0.01)
+    assert sum(t[0] for t in p.threads().values()) == pytest.approx(truth_ns, rel=0.01)
+
+
+@pytest.mark.parametrize("words", [(), ("raw",)], ids=["btf", "raw"])
+@pytest.mark.skipif(not HAVE_PROBE, reason="kjoule-probe is not built, or this is no root")
+def test_numbers_that_change_hands(words):
+    """Many execs from second threads: nothing is counted twice, or to the other's sum."""
+    p = probe.Probe(*words)
+    assert p.wait(probe.READY), [probe.text(r) for r in p.records]
+    _, truth_ns = p.run(["sh", "-c", f"i=0; while [ $i -lt 25 ]; do {kj.program(LOAD)} exec 20; i=$((i+1)); done"])
+    last = p.stop()
+    assert last["tree_ns"] == pytest.approx(truth_ns, rel=0.01)
+    assert sum(t[0] for t in p.threads().values()) == pytest.approx(last["tree_ns"], rel=0.005)
 
 
 @pytest.mark.parametrize("words", [(), ("raw",)], ids=["btf", "raw"])
@@ -226,11 +209,7 @@ def test_counters_follow_the_tree(words):
     ready = p.wait(probe.READY)
     assert ready and ready.value == 1, [probe.text(r) for r in p.records]
     other = subprocess.Popen([kj.program(LOAD), "spin", "100000"], stdout=subprocess.DEVNULL)
-    child = subprocess.Popen(["sh", "-c", 'read go; exec "$@"', "sh", kj.program(LOAD), "threads", "40", "20"], stdin=subprocess.PIPE,
-                             stdout=subprocess.DEVNULL)
-    p.watch(child.pid)
-    p.wait(probe.WATCHING)
-    child.communicate(b"\n")
+    p.run([kj.program(LOAD), "threads", 40, 20])
     last = p.stop()
     other.kill()
     other.wait()
