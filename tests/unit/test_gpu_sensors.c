@@ -290,6 +290,7 @@ static void test_series(void **state)
     assert_int_equal(c->delay_ns, 8000000);
     assert_true(fabs(c->gain - 0.954) < 1e-6 && c->gain_mean == 1 && c->noise_mw == 1500);
     assert_true(c->limit_mw == 450000);
+    assert_true(fabs(c->delay_sd_ns * 2 * KJ_Z90 / 2e6 - 1) < 1e-4);
     kj_series_free(series);
 
     static const char old[] =
@@ -303,7 +304,7 @@ static void test_series(void **state)
     assert_int_equal(series->channels[0].count, 2);
     assert_int_equal(series->channels[0].channel.kernel, KJ_SENSOR_LAG);
     assert_int_equal(series->channels[0].channel.delay_ns, 3);
-    assert_true(series->channels[0].channel.limit_mw == 0);
+    assert_true(series->channels[0].channel.limit_mw == 0 && series->channels[0].channel.delay_sd_ns == 0);
     kj_series_free(series);
     close(dir);
 }

@@ -269,6 +269,8 @@ static int list_sensors(struct kj_account *a, char *const *gpus, size_t gpu_coun
                                          .gain = c->gain,
                                          .gain_mean = c->gain_mean > 0 ? c->gain_mean : 1,
                                          .gain_sd = c->gain_sd,
+                                         .delay_sd_ns =
+                                             c->delay_sd_ns > 0 ? c->delay_sd_ns : KJ_DELAY_UNKNOWN_SD_NS,
                                          .noise_mw = c->noise_mw,
                                          .limit_mw = c->limit_mw};
     }

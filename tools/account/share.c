@@ -62,6 +62,7 @@ static struct kj_sensor sensor_of(const struct kj_channel *channel)
                               .window_ns = channel->window_ns,
                               .period_ns = channel->period_ns,
                               .delay_ns = channel->delay_ns,
+                              .delay_sd_ns = channel->delay_sd_ns,
                               .gain = channel->gain,
                               .noise_mw = channel->noise_mw};
 }

@@ -6,7 +6,7 @@
  * line, each line written whole by one write(2), so that a kill loses at most the lines not yet written (the
  * recorder writes at least once a second) and a torn last line is recognised and dropped: kjoule.series/1
  *     channel,<id>,<source>,<name>,<device>,<model>,<component>,<kind>,<method>,<gain_sd>,<low>,<high>,<window_ns>,<period_ns>,<basis>
- *     shape,<channel>,<none|inferred|table|calibrated>,<box|lag>,<delay_ns>,<gain>,<gain_mean>,<noise_mw>,<limit_mw>
+ *     shape,<channel>,<none|inferred|table|calibrated>,<box|lag>,<delay_ns>,<gain>,<gain_mean>,<noise_mw>,<limit_mw>,<delay_sd_ns>
  *     s,<channel>,<t_ns>,<value>
  *     m,<channel>,<t_first_ns>,<t_last_ns>,<n>,<first>,<min>,<mean>,<max>,<last>     thinned: n samples
  * folded into one lost,<channel>,<t_ns>,<reason>

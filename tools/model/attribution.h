@@ -35,7 +35,7 @@ struct kj_sensor {
                            this much before each update */
     uint64_t period_ns; /* how often the value is renewed; 0: inferred from the readings */
     uint64_t delay_ns;  /* the window ends this long before the value appears */
-    double delay_sd_ns; /* how far off that may be, 1 sigma; 0: not known, and 1.5 ms */
+    double delay_sd_ns; /* how far off that may be, 1 sigma; 0: KJ_DELAY_UNKNOWN_SD_NS */
     double gain;        /* true power = (reading - offset) / gain; 0 counts as 1 */
     double offset_mw;
     /* What is not known of the gain after that correction: reading / true ~ N(residual_gain, gain_sd).
@@ -43,8 +43,9 @@ struct kj_sensor {
     double residual_gain, gain_sd;
     double noise_mw; /* 1 sigma of one reading; 0: estimated from the residuals alone */
 };
-#define KJ_GAIN_UNKNOWN_MEAN 0.97
-#define KJ_GAIN_UNKNOWN_SD   0.05
+#define KJ_DELAY_UNKNOWN_SD_NS 1.5e6 /* no table says when after its window a value appears */
+#define KJ_GAIN_UNKNOWN_MEAN   0.97
+#define KJ_GAIN_UNKNOWN_SD     0.05
 
 /* One reading. Power: value is mW, at t_ns. Counter: cumulative uJ. In order of t_ns; polled readings that
  * repeat the last value are fine, and cost nothing: only updates count as information. */

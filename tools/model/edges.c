@@ -4,6 +4,7 @@
  * the two looks that it lies between (Johnson, Kotz, Balakrishnan, Continuous Univariate Distributions 1,
  * 1994, 13.10.1). Where the looks are close, that is little else than the room between them.
  */
+#include "model/normal.h"
 #include "model/parts.h"
 
 #include <math.h>
@@ -12,36 +13,27 @@
 #define INSIDE_MIN 1e-4 /* of the normal, or it is not what the looks saw */
 #define NODES_SDS  2.855890339
 
-static double below(double z)
-{
-    return 0.5 * erfc(-z * M_SQRT1_2);
-}
-
-static double density(double z)
-{
-    return exp(-0.5 * z * z) * 0.398942280401432678;
-}
-
-/* Integral of below() up to z. */
+/* Integral of kj_normal_below up to z. */
 static double ramp(double z)
 {
-    return z * below(z) + density(z);
+    return z * kj_normal_below(z) + kj_normal_density(z);
 }
 
 static void complete(struct kj_edge *edge)
 {
     double a = (edge->after_ns - edge->place_ns) / edge->sd_ns,
            b = (edge->seen_ns - edge->place_ns) / edge->sd_ns;
-    edge->below_after = below(a);
+    edge->below_after = kj_normal_below(a);
     edge->ramp_after = ramp(a);
-    edge->inside = below(b) - edge->below_after;
+    edge->inside = kj_normal_below(b) - edge->below_after;
     if (edge->inside < INSIDE_MIN) { /* off its grid: anywhere between the looks */
         edge->place_ns = (edge->after_ns + edge->seen_ns) / 2;
         edge->sd_ns = edge->seen_ns - edge->after_ns;
         complete(edge);
         return;
     }
-    edge->mean_ns = edge->place_ns + edge->sd_ns * (density(a) - density(b)) / edge->inside;
+    edge->mean_ns =
+        edge->place_ns + edge->sd_ns * (kj_normal_density(a) - kj_normal_density(b)) / edge->inside;
 }
 
 /* What is unseen widens the room between the looks as it would a box, in variance. */
@@ -82,11 +74,17 @@ void kj_edge_nodes(const struct kj_edge *edge, double *ret_at_ns, double *ret_we
 {
     double low_ns = fmax(edge->after_ns, edge->place_ns - NODES_SDS * edge->sd_ns), sum = 0;
     double high_ns = fmin(edge->seen_ns, edge->place_ns + NODES_SDS * edge->sd_ns);
-    if (low_ns >= high_ns) /* far out in a tail, where the next look cuts it off */
-        low_ns = edge->after_ns, high_ns = edge->seen_ns;
+    if (low_ns >= high_ns &&
+        edge->after_ns > edge->place_ns) { /* far out in a tail: near the look that is inwards */
+        low_ns = edge->after_ns;
+        high_ns = fmin(edge->seen_ns, low_ns + edge->sd_ns);
+    } else if (low_ns >= high_ns) {
+        high_ns = edge->seen_ns;
+        low_ns = fmax(edge->after_ns, high_ns - edge->sd_ns);
+    }
     for (size_t k = 0; k < KJ_EDGE_NODES; k++) {
         ret_at_ns[k] = low_ns + (high_ns - low_ns) * ((double)k + 0.5) / KJ_EDGE_NODES;
-        ret_weight[k] = density((ret_at_ns[k] - edge->place_ns) / edge->sd_ns);
+        ret_weight[k] = kj_normal_density((ret_at_ns[k] - edge->place_ns) / edge->sd_ns);
         sum += ret_weight[k];
     }
     for (size_t k = 0; k < KJ_EDGE_NODES; k++)

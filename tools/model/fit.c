@@ -26,8 +26,7 @@ enum {
 #define TOTAL_SD       0.02 /* of the run as one equation: another sensor's gain, durations */
 #define JITTER_OPEN                                                                                          \
     0.25 /* relative sd of a jitter that the looks leave open: residuals may say that it is less */
-#define DELAY_SD_NS    1.5e6 /* of how long after its window a value appears, where nothing better is known */
-#define SHIFT_LEAST_NS 1e5   /* a grid that the polls place perfectly may still be this far off */
+#define SHIFT_LEAST_NS 1e5 /* a grid that the polls place perfectly may still be this far off */
 #define BOARD_MOST_MW  1200000.0
 
 static bool solve_free(struct fit *fit, double weight_of_prior)
@@ -224,7 +223,7 @@ static bool open_series(struct fit *fit)
         kj_model_updates(&input->series[s], &updates, &grid);
         free(updates);
         double delay_sd_ns = input->series[s].sensor.delay_sd_ns;
-        delay_sd_ns = delay_sd_ns > 0 ? fmax(delay_sd_ns, SHIFT_LEAST_NS) : DELAY_SD_NS;
+        delay_sd_ns = delay_sd_ns > 0 ? fmax(delay_sd_ns, SHIFT_LEAST_NS) : KJ_DELAY_UNKNOWN_SD_NS;
         fit->grid_sd_ns[s] = hypot(grid.sd_ns, delay_sd_ns);
         fit->stretch_sd_ns[s] = hypot(grid.stretch_sd_ns, SHIFT_LEAST_NS);
         fit->shift[s] = (struct kj_shift){.sd_ns = fit->grid_sd_ns[s], .unseen_ns = KJ_UNSEEN_NS};
@@ -389,7 +388,7 @@ int kj_fit_all(struct fit *fit, enum kj_model_method method, const double *windo
         widest_ns = fmax(widest_ns, fit->grid_sd_ns[s]);
     fit->plain = method != KJ_MODEL_BAYES;
     for (size_t s = 0; fit->plain && s < fit->input->series_count; s++)
-        fit->shift[s] = (struct kj_shift){0};
+        fit->shift[s] = (struct kj_shift){0}; /* it takes updates for where they seem to be */
     *ret_solved = true;
     for (size_t round = 0; *ret_solved && round < SHIFT_ROUNDS; round++) {
         fit->probe_ns =

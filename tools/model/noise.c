@@ -10,9 +10,9 @@
 #include <math.h>
 #include <string.h>
 
-/* Before the data: 1 % of a reading, 3 % of a launch's power, the jitter as the looks have it; each as sure
- * as one that may as well be nothing or twice as much, the jitter surer where looks were close. And the
- * least: no board sensor is better. */
+/* Before the data: 1 % of a reading, 3 % of a launch's power, timing as assumed; each as sure as one that may
+ * as well be nothing or twice as much, but timing may be any times worse than assumed. And the least: no
+ * board sensor is better. */
 static const double first[KJ_NOISE_PARTS] = {1e-4, 9e-4, 1};
 static const double least[KJ_NOISE_PARTS] = {6.25e-6, 2.5e-5, 0.04};
 #define UNSEEN_MOST_NS 10e6

@@ -53,6 +53,16 @@ void kj_cholesky_inverse(const double *l, size_t n, double *ret_inverse)
     }
 }
 
+double kj_normal_below(double z)
+{
+    return 0.5 * erfc(-z * M_SQRT1_2);
+}
+
+double kj_normal_density(double z)
+{
+    return exp(-0.5 * z * z) * 0.398942280401432678;
+}
+
 double kj_draw_uniform(struct kj_draws *draws)
 {
     uint64_t z = draws->state += 0x9e3779b97f4a7c15ULL;

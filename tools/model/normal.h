@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * normal.h - dense symmetric systems and normal draws, as the regression needs them. Inside the room only.
+ * normal.h - dense symmetric systems, the normal distribution and draws of it, as the regression needs them.
+ * Inside the room only.
  * Matrices are n x n in rows; only what the comments say is read or written. Pure.
  */
 #ifndef KJ_MODEL_NORMAL_H
@@ -18,6 +19,10 @@ void kj_cholesky_solve(const double *l, size_t n, double *x);
 void kj_cholesky_back(const double *l, size_t n, double *x);
 /* The inverse of L L'. */
 void kj_cholesky_inverse(const double *l, size_t n, double *ret_inverse);
+
+/* The unit normal's distribution function, and its density. */
+double kj_normal_below(double z);
+double kj_normal_density(double z);
 
 /* The same draws for the same seed, on every machine (splitmix64; Marsaglia's polar method). */
 struct kj_draws {

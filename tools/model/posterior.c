@@ -45,23 +45,13 @@ struct sampler {
     struct kj_draws random;
 };
 
-static double below(double z)
-{
-    return 0.5 * erfc(-z * M_SQRT1_2);
-}
-
-static double density(double z)
-{
-    return exp(-0.5 * z * z) * 0.398942280401432678;
-}
-
-/* Inverse of below(): Tukey's lambda, and Newton. */
+/* Inverse of kj_normal_below: Tukey's lambda, and Newton. */
 static double quantile(double q)
 {
     q = fmin(fmax(q, 1e-12), 1 - 1e-12);
     double z = (pow(q, 0.135) - pow(1 - q, 0.135)) / 0.1975;
     for (int i = 0; i < 3; i++)
-        z -= fmin(fmax((below(z) - q) / density(z), -1), 1);
+        z -= fmin(fmax((kj_normal_below(z) - q) / kj_normal_density(z), -1), 1);
     return z;
 }
 
@@ -161,7 +151,7 @@ static void move_unknowns(struct sampler *s)
 /* Log of the share of the normal that lies between the bounds. */
 static double log_inside(double mean, double spread, double top)
 {
-    return log(fmax(below((top - mean) / spread) - below(-mean / spread), 1e-300));
+    return log(fmax(kj_normal_below((top - mean) / spread) - kj_normal_below(-mean / spread), 1e-300));
 }
 
 static double log_hyperprior(const struct sampler *s, size_t level)
@@ -229,13 +219,15 @@ static void move_hyper_at_quantiles(struct sampler *s)
     double mean = s->mean_mw + width * kj_draw_normal(&s->random);
     if (mean < 0 || mean > s->top_mw)
         return;
-    double low = below(-s->mean_mw / before), room = below((s->top_mw - s->mean_mw) / before) - low;
-    double low_to = below(-mean / spread), room_to = below((s->top_mw - mean) / spread) - low_to;
+    double low = kj_normal_below(-s->mean_mw / before),
+           room = kj_normal_below((s->top_mw - s->mean_mw) / before) - low;
+    double low_to = kj_normal_below(-mean / spread),
+           room_to = kj_normal_below((s->top_mw - mean) / spread) - low_to;
     memcpy(s->proposal, s->theta, s->n * sizeof(*s->theta));
     for (size_t i = 1; i <= fit->columns; i++) {
         if (fit->own_prior[i])
             continue;
-        double u = (below((s->theta[i] - s->mean_mw) / before) - low) / fmax(room, 1e-300);
+        double u = (kj_normal_below((s->theta[i] - s->mean_mw) / before) - low) / fmax(room, 1e-300);
         double z = quantile(low_to + fmin(fmax(u, 0), 1) * room_to);
         s->proposal[i] = fmin(fmax(mean + spread * z, 0), s->top_mw);
     }
@@ -253,8 +245,10 @@ static double variance_of_class(const struct sampler *s)
 {
     double spread = s->levels[s->level].spread_mw;
     double a = -s->mean_mw / spread, b = (s->top_mw - s->mean_mw) / spread;
-    double room = fmax(below(b) - below(a), 1e-300), shift = (density(a) - density(b)) / room;
-    return spread * spread * fmax(1 + (a * density(a) - b * density(b)) / room - shift * shift, 1e-6);
+    double room = fmax(kj_normal_below(b) - kj_normal_below(a), 1e-300),
+           shift = (kj_normal_density(a) - kj_normal_density(b)) / room;
+    return spread * spread *
+           fmax(1 + (a * kj_normal_density(a) - b * kj_normal_density(b)) / room - shift * shift, 1e-6);
 }
 
 /* Which powers the rows would have well past a bound, were they let: something is wrong with what is known.

@@ -5,6 +5,7 @@
  * likeliest grid for the moments between which each update was first seen. Where polls keep step with the
  * sensor, as 20 ms do with 100 ms, that leaves much open, and the sd says so.
  */
+#include "model/normal.h"
 #include "model/parts.h"
 
 #include <math.h>
@@ -39,11 +40,6 @@ struct grid_fit {
     double curve[3]; /* negative second derivatives of the log-likelihood: mm, mh, hh */
 };
 
-static double below(double z)
-{
-    return 0.5 * erfc(-z * M_SQRT1_2);
-}
-
 /* Log-likelihood of one update that lies `to` before the poll that saw it and `from` before the last that did
  * not, in units of jitter; and its derivatives by the time of the update. Farther than three jitters outside
  * of the two, the tail goes on straight: one late update shall not move the grid. */
@@ -51,7 +47,7 @@ static double one_update(double from, double to, double *ret_slope, double *ret_
 {
     double past = from > 3 ? from - 3 : to < -3 ? -3 - to : 0, sign = from > 3 ? 1 : -1;
     from -= sign * past, to -= sign * past;
-    double inside = fmax(below(to) - below(from), 1e-12);
+    double inside = fmax(kj_normal_below(to) - kj_normal_below(from), 1e-12);
     double at_from = exp(-0.5 * from * from) / sqrt(2 * M_PI), at_to = exp(-0.5 * to * to) / sqrt(2 * M_PI);
     double slope = -(at_to - at_from) / inside;
     *ret_slope = slope;

@@ -72,6 +72,7 @@ struct kj_channel {
     double gain_mean;             /* what is left: (reading / gain) / true is about N(gain_mean, gain_sd); 0
                                      counts as 1 */
     double noise_mw;              /* 1 sigma of a reading, 0 unknown */
+    double delay_sd_ns;           /* 1 sigma of delay_ns; 0: not known */
     double limit_mw; /* no board power above, as the sensor reads it, when the run began; 0 unknown */
 };
 

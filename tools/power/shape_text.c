@@ -26,10 +26,10 @@ const char *kj_sensor_kernel_name(enum kj_sensor_kernel kernel)
 
 int kj_shape_format(const struct kj_channel *channel, char *ret_line, size_t size)
 {
-    return snprintf(ret_line, size, "shape,%u,%s,%s,%llu,%.6g,%.6g,%.6g,%.6g\n", channel->id,
+    return snprintf(ret_line, size, "shape,%u,%s,%s,%llu,%.6g,%.6g,%.6g,%.6g,%.6g\n", channel->id,
                     kj_shape_origin_name(channel->shape), kernel_names[channel->kernel],
                     (unsigned long long)channel->delay_ns, channel->gain, channel->gain_mean,
-                    channel->noise_mw, channel->limit_mw);
+                    channel->noise_mw, channel->limit_mw, channel->delay_sd_ns);
 }
 
 static bool real(const char *text, double low, double high, double *ret_value)
@@ -61,6 +61,8 @@ int kj_shape_parse(char *const *fields, size_t count, struct kj_channel *channel
         return -EINVAL;
     if (count < 9 || !real(fields[8], 0, 1e7, &shape.limit_mw)) /* of before there was one */
         shape.limit_mw = 0;
+    if (count < 10 || !real(fields[9], 0, 10e9, &shape.delay_sd_ns))
+        shape.delay_sd_ns = 0;
     shape.shape = (enum kj_shape_origin)source;
     shape.kernel = (enum kj_sensor_kernel)kernel;
     shape.delay_ns = (uint64_t)delay_ns;

@@ -14,7 +14,7 @@
  * Looks at renewals: once the even ones have told period and place of a sensor, some more about the moment
  * when it is next due. A renewal that comes otherwise is seen by the even ones, as before.
  *
- * Each of the two costs no more than a hundredth of one core's time.
+ * Neither closer even looks nor those at one sensor's renewals may take more than a hundredth of one core.
  */
 #ifndef KJ_LOOKS_H
 #define KJ_LOOKS_H

@@ -433,16 +433,19 @@ static void tick(struct kj_recorder *r)
         kj_sampler_flush(r->sampler);
 }
 
+/* True: the root has ended. */
+static bool wait_for_turn(struct kj_recorder *r, struct kj_ending *ret_ending)
+{
+    kj_events_tick_at(r->events, r->sampler ? kj_sampler_next_ns(r->sampler) : kj_mono_ns() + DRAIN_NS);
+    return kj_events_wait(r->events, ret_ending);
+}
+
 int kj_recorder_watch(struct kj_recorder *r)
 {
     struct kj_ending ending = {0};
-    do {
-        kj_events_tick_at(r->events, r->sampler ? kj_sampler_next_ns(r->sampler) : kj_mono_ns() + DRAIN_NS);
-        if (kj_events_wait(r->events, &ending))
-            break;
+    while (!wait_for_turn(r, &ending))
         if (!r->sampler || !kj_sampler_look(r->sampler))
             tick(r);
-    } while (true);
     r->info.end_mono_ns = kj_mono_ns();
     r->info.exited = ending.status_known;
     r->info.exit_status = ending.exit_status;

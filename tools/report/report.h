@@ -56,6 +56,7 @@ struct kj_report_sensor {
     bool counter;
     uint64_t window_ns, period_ns,
         delay_ns;              /* 0: not known; of a counter's window: it sees all of the time */
+    double delay_sd_ns;        /* 1 sigma of delay_ns, as the attribution took it */
     double gain;               /* by the user's own meter; 0 none */
     double gain_mean, gain_sd; /* reading / true, after that */
     double noise_mw;           /* 1 sigma of a reading; 0: unknown */

@@ -26,15 +26,16 @@ json_t *kj_report_sensors_json(const struct kj_report *report)
     json_t *list = json_array();
     for (size_t i = 0; i < report->sensors_count; i++) {
         const struct kj_report_sensor *s = &report->sensors[i];
-        json_array_append_new(
-            list, json_pack("{s:o,s:o,s:o,s:o,s:o,s:b,s:o,s:o,s:I,s:o,s:f,s:f,s:o,s:o,s:o}", "device",
-                            text_or_null(s->device), "source", text_or_null(s->source), "channel",
-                            text_or_null(s->channel), "shape", text_or_null(s->shape), "kernel",
-                            text_or_null(s->kernel), "counter", s->counter, "window_ns",
-                            whole_or_null(s->window_ns), "period_ns", whole_or_null(s->period_ns), "delay_ns",
-                            (json_int_t)s->delay_ns, "gain", real_or_null(s->gain), "gain_mean", s->gain_mean,
-                            "gain_sd", s->gain_sd, "noise_mw", real_or_null(s->noise_mw), "limit_mw",
-                            real_or_null(s->limit_mw), "basis", text_or_null(s->basis)));
+        json_array_append_new(list,
+                              json_pack("{s:o,s:o,s:o,s:o,s:o,s:b,s:o,s:o,s:I,s:f,s:o,s:f,s:f,s:o,s:o,s:o}",
+                                        "device", text_or_null(s->device), "source", text_or_null(s->source),
+                                        "channel", text_or_null(s->channel), "shape", text_or_null(s->shape),
+                                        "kernel", text_or_null(s->kernel), "counter", s->counter, "window_ns",
+                                        whole_or_null(s->window_ns), "period_ns", whole_or_null(s->period_ns),
+                                        "delay_ns", (json_int_t)s->delay_ns, "delay_sd_ns", s->delay_sd_ns,
+                                        "gain", real_or_null(s->gain), "gain_mean", s->gain_mean, "gain_sd",
+                                        s->gain_sd, "noise_mw", real_or_null(s->noise_mw), "limit_mw",
+                                        real_or_null(s->limit_mw), "basis", text_or_null(s->basis)));
     }
     return list;
 }

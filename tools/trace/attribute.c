@@ -288,6 +288,7 @@ static int know_sensor(struct work *work, size_t s)
         say_shape(work, sensor);
     }
     struct kj_sensor *used = &sensor->shape.sensor;
+    used->delay_sd_ns = sensor->shape.delay_sd_ns;
     bool unknown = sensor->gain_source == KJ_TRACE_GAIN_UNKNOWN;
     used->residual_gain = unknown ? KJ_GAIN_UNKNOWN_MEAN : 1;
     if (!source->gain_sd_given)
