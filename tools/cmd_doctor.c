@@ -362,9 +362,9 @@ static json_t *known_ns(uint64_t ns)
     return ns ? json_integer((json_int_t)ns) : json_null();
 }
 
-static json_t *known_mw(double mw)
+static json_t *known_real(double value)
 {
-    return mw > 0 ? json_real(mw) : json_null();
+    return value > 0 ? json_real(value) : json_null();
 }
 
 static json_t *channel_json(const struct doctor *doctor, const struct kj_channel *channel)
@@ -384,10 +384,11 @@ static json_t *channel_json(const struct doctor *doctor, const struct kj_channel
         json_object_set_new(
             row, "shape",
             json_pack(
-                "{s:s, s:s, s:I, s:o, s:f, s:o, s:o}", "from", kj_shape_origin_name(channel->shape), "kernel",
-                kj_sensor_kernel_name(channel->kernel), "delay_ns", (json_int_t)channel->delay_ns, "gain",
+                "{s:s, s:s, s:I, s:o, s:o, s:f, s:o, s:o}", "from", kj_shape_origin_name(channel->shape),
+                "kernel", kj_sensor_kernel_name(channel->kernel), "delay_ns", (json_int_t)channel->delay_ns,
+                "delay_sd_ns", known_real(channel->delay_sd_ns), "gain",
                 channel->gain > 0 ? json_real(channel->gain) : json_null(), "gain_mean", channel->gain_mean,
-                "noise_mw", known_mw(channel->noise_mw), "limit_mw", known_mw(channel->limit_mw)));
+                "noise_mw", known_real(channel->noise_mw), "limit_mw", known_real(channel->limit_mw)));
     return row;
 }
 

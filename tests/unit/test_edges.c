@@ -19,19 +19,21 @@ struct laid {
 };
 /* In the middle, to one side, near and far in a tail, looks close and far apart, a look that saw it late. */
 static const struct laid cases[] = {
-    {0, 1e6, -8e6, 8e6},       {0, 1e6, -0.5e6, 0.7e6},   {0, 1e6, 1.2e6, 9e6},      {0, 1e6, 3e6, 90e6},
-    {0, 1e6, -90e6, -3e6},     {0, 1e5, -16e6, 2e4},      {5e9, 1e6, 5e9 - 1e5, 5e9}, {0, 1e5, 3.5e5, 90e6},
-    {0, 1e5, -90e6, -3.5e5},
+    {0, 1e6, -8e6, 8e6},        {0, 1e6, -0.5e6, 0.7e6}, {0, 1e6, 1.2e6, 9e6},
+    {0, 1e6, 3e6, 90e6},        {0, 1e6, -90e6, -3e6},   {0, 1e5, -16e6, 2e4},
+    {5e9, 1e6, 5e9 - 1e5, 5e9}, {0, 1e5, 3.5e5, 90e6},   {0, 1e5, -90e6, -3.5e5},
 };
 
 /* Mean, and how long it is past at t on average, by the middle rule over where the density is. */
 static void sum_up(const struct laid *c, double t_ns, double *ret_mean_ns, double *ret_passed_ns)
 {
-    double low = fmax(c->after_ns, c->place_ns - 9 * c->sd_ns), high = fmin(c->seen_ns, c->place_ns + 9 * c->sd_ns);
+    double low = fmax(c->after_ns, c->place_ns - 9 * c->sd_ns),
+           high = fmin(c->seen_ns, c->place_ns + 9 * c->sd_ns);
     double weight = 0, mean = 0, passed = 0;
     int steps = 400000;
     for (int i = 0; i < steps; i++) {
-        double at = low + (high - low) * (i + 0.5) / steps, p = kj_normal_density((at - c->place_ns) / c->sd_ns);
+        double at = low + (high - low) * (i + 0.5) / steps,
+               p = kj_normal_density((at - c->place_ns) / c->sd_ns);
         weight += p, mean += p * (at - c->place_ns), passed += p * fmax(t_ns - at, 0);
     }
     *ret_mean_ns = c->place_ns + mean / weight;
