@@ -84,6 +84,15 @@ static void test_what_is_unseen(void **state)
     for (size_t k = 0; k < KJ_EDGE_NODES; k++)
         square += weight[k] * at_ns[k] * at_ns[k];
     assert_true(fabs(sqrt(square) / hypot(2e5 / sqrt(12), 1e6) - 1) < 0.05);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases);
+         i++) { /* and leaves the mean where the looks have it */
+        const struct laid *c = &cases[i];
+        struct kj_edge seen = kj_edge_between(c->place_ns, c->sd_ns, c->after_ns, c->seen_ns, 0),
+                       blurred = kj_edge_between(c->place_ns, c->sd_ns, c->after_ns, c->seen_ns, 2e6);
+        assert_true(fabs(seen.mean_ns - blurred.mean_ns) < 1);
+    }
+    edge = kj_edge_between(7, 1e6, 0, 0, 2e6);
+    assert_true(fabs(edge.mean_ns - 7) < 1);
     edge = kj_edge_between(7, 1e6, 0, 0, 0);
     assert_true(fabs(edge.mean_ns - 7) < 1);
     edge = kj_edge_between(0, 1e5, 5e6, 7e6, 0);

@@ -178,6 +178,10 @@ static void collect_row(struct fit *fit, const struct kj_row *row, const struct 
     for (size_t i = 0; i < fit->n; i++)
         chain->white[i] = (chain->x[i] - carried * chain->white[i]) / chain->scale;
     chain->y_white = (row->mw - carried * chain->y_white) / chain->scale;
+    double off = chain->y_white;
+    for (size_t i = 0; i < fit->n; i++)
+        off -= chain->white[i] * fit->m[i];
+    fit->minus2_log += off * off + 2 * log(chain->scale);
     chain->residual = residual, chain->variance = variance, chain->window_ns = window_ns;
     noise->rows++;
     noise->residual2 += residual * residual;
@@ -192,6 +196,7 @@ static void clear(struct fit *fit)
     for (size_t b = 0; b < KJ_BLOCKS; b++)
         moments_clear(&fit->blocks[b], fit->n);
     moments_clear(&fit->all, fit->n);
+    fit->minus2_log = 0;
     for (size_t s = 0; s < fit->input->series_count; s++) {
         struct kj_noise *noise = &fit->noise[s];
         memset(noise->features, 0, sizeof(noise->features));

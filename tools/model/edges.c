@@ -36,19 +36,32 @@ static void complete(struct kj_edge *edge)
         edge->place_ns + edge->sd_ns * (kj_normal_density(a) - kj_normal_density(b)) / edge->inside;
 }
 
-/* What is unseen widens the room between the looks as it would a box, in variance. */
-struct kj_edge kj_edge_between(double place_ns, double sd_ns, double after_ns, double seen_ns,
-                               double unseen_ns)
+static struct kj_edge cut_off(double place_ns, double sd_ns, double after_ns, double seen_ns)
 {
-    struct kj_edge edge = {.place_ns = place_ns, .sd_ns = fmax(hypot(sd_ns, unseen_ns), 1)};
+    struct kj_edge edge = {.place_ns = place_ns, .sd_ns = fmax(sd_ns, 1)};
     bool seen = after_ns < seen_ns;
-    double room_ns = seen_ns - after_ns,
-           wider_ns = (sqrt(room_ns * room_ns + 12 * unseen_ns * unseen_ns) - room_ns) / 2;
-    after_ns -= wider_ns, seen_ns += wider_ns;
     edge.after_ns = seen ? after_ns : place_ns - FAR * edge.sd_ns;
     edge.seen_ns = seen ? seen_ns : place_ns + FAR * edge.sd_ns;
     complete(&edge);
     return edge;
+}
+
+/* The looks say when the value appeared. What is unseen comes between that and the edge: it adds to the
+ * variance, as if it widened the room between the looks like a box, and leaves the mean where it was. Were it
+ * to move the mean, each edge would lie elsewhere on its grid by what only its looks happened to be, and a
+ * window that looks longer and did not hold more would seem to end where next to nothing is drawn. */
+struct kj_edge kj_edge_between(double place_ns, double sd_ns, double after_ns, double seen_ns,
+                               double unseen_ns)
+{
+    struct kj_edge appeared = cut_off(place_ns, sd_ns, after_ns, seen_ns);
+    if (unseen_ns <= 0)
+        return appeared;
+    if (after_ns >= seen_ns)
+        return cut_off(place_ns, hypot(sd_ns, unseen_ns), after_ns, seen_ns);
+    double room_ns = seen_ns - after_ns,
+           wider_ns = (sqrt(room_ns * room_ns + 12 * unseen_ns * unseen_ns) - room_ns) / 2;
+    struct kj_edge edge = cut_off(place_ns, hypot(sd_ns, unseen_ns), after_ns - wider_ns, seen_ns + wider_ns);
+    return kj_edge_moved(&edge, appeared.mean_ns - edge.mean_ns);
 }
 
 struct kj_edge kj_edge_moved(const struct kj_edge *edge, double by_ns)

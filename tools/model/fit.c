@@ -21,7 +21,9 @@ enum {
  * from nothing to twice the mean, whose sd is 0.58 of it; 0.9, cut off there, has 0.53. A limit that is known
  * cuts off, and must not make anything less sure. */
 #define SPREAD_OF_MEAN 0.9
-#define SPREAD_WEIGHT  6.0  /* as many classes as that prior counts, here */
+#define SPREAD_WEIGHT  6.0 /* as many classes as that prior counts, here */
+#define PLACE_FAR      0.8 /* sds of a series from where it was expected: looked at from the other side too, */
+#define PLACE_OTHER    1.5  /* at most so many from there */
 #define WARMING_SD     0.03 /* relative change of power from the middle of the run to its end */
 #define TOTAL_SD       0.02 /* of the run as one equation: another sensor's gain, durations */
 #define JITTER_OPEN                                                                                          \
@@ -199,13 +201,32 @@ static void set_levels(struct fit *fit, const struct kj_model_result *result)
     fit->top_mw = fit->limit_mw - fmax(fit->idle_mw - fit->idle_spread_mw, 0);
     fit->mean_mw = fmax(busy_mw - fit->idle_mw, 0.02 * busy_mw + 1000);
     fit->first_spread_mw = SPREAD_OF_MEAN * fit->mean_mw;
+    set_total(fit, result);
+}
+
+/* As nothing of the rows were known; each series `times` what is not known of its place from where it seems
+ * to be. */
+static void begin_at(struct fit *fit, const double *times)
+{
+    fit->mean_mw = fit->first_spread_mw / SPREAD_OF_MEAN;
     fit->spread_mw = fit->first_spread_mw;
     fit->widening = 1;
+    memset(fit->m, 0, fit->n * sizeof(*fit->m));
     fit->m[0] = fit->idle_mw;
     for (size_t i = 1; i <= fit->columns; i++)
         fit->m[i] = fmin(fit->mean_mw, kj_fit_top(fit, i));
+    for (size_t s = 0; s < fit->input->series_count; s++) {
+        struct kj_noise *noise = &fit->noise[s];
+        fit->shift[s] = (struct kj_shift){.middle_ns = times ? times[s] * fit->grid_sd_ns[s] : 0,
+                                          .sd_ns = fit->grid_sd_ns[s],
+                                          .unseen_ns = KJ_UNSEEN_NS};
+        *noise = (struct kj_noise){.share = {1e-4, 9e-4, 1},
+                                   .unseen_ns = KJ_UNSEEN_NS,
+                                   .jitter_ns = noise->jitter_most_ns,
+                                   .jitter_most_ns = noise->jitter_most_ns,
+                                   .jitter_least_ns = noise->jitter_least_ns};
+    }
     set_priors(fit);
-    set_total(fit, result);
 }
 
 static bool open_series(struct fit *fit)
@@ -226,13 +247,9 @@ static bool open_series(struct fit *fit)
         delay_sd_ns = delay_sd_ns > 0 ? fmax(delay_sd_ns, SHIFT_LEAST_NS) : KJ_DELAY_UNKNOWN_SD_NS;
         fit->grid_sd_ns[s] = hypot(grid.sd_ns, delay_sd_ns);
         fit->stretch_sd_ns[s] = hypot(grid.stretch_sd_ns, SHIFT_LEAST_NS);
-        fit->shift[s] = (struct kj_shift){.sd_ns = fit->grid_sd_ns[s], .unseen_ns = KJ_UNSEEN_NS};
         double jitter_least_ns = grid.jitter_sd > JITTER_OPEN ? SHIFT_LEAST_NS : grid.jitter_ns;
-        fit->noise[s] = (struct kj_noise){.share = {1e-4, 9e-4, 1},
-                                          .unseen_ns = KJ_UNSEEN_NS,
-                                          .jitter_ns = grid.jitter_ns,
-                                          .jitter_most_ns = grid.jitter_ns,
-                                          .jitter_least_ns = jitter_least_ns};
+        fit->noise[s].jitter_most_ns = grid.jitter_ns;
+        fit->noise[s].jitter_least_ns = jitter_least_ns;
     }
     return true;
 }
@@ -267,8 +284,10 @@ bool kj_fit_open(struct fit *fit, const struct kj_model_input *input, const stru
     for (size_t b = 0; ok && b < KJ_BLOCKS; b++)
         ok = open_moments(&fit->blocks[b], n);
     ok = ok && open_series(fit);
-    if (ok)
+    if (ok) {
         set_levels(fit, result);
+        begin_at(fit, NULL);
+    }
     return ok;
 }
 
@@ -380,20 +399,16 @@ static int collect(struct fit *fit, const double *windows_ns)
 }
 
 /* Powers, noise and the series' places in time, in turn: the effect of a shift depends on the powers. */
-int kj_fit_all(struct fit *fit, enum kj_model_method method, const double *windows_ns, bool *ret_solved)
+static int settle(struct fit *fit, const double *windows_ns, bool *ret_solved)
 {
     double widest_ns = 0;
-    int status = 0;
     for (size_t s = 0; s < fit->input->series_count; s++)
         widest_ns = fmax(widest_ns, fit->grid_sd_ns[s]);
-    fit->plain = method != KJ_MODEL_BAYES;
-    for (size_t s = 0; fit->plain && s < fit->input->series_count; s++)
-        fit->shift[s] = (struct kj_shift){0}; /* it takes updates for where they seem to be */
     *ret_solved = true;
     for (size_t round = 0; *ret_solved && round < SHIFT_ROUNDS; round++) {
         fit->probe_ns =
             !fit->plain && round ? fmin(fmax(2 * widest_ns * pow(0.6, (double)round - 1), 2e5), 5e6) : 0;
-        status = collect(fit, windows_ns);
+        int status = collect(fit, windows_ns);
         if (status)
             return status;
         if (fit->plain) {
@@ -407,6 +422,64 @@ int kj_fit_all(struct fit *fit, enum kj_model_method method, const double *windo
         if (*ret_solved && fit->probe_ns > 0)
             move_series(fit);
     }
+    return 0;
+}
+
+/* -2 log of how likely the rows are at the powers and places that were settled for, and these before them. */
+static int unlikeliness(struct fit *fit, const double *windows_ns, double *ret_minus2_log)
+{
+    int status = collect(fit, windows_ns);
+    *ret_minus2_log = fit->minus2_log;
+    for (size_t s = 0; s < fit->input->series_count; s++)
+        *ret_minus2_log += pow(fit->shift[s].middle_ns / fit->grid_sd_ns[s], 2) +
+                           pow(fit->shift[s].stretch_ns / fit->stretch_sd_ns[s], 2);
+    for (size_t i = 1; i <= fit->columns; i++)
+        if (!fit->own_prior[i])
+            *ret_minus2_log += pow((fit->m[i] - fit->mean_mw) / fit->spread_mw, 2);
+    return status;
+}
+
+/* Whether a series ends far from where it was expected; and for all, as far on the other side. */
+static bool ends_far(const struct fit *fit, double *ret_times)
+{
+    bool far = false;
+    for (size_t s = 0; s < fit->input->series_count; s++) {
+        double times = fit->shift[s].middle_ns / fit->grid_sd_ns[s];
+        ret_times[s] = -bounded(times, PLACE_OTHER);
+        far = far || fabs(times) > PLACE_FAR;
+    }
+    return far;
+}
+
+/* Where kernels and a sensor's period make a pattern that comes back after milliseconds, a series lies well,
+ * as it seems, in more than one place. It starts again from the other side; the likelier stays. */
+static int settle_best(struct fit *fit, const double *windows_ns, bool *ret_solved)
+{
+    double *times = calloc(fit->input->series_count + 1, sizeof(*times)), first, other;
+    int status = times ? settle(fit, windows_ns, ret_solved) : -ENOMEM;
+    if (!status && *ret_solved && !fit->plain && ends_far(fit, times)) {
+        status = unlikeliness(fit, windows_ns, &first);
+        begin_at(fit, times);
+        status = status ? status : settle(fit, windows_ns, ret_solved);
+        status = status ? status : unlikeliness(fit, windows_ns, &other);
+        if (!status && (!*ret_solved || other > first)) {
+            begin_at(fit, NULL);
+            status = settle(fit, windows_ns, ret_solved);
+        }
+    }
+    free(times);
+    return status;
+}
+
+int kj_fit_all(struct fit *fit, enum kj_model_method method, const double *windows_ns, bool *ret_solved)
+{
+    fit->plain = method != KJ_MODEL_BAYES;
+    begin_at(fit, NULL);
+    for (size_t s = 0; fit->plain && s < fit->input->series_count; s++)
+        fit->shift[s] = (struct kj_shift){0}; /* it takes updates for where they seem to be */
+    int status = settle_best(fit, windows_ns, ret_solved);
+    if (status || fit->plain)
+        return status;
     /* Once more about the mean of what may be, rather than about its peak. */
     double *draws = NULL;
     for (size_t round = 0; *ret_solved && round < 2; round++) {

@@ -58,6 +58,7 @@ struct fit {
     struct moments blocks[KJ_BLOCKS]; /* of the rows of each part of the run */
     double widening; /* of the noise's variance: rows err together where the model is wrong */
     size_t rows;
+    double minus2_log;                      /* of how likely the rows were at fit->m, but for a constant */
     double total_mw, total_sd_mw, *total_x; /* the run as one more equation; sd 0: not known */
     double mean_mw, spread_mw;              /* of the prior of a class's dynamic power, at the moment */
     double first_spread_mw;                 /* what it is before the data */

@@ -16,7 +16,9 @@
 #define JITTER_LOG_SD  0.7 /* of what is known of that before */
 #define JITTER_STEP    0.23
 #define JITTER_OFF_NS  3e6
-#define GRID_OFF_SHARE 0.1 /* of the updates may miss the grid before it is not believed */
+#define LOOKS_APART    2
+#define SETTLED        1e-3 /* of a jitter: Newton's steps are at their end */
+#define GRID_OFF_SHARE 0.1  /* of the updates may miss the grid before it is not believed */
 
 static int by_value(const void *a, const void *b)
 {
@@ -55,7 +57,7 @@ static double one_update(double from, double to, double *ret_slope, double *ret_
     return log(inside) - fabs(slope) * past;
 }
 
-/* Newton's steps on a concave function. Returns the log-likelihood. */
+/* Newton's steps on a concave function, at most so many. Returns the log-likelihood. */
 static double improve(struct grid_fit *fit, double jitter_ns, size_t steps)
 {
     double sum = 0;
@@ -72,31 +74,41 @@ static double improve(struct grid_fit *fit, double jitter_ns, size_t steps)
         }
         double ridge = 1e-4 * (double)fit->count / (jitter_ns * jitter_ns);
         double a = c[0] + ridge, d = c[2] + ridge, determinant = a * d - c[1] * c[1];
-        if (step == steps)
+        double middle_ns = fmin(fmax((d * gm - c[1] * gh) / determinant, -2 * jitter_ns), 2 * jitter_ns);
+        double half_ns = fmin(fmax((a * gh - c[1] * gm) / determinant, -2 * jitter_ns), 2 * jitter_ns);
+        if (step == steps || fmax(fabs(middle_ns), fabs(half_ns)) < SETTLED * jitter_ns)
             break;
-        fit->middle_ns += fmin(fmax((d * gm - c[1] * gh) / determinant, -2 * jitter_ns), 2 * jitter_ns);
-        fit->half_ns += fmin(fmax((a * gh - c[1] * gm) / determinant, -2 * jitter_ns), 2 * jitter_ns);
+        fit->middle_ns += middle_ns;
+        fit->half_ns += half_ns;
     }
     return sum;
 }
 
 /* The likeliest grid, coarse to fine; and the jitter, from how well each explains the looks, the grid's place
  * and length integrated out (Laplace), for they take up some of it. *ret_sd: relative, of the jitter. Looks
- * that are far apart say little of it, and then it is the usual. */
+ * that are far apart say little of it, and then it is the usual. Some sensors keep their grid to a clock's
+ * tick; less than the nearest looks leave open about the grid is not looked at, for there all are as likely.
+ */
 static double likeliest(struct grid_fit *fit, double look_ns, double usual_ns, double *ret_sd)
 {
-    enum { JITTERS = 13 };
+    enum { LESS_MOST = 16, MORE = 6, JITTERS = LESS_MOST + 1 + MORE };
+    double nearest = 0; /* looks per ns about where the grid may lie */
+    for (size_t i = 0; i < fit->count; i++)
+        nearest += 1 / (fit->updates[i].seen_ns - fit->updates[i].after_ns);
+    double least_ns = fmin(LOOKS_APART / nearest, usual_ns);
+    size_t least = LESS_MOST - (size_t)fmin(log(usual_ns / least_ns) / JITTER_STEP, LESS_MOST);
     double found[JITTERS], best = -INFINITY, sum = 0, mean = 0, square = 0;
     for (double blur_ns = fmax(look_ns, usual_ns); blur_ns > 1.5 * usual_ns; blur_ns *= 0.6)
         improve(fit, blur_ns, 4);
-    for (size_t k = 0; k < JITTERS; k++) {
-        double log_times = ((double)k - JITTERS / 2) * JITTER_STEP, z = log_times / JITTER_LOG_SD;
+    for (size_t k = JITTERS; k-- > least;) { /* the narrow peak of a small one is found from the wide ones */
+        double log_times = ((double)k - LESS_MOST) * JITTER_STEP, z = log_times / JITTER_LOG_SD;
         found[k] = improve(fit, usual_ns * exp(log_times), 12) - 0.5 * z * z;
-        found[k] -= 0.5 * log(fmax(fit->curve[0] * fit->curve[2] - fit->curve[1] * fit->curve[1], 1e-300));
+        double curve = fit->curve[0] * fit->curve[2] - fit->curve[1] * fit->curve[1];
+        found[k] -= 0.5 * log(fmax(curve, pow(look_ns, -4))); /* no wider than the looks */
         best = fmax(best, found[k]);
     }
-    for (size_t k = 0; k < JITTERS; k++) {
-        double log_times = ((double)k - JITTERS / 2) * JITTER_STEP, weight = exp(found[k] - best);
+    for (size_t k = least; k < JITTERS; k++) {
+        double log_times = ((double)k - LESS_MOST) * JITTER_STEP, weight = exp(found[k] - best);
         sum += weight, mean += weight * log_times, square += weight * log_times * log_times;
     }
     mean /= sum;
