@@ -228,7 +228,7 @@ uint32_t kj_activity_make(struct kj_ledger_header *ledger, uint8_t kind, uint16_
         return 0;
     uint64_t begun_ns = kj_now_ns();
     uint32_t row = find_slowly(ledger, kind, device, kj_self.role, shape, hash, ret_first);
-    kj_self_time_add(ledger, kj_now_ns() - begun_ns); /* too rare, and too long, for the samples */
+    kj_governor_made(ledger, kj_now_ns() - begun_ns);
     return row;
 }
 

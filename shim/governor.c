@@ -14,7 +14,8 @@
  */
 #include "shim.h"
 
-#define SAMPLE_MOST_NS 20000
+#define SAMPLE_MOST_NS 20000   /* one call, or one pair that is asked about */
+#define MAKE_MOST_NS   1000000 /* a row of its own for a new kernel */
 /* What a burst may cost. The first is on credit, later ones are saved for: a second's worth of the budget, by
  * default 10 ms, and more where that would not last BURST_NS, for power sensors average over 25 to 100 ms and
  * only windows that lie within a burst tell of its kernels; yet never so much that bursts become rare. */
@@ -47,6 +48,23 @@ void kj_governor_start(uint64_t now_ns)
     atomic_store(&kj_event_ns, KJ_EVENT_GUESS_NS);
     atomic_fetch_add(&kj_timing_epoch, 1);
     atomic_store(&kj_timing_on, kj_config.events ? KJ_TIME_ALL : KJ_TIME_NONE);
+}
+
+static void stretch(struct kj_ledger_header *ledger, uint64_t took_ns, uint64_t most_ns)
+{
+    /* What the scheduler gave to others meanwhile is not the shim's: one such hiccup would end a burst, and
+     * be paid back for seconds. */
+    kj_self_time_add(ledger, took_ns < most_ns ? took_ns : most_ns);
+}
+
+void kj_governor_harvested(struct kj_ledger_header *ledger, uint64_t took_ns, unsigned looked)
+{
+    stretch(ledger, took_ns, SAMPLE_MOST_NS * ((uint64_t)looked + 1));
+}
+
+void kj_governor_made(struct kj_ledger_header *ledger, uint64_t took_ns)
+{
+    stretch(ledger, took_ns, MAKE_MOST_NS);
 }
 
 void kj_governor_sample(struct kj_ledger_header *ledger, int64_t took_ns, uint32_t stands_for)

@@ -240,6 +240,9 @@ void kj_governor_start(uint64_t now_ns);
 void kj_governor_resume(void); /* CUPTI has left: event pairs again, from a burst on */
 /* The shim's time in one launch, for as many launches as it stands for. */
 void kj_governor_sample(struct kj_ledger_header *ledger, int64_t took_ns, uint32_t stands_for);
+/* Its time in what comes too seldom for samples: asking about pairs, making a row for a new kernel. */
+void kj_governor_harvested(struct kj_ledger_header *ledger, uint64_t took_ns, unsigned looked);
+void kj_governor_made(struct kj_ledger_header *ledger, uint64_t took_ns);
 void kj_governor_tick(struct kj_ledger_header *ledger, uint64_t now_ns);
 
 /* ---- delays that the user asked for (walk.c)

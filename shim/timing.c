@@ -277,8 +277,9 @@ static void pass_gap_on(struct kj_timing *timing, const struct kj_pair *pair, un
         atomic_store_explicit(&timing->gap, true, memory_order_relaxed);
 }
 
-/* Frees what is finished of the oldest `most` pairs (0: of all), in the order of their launches. */
-static void collect(struct kj_ledger_header *ledger, struct kj_context *context, unsigned most)
+/* Frees what is finished of the oldest `most` pairs (0: of all), in the order of their launches. Returns at
+ * how many it looked. */
+static unsigned collect(struct kj_ledger_header *ledger, struct kj_context *context, unsigned most)
 {
     struct kj_timing *timing = kj_context_timing(context);
     CUstream behind[16]; /* streams whose oldest pair is unfinished */
@@ -308,6 +309,7 @@ static void collect(struct kj_ledger_header *ledger, struct kj_context *context,
             timing->pending[(timing->head + kept - 1 - i) % KJ_PAIRS_CAP];
     timing->head = (timing->head + looked - kept) % KJ_PAIRS_CAP;
     timing->count = count - (looked - kept);
+    return looked;
 }
 
 void kj_timing_harvest(struct kj_ledger_header *ledger, struct kj_context *context, unsigned most)
@@ -322,7 +324,7 @@ void kj_timing_harvest(struct kj_ledger_header *ledger, struct kj_context *conte
     if (kj_driver.cuThreadExchangeStreamCaptureMode)
         kj_driver.cuThreadExchangeStreamCaptureMode(&mode);
     uint32_t first = timing->free_count;
-    collect(ledger, context, most);
+    unsigned looked = collect(ledger, context, most);
     /* Only now: the later of them have told best where the earlier ones lie on the host's clock. */
     for (uint32_t i = first; i < timing->free_count; i++)
         if (timing->pairs[timing->free[i]].seen)
@@ -333,7 +335,7 @@ void kj_timing_harvest(struct kj_ledger_header *ledger, struct kj_context *conte
         kj_driver.cuThreadExchangeStreamCaptureMode(&mode);
     kj_self.inside = false;
     unlock(timing);
-    kj_self_time_add(ledger, kj_now_ns() - begun_ns);
+    kj_governor_harvested(ledger, kj_now_ns() - begun_ns, looked);
 }
 
 bool kj_timing_is_idle(const struct kj_context *context)
