@@ -297,7 +297,9 @@ void kj_calibration_apply(const struct kj_calibration *calibration, struct kj_ch
         channel->window_ns = whole_ns(shape->window_ns.value);
         channel->period_ns = whole_ns(shape->period_ns.value);
         channel->delay_ns = whole_ns(shape->delay_ns.value);
-        channel->delay_sd_ns = (shape->delay_ns.high - shape->delay_ns.low) / (2 * KJ_Z90);
+        /* The wider side: a delay of next to nothing has none below it. */
+        const struct kj_range *delay = &shape->delay_ns;
+        channel->delay_sd_ns = fmax(delay->high - delay->value, delay->value - delay->low) / KJ_Z90;
         channel->noise_mw = sensor->counter ? 0 : shape->noise_mw;
         kj_text(channel->basis, sizeof(channel->basis),
                 "shape measured on this board by kjoule calibrate, %.10s; %s", calibration->date, gain);
