@@ -30,7 +30,11 @@ struct kj_tree_process {
     __u32 parent;
     __u32 seeded; /* put in by the loader, which does not know how many threads it has: never removed */
     __s64 threads;
-    __u64 first;              /* the task structure that bears its number; 0: not seen yet */
+    __u64 first;         /* the task structure that bears its number; 0: not seen yet */
+    __u64 left, left_ns; /* the one that bore it before another thread's exec, and has its last switch yet
+                            to make; its sum as counted */
+    __u32 first_gone;    /* it has made that switch */
+    __u32 reserved;
     char name[KJ_COMM_BYTES]; /* as at its exec, or as its parent's */
 };
 

@@ -36,6 +36,22 @@ static __always_inline __u64 runtime_of(const void *task, const struct kj_tree_t
     return runtime_ns;
 }
 
+static __always_inline __u64 account_task(struct kj_cpu_slot *slot, const void *task, struct task_ids ids,
+                                          struct kj_tree_process *process, __u64 slice_ns)
+{
+    __u32 number = offset_runtime ? number_of(ids, task, process) : ids.tid;
+    if (!number) {
+        leave_out(slot);
+        return 0;
+    }
+    if (offset_runtime && process->left == (__u64)task)
+        return account_left(slot, ids, process, runtime_of(task, NULL, 0));
+    struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &number);
+    if (!thread)
+        thread = meet_thread((struct task_ids){number, ids.tgid}, task + offset_comm, process);
+    return account_thread(slot, thread, runtime_of(task, thread, slice_ns), slice_ns);
+}
+
 /* Copies the structure of one known task, in which the loader looks for what it knows. */
 SEC("raw_tp/sched_switch")
 int copy_example(struct bpf_raw_tracepoint_args *context)
@@ -65,13 +81,8 @@ int raw_on_switch(struct bpf_raw_tracepoint_args *context)
         slot->idle_ns += slice_ns;
     } else if (!process) {
         slot->others_ns += slice_ns;
-    } else if (!offset_runtime || !has_changed_numbers(ids, task, process)) {
-        struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &ids.tid);
-        if (!thread)
-            thread = meet_thread(ids, task + offset_comm, process);
-        slot->tree_ns += account_thread(slot, thread, runtime_of(task, thread, slice_ns), slice_ns);
     } else {
-        leave_out(slot);
+        slot->tree_ns += account_task(slot, task, ids, process, slice_ns);
     }
     end_switch(slot, ids_of((const void *)context->args[2]));
     return 0;
@@ -112,7 +123,9 @@ int raw_on_free(struct bpf_raw_tracepoint_args *context)
     struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &ids.tid);
     if (!process)
         return 0;
-    if (has_changed_numbers(ids, task, process)) { /* the row is that of the thread that execs */
+    bool changed = number_of(ids, task, process) != ids.tid;
+    task_gone(task, process);
+    if (changed) { /* the row is that of the thread that execs */
         leave_tree(ids.tgid, process);
         return 0;
     }

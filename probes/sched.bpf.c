@@ -26,16 +26,20 @@ static __always_inline __u64 account_task(struct kj_cpu_slot *slot, struct task_
                                           __u64 slice_ns)
 {
     bool dead = is_dead(task);
-    if (has_changed_numbers(ids, task, process)) {
+    __u32 number = number_of(ids, task, process);
+    if (!number) {
         leave_out(slot);
         return 0;
     }
-    struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &ids.tid);
+    __u64 runtime_ns = task->se.sum_exec_runtime;
+    if (process->left == (__u64)task)
+        return account_left(slot, ids, process, runtime_ns);
+    struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &number);
     if (!thread)
-        thread = meet_thread(ids, task->comm, process);
-    __u64 more_ns = account_thread(slot, thread, task->se.sum_exec_runtime, slice_ns);
-    if (thread)
-        thread->state = dead ? KJ_THREAD_DEAD : KJ_THREAD_LIVE;
+        thread = meet_thread((struct task_ids){number, ids.tgid}, task->comm, process);
+    __u64 more_ns = account_thread(slot, thread, runtime_ns, slice_ns);
+    if (thread && number == ids.tid) /* or the row goes on, as the thread's that execs */
+        thread->state = dead && !may_be_taken(ids, process) ? KJ_THREAD_DEAD : KJ_THREAD_LIVE;
     return more_ns;
 }
 
@@ -55,8 +59,10 @@ int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_stru
             slot->others_ns += slice_ns;
         } else {
             slot->tree_ns += account_task(slot, prev, ids, process, slice_ns);
-            if (is_dead(prev))
+            if (is_dead(prev)) {
+                task_gone(prev, process);
                 leave_tree(ids.tgid, process);
+            }
         }
     }
     end_switch(slot, ids_of(next));

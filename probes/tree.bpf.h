@@ -104,14 +104,17 @@ static __always_inline void add_cycles(struct kj_cpu_slot *slot, struct kj_tree_
 
 /* A thread that execs changes numbers with the first one, which may have its last switch yet to make, and may
  * itself wait for the new program to be read before the tracepoint of its exec tells of it. Neither's sum may
- * go to the other's row: the one that execs has all of its own accounted at its next switch after that. */
-static __always_inline bool has_changed_numbers(struct task_ids ids, const void *task,
-                                                struct kj_tree_process *process)
+ * go to the other's row. Returns the number of the row that a task's time belongs to; 0: of the one that
+ * execs, whose time is all accounted at its next switch after that. */
+static __always_inline __u32 number_of(struct task_ids ids, const void *task, struct kj_tree_process *process)
 {
-    bool first = ids.tid == ids.tgid;
-    if (first && !process->first)
-        process->first = (__u64)task;
-    return first != (process->first == (__u64)task);
+    __u64 own = (__u64)task;
+    if (ids.tid == ids.tgid) {
+        if (!process->first)
+            process->first = own;
+        return process->first == own ? ids.tid : 0;
+    }
+    return process->first == own || process->left == own ? ids.tgid : ids.tid;
 }
 
 /* A row without a past. The name lies in the kernel. */
@@ -160,10 +163,46 @@ static __always_inline __u64 account_thread(struct kj_cpu_slot *slot, struct kj_
     return more_ns;
 }
 
+/* The last of a first thread whose number another one's exec has taken: its row goes on as that one's, which
+ * has another sum. */
+static __always_inline __u64 account_left(struct kj_cpu_slot *slot, struct task_ids ids,
+                                          struct kj_tree_process *process, __u64 runtime_ns)
+{
+    struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &ids.tgid);
+    __u64 more_ns = runtime_ns > process->left_ns ? runtime_ns - process->left_ns : 0;
+    if (count_cycles)
+        add_cycles(slot, thread);
+    process->left_ns = runtime_ns;
+    if (thread)
+        __sync_fetch_and_add(&thread->ns, more_ns);
+    return more_ns;
+}
+
+/* Nothing of this task comes any more: another that is given its memory is not it. */
+static __always_inline void task_gone(const void *task, struct kj_tree_process *process)
+{
+    if (process->left == (__u64)task)
+        process->left = 0;
+    if (process->first == (__u64)task)
+        process->first_gone = 1;
+}
+
+/* The number of a first thread that ends before the others: one of those may exec yet, and its row goes on.
+ * Were it told as dead meanwhile, its sum would count twice. */
+static __always_inline bool may_be_taken(struct task_ids ids, const struct kj_tree_process *process)
+{
+    return ids.tid == ids.tgid && process->threads > !process->seeded;
+}
+
 static __always_inline void leave_tree(__u32 tgid, struct kj_tree_process *process)
 {
     __sync_fetch_and_add(&process->threads, -1);
-    if (!process->seeded && process->threads <= 0)
+    if (process->threads > 0)
+        return;
+    struct kj_tree_thread *first = bpf_map_lookup_elem(&threads, &tgid);
+    if (first && process->first_gone)
+        first->state = KJ_THREAD_DEAD;
+    if (!process->seeded)
         bpf_map_delete_elem(&processes, &tgid);
 }
 
@@ -193,6 +232,12 @@ static __always_inline void follow_exec(struct task_ids ids, __u32 before, const
     struct kj_tree_process *process = bpf_map_lookup_elem(&processes, &ids.tgid);
     if (!process)
         return;
+    struct kj_tree_thread *first = bpf_map_lookup_elem(&threads, &ids.tid);
+    if (before != ids.tid) {
+        process->left_ns = first ? first->runtime_ns : 0;
+        process->left = process->first_gone || process->first == (__u64)task ? 0 : process->first;
+        process->first_gone = 0;
+    }
     process->first = (__u64)task;
     bpf_probe_read_kernel(process->name, KJ_COMM_BYTES, comm);
     struct kj_tree_thread *thread = bpf_map_lookup_elem(&threads, &before);
@@ -203,7 +248,7 @@ static __always_inline void follow_exec(struct task_ids ids, __u32 before, const
     if (before == ids.tid)
         return;
     /* Its row ends under the old number, and the first thread's goes on from here with its sum. */
-    struct kj_tree_thread *first = bpf_map_lookup_elem(&threads, &ids.tid), moved = *thread;
+    struct kj_tree_thread moved = *thread;
     thread->state = KJ_THREAD_DEAD;
     moved.state = KJ_THREAD_LIVE;
     moved.ns = first ? first->ns : 0;
