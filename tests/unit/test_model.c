@@ -62,7 +62,7 @@ static void test_two_kernels(void **state)
     assert_int_equal(r->classes[0].energy.energy_uj, 560000000); /* two fifths: it cannot know better */
     assert_true(r->classes[0].energy.low_uj <= 320000000 && r->classes[0].energy.high_uj >= 320000000);
     assert_true(r->classes[1].energy.low_uj <= 1080000000 && r->classes[1].energy.high_uj >= 1080000000);
-    assert_int_equal(r->classes[0].method, KJ_ESTIMATED);
+    assert_int_equal(r->classes[0].method, KJ_MODELLED);
     kj_model_result_free(r);
 }
 

@@ -196,7 +196,9 @@ static void share_out(const struct kj_model_input *input, struct kj_model_result
         class->dynamic.energy_uj -= static_uj;
         class->dynamic.low_uj = class->dynamic.low_uj > static_uj ? class->dynamic.low_uj - static_uj : 0;
         class->dynamic.high_uj -= static_uj < class->dynamic.high_uj ? static_uj : class->dynamic.high_uj;
-        class->method = range->known ? KJ_ESTIMATED : KJ_MODELLED;
+        /* What several draw is not told apart by time; what one does, by the total. */
+        class->identifiability = range->known && input->class_count == 1 ? 1 : 0;
+        class->method = class->identifiability > 0 ? KJ_ESTIMATED : KJ_MODELLED;
         class->group = -1;
     }
     if (input->class_count && time_ns > 0 &&

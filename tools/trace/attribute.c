@@ -345,6 +345,7 @@ static void widen_bounds(const struct work *work, struct kj_model_result *result
         e->high_uj = (int64_t)ceil(high * fmin((double)e->high_uj + (double)result->idle_uj, total_uj));
         e->sd_uj = (double)(e->high_uj - e->low_uj) / (2 * KJ_Z90);
         result->classes[c].identifiability = 0;
+        result->classes[c].method = KJ_MODELLED;
     }
     result->idle.low_uj = 0;
     result->idle.high_uj =
