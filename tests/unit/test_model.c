@@ -74,6 +74,7 @@ static void test_one_kernel_is_certain(void **state)
     struct kj_model_result *r = attribute(&input);
     assert_int_equal(r->classes[0].energy.low_uj, r->classes[0].energy.high_uj);
     assert_int_equal(r->classes[0].energy.energy_uj, 1400000000);
+    assert_int_equal(r->classes[0].method, KJ_ESTIMATED);
     kj_model_result_free(r);
 }
 
