@@ -139,9 +139,9 @@ def test_bursts(make_sim, folder):
     for name in ("data", "backward", "communication"):
         assert seen[name] == wanted[name]
     assert [sum(c[i] for c in seen.values()) for i in (0, 1)] == [sum(c[i] for c in wanted.values()) for i in (0, 1)]
-    for name in ("forward", "optimizer"):
-        assert seen[name][0] == pytest.approx(wanted[name][0], rel=0.05), name
-    assert seen["evaluation"][0] == pytest.approx(wanted["evaluation"][0], rel=0.5)
+    for name in ("forward", "optimizer"):  # by the steps that bursts saw whole
+        assert seen[name][0] == pytest.approx(wanted[name][0], rel=0.002), name
+    assert seen["evaluation"][0] == pytest.approx(wanted["evaluation"][0], rel=0.05)
     assert (run.report["steps"]["count"], run.report["steps"]["count_method"]) == (6000, "estimated")
 
 

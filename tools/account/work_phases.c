@@ -3,7 +3,7 @@
  * work_phases.c - which phase the launches of each activity are of. What the launch itself tells (its thread,
  * its name, a range around it) is in the activity, and so exact for all of the run. What only its order tells
  * is seen where the timeline is; elsewhere the activity's launches are taken to be of the phases in the same
- * parts.
+ * parts, step by step where whole steps were seen.
  */
 #include "account/work.h"
 
@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { STEPS_LEAST = 2 };
+#define NO_STEP      UINT32_MAX
 #define FORWARD_PART 8 /* a graph's forward pass has at least this part of its backward pass's kernels */
 
 /* One process. */
@@ -33,6 +35,11 @@ struct process {
     struct kj_phase_mark *marks; /* launch: place in `order` */
     size_t mark_count;
     uint64_t all; /* launches that would be in `order` if all were timed */
+
+    size_t head;       /* the first of them: all up to the second update, with whatever comes once */
+    uint32_t *step_of; /* of each after it: which of the steps that were seen whole; NO_STEP */
+    uint32_t steps;    /* those; 0: too few to tell from, or all was seen */
+    double step_times; /* how many of them the run after its head is, by the launches of backward passes */
 };
 
 static bool is_backward(const struct kj_phase_launch *l, int phase)
@@ -220,34 +227,123 @@ static struct kj_work_device *device_of(const struct process *p, uint32_t activi
     return &p->work->devices[p->work->classes[p->class_of[activity]].device];
 }
 
+/* Where the first step ends, or what was seen of it without a gap. */
+static size_t head_of(const struct process *p)
+{
+    size_t end = p->mark_count > 1 ? p->marks[1].launch : 0, i = 0;
+    while (i < end && (!i || !(p->order[i]->flags & KJ_INTERVAL_GAP_BEFORE)))
+        i++;
+    return i;
+}
+
+static bool is_pass(const struct process *p, uint32_t a)
+{
+    return is_backward(&p->plain[a], p->phase_of[a].direct);
+}
+
+/* The steps that were seen whole, where bursts end others midway: a burst that ends before the update says
+ * that there is none. The first one has a part that comes once, such as an optimizer's state. */
+static int find_steps(struct process *p)
+{
+    uint64_t left = 0, passes = 0;
+    p->step_of = malloc((p->count + 1) * sizeof(*p->step_of));
+    if (!p->step_of)
+        return -1;
+    memset(p->step_of, 0xff, (p->count + 1) * sizeof(*p->step_of));
+    p->head = head_of(p);
+    for (size_t m = 1; m < p->mark_count && p->facts.cut; m++) {
+        if (!p->marks[m].whole || p->marks[m - 1].launch < p->head)
+            continue;
+        for (size_t i = p->marks[m - 1].launch; i < p->marks[m].launch; i++) {
+            p->step_of[i] = p->steps;
+            passes += is_pass(p, p->order[i]->activity);
+        }
+        p->steps++;
+    }
+    for (uint32_t a = 0; a < p->activities; a++)
+        left += is_pass(p, a) ? p->launches[a] : 0;
+    for (size_t i = 0; i < p->head; i++)
+        left -= is_pass(p, p->order[i]->activity) && left ? 1 : 0;
+    if (p->steps < STEPS_LEAST || !passes) {
+        p->steps = 0;
+        p->head = 0;
+    }
+    p->step_times = p->steps ? (double)left / (double)passes : 0;
+    return 0;
+}
+
+/* Whether launch i tells how often its activity is of which phase, by its order. */
+static bool tells(const struct process *p, size_t i)
+{
+    return p->phases[i] >= 0 && p->phase_of[p->order[i]->activity].direct < 0;
+}
+
 /* What the order told, in blocks: how much of it would another part of the run have told otherwise? */
 static void add_blocks(struct process *p)
 {
     size_t told = 0, place = 0;
     for (size_t i = 0; i < p->count; i++)
-        told += p->phase_of[p->order[i]->activity].direct < 0 && p->phases[i] >= 0;
+        told += tells(p, i);
     for (size_t i = 0; i < p->count; i++) {
         const struct kj_ledger_interval *row = p->order[i];
-        if (p->phase_of[row->activity].direct >= 0 || p->phases[i] < 0)
+        if (!tells(p, i) || (p->steps && p->step_of[i] == NO_STEP))
             continue;
-        device_of(p, row->activity)->block_ns[place++ * KJ_PHASE_BLOCKS / told][p->phases[i]] +=
-            (double)(row->end_ns - row->start_ns);
+        size_t block =
+            p->steps ? (size_t)p->step_of[i] * KJ_PHASE_BLOCKS / p->steps : place++ * KJ_PHASE_BLOCKS / told;
+        device_of(p, row->activity)->block_ns[block][p->phases[i]] += (double)(row->end_ns - row->start_ns);
     }
+}
+
+static bool of_every_step(int phase)
+{
+    return phase != KJ_PHASE_EVALUATION && phase != KJ_PHASE_UNATTRIBUTED;
+}
+
+/* Of one activity, by phase: launches that were seen in the head of the run, in whole steps after it, and in
+ * all. */
+struct seen_launches {
+    double head[KJ_PHASE_COUNT], steps[KJ_PHASE_COUNT], all[KJ_PHASE_COUNT];
+};
+
+/* All of its launches by phase: those of the head; as many of the phases that every step has as in steps that
+ * were seen whole, so many times; what is left is of the phases that come now and then. */
+static void count_by_steps(const struct seen_launches *seen, double times, double launches,
+                           double *ret_launches)
+{
+    double now_and_then = 0, in_steps = 0;
+    for (int k = 0; k < KJ_PHASE_COUNT; k++) {
+        launches -= seen->head[k] + (of_every_step(k) ? times * seen->steps[k] : 0);
+        in_steps += of_every_step(k) ? seen->steps[k] : 0;
+        now_and_then += of_every_step(k) ? 0 : seen->all[k] - seen->head[k];
+    }
+    if (in_steps <= 0) /* what was seen is all that tells */
+        return;
+    double left = now_and_then > 0 && launches > 0 ? launches / now_and_then : 0;
+    for (int k = 0; k < KJ_PHASE_COUNT; k++)
+        ret_launches[k] = seen->head[k] +
+                          (of_every_step(k) ? times * seen->steps[k] : left * (seen->all[k] - seen->head[k]));
 }
 
 /* Shares by what was seen of the activity; else of its class; else of nothing. */
 static int share_phases(struct process *p)
 {
     double(*of_class)[KJ_PHASE_COUNT] = calloc(p->work->class_count + 1, sizeof(*of_class));
-    if (!of_class)
+    struct seen_launches *seen_of = calloc(p->activities + 1, sizeof(*seen_of));
+    if (!of_class || !seen_of) {
+        free(of_class);
+        free(seen_of);
         return -1;
+    }
     for (size_t i = 0; i < p->count; i++) {
         uint32_t a = p->order[i]->activity;
-        if (p->phases[i] < 0 || p->phase_of[a].direct >= 0)
+        if (!tells(p, i))
             continue;
         p->phase_of[a].share[p->phases[i]]++;
         p->phase_of[a].in_graphs = p->phase_of[a].in_graphs || p->in_graph[i];
         of_class[p->class_of[a]][p->phases[i]]++;
+        seen_of[a].all[p->phases[i]]++;
+        seen_of[a].head[p->phases[i]] += i < p->head;
+        seen_of[a].steps[p->phases[i]] += p->step_of[i] != NO_STEP;
     }
     for (uint32_t a = 0; a < p->activities; a++) {
         struct kj_work_phase *phase = &p->phase_of[a];
@@ -264,12 +360,19 @@ static int share_phases(struct process *p)
             for (int k = 0; k < KJ_PHASE_COUNT; k++)
                 seen += phase->share[k];
         }
+        if (p->steps && !all_told && phase->direct < 0) {
+            count_by_steps(&seen_of[a], p->step_times, (double)p->launches[a], phase->share);
+            seen = 0;
+            for (int k = 0; k < KJ_PHASE_COUNT; k++)
+                seen += phase->share[k];
+        }
         int only = phase->direct >= 0 ? phase->direct : KJ_PHASE_UNATTRIBUTED;
         bool one = phase->direct >= 0 || !p->facts.backward || seen <= 0;
         for (int k = 0; k < KJ_PHASE_COUNT; k++)
             phase->share[k] = one ? (double)(k == only) : phase->share[k] / seen;
     }
     free(of_class);
+    free(seen_of);
     return 0;
 }
 
@@ -344,6 +447,8 @@ int kj_work_add_phases(struct kj_work *work, uint32_t view, const struct kj_ledg
         read_activities(&p);
         status = find_phases(&p, rows, count);
     }
+    if (!status)
+        status = find_steps(&p);
     if (!status) {
         add_blocks(&p);
         status = share_phases(&p);
@@ -357,6 +462,7 @@ int kj_work_add_phases(struct kj_work *work, uint32_t view, const struct kj_ledg
     free(p.order);
     free(p.phases);
     free(p.in_graph);
+    free(p.step_of);
     free(p.marks);
     return status;
 }
