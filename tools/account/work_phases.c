@@ -241,11 +241,20 @@ static bool is_pass(const struct process *p, uint32_t a)
     return is_backward(&p->plain[a], p->phase_of[a].direct);
 }
 
+/* Launches of backward passes in all of the run. */
+static uint64_t all_passes(const struct process *p)
+{
+    uint64_t all = 0;
+    for (uint32_t a = 0; a < p->activities; a++)
+        all += is_pass(p, a) ? p->launches[a] : 0;
+    return all;
+}
+
 /* The steps that were seen whole, where bursts end others midway: a burst that ends before the update says
  * that there is none. The first one has a part that comes once, such as an optimizer's state. */
 static int find_steps(struct process *p)
 {
-    uint64_t left = 0, passes = 0;
+    uint64_t left = all_passes(p), passes = 0;
     p->step_of = malloc((p->count + 1) * sizeof(*p->step_of));
     if (!p->step_of)
         return -1;
@@ -260,8 +269,6 @@ static int find_steps(struct process *p)
         }
         p->steps++;
     }
-    for (uint32_t a = 0; a < p->activities; a++)
-        left += is_pass(p, a) ? p->launches[a] : 0;
     for (size_t i = 0; i < p->head; i++)
         left -= is_pass(p, p->order[i]->activity) && left ? 1 : 0;
     if (p->steps < STEPS_LEAST || !passes) {
@@ -324,6 +331,14 @@ static void count_by_steps(const struct seen_launches *seen, double times, doubl
                           (of_every_step(k) ? times * seen->steps[k] : left * (seen->all[k] - seen->head[k]));
 }
 
+static double sum_of(const double *by_phase)
+{
+    double sum = 0;
+    for (int k = 0; k < KJ_PHASE_COUNT; k++)
+        sum += by_phase[k];
+    return sum;
+}
+
 /* Shares by what was seen of the activity; else of its class; else of nothing. */
 static int share_phases(struct process *p)
 {
@@ -347,24 +362,19 @@ static int share_phases(struct process *p)
     }
     for (uint32_t a = 0; a < p->activities; a++) {
         struct kj_work_phase *phase = &p->phase_of[a];
-        double seen = 0;
+        double seen = sum_of(phase->share);
         if (p->class_of[a] == KJ_NO_CLASS)
             continue;
-        for (int k = 0; k < KJ_PHASE_COUNT; k++)
-            seen += phase->share[k];
         bool all_told = phase->direct >= 0 || !p->facts.backward || seen >= (double)p->launches[a];
         if (!all_told)
             device_of(p, a)->phases_sampled = true;
         if (phase->direct < 0 && seen <= 0) {
             memcpy(phase->share, of_class[p->class_of[a]], sizeof(phase->share));
-            for (int k = 0; k < KJ_PHASE_COUNT; k++)
-                seen += phase->share[k];
+            seen = sum_of(phase->share);
         }
         if (p->steps && !all_told && phase->direct < 0) {
             count_by_steps(&seen_of[a], p->step_times, (double)p->launches[a], phase->share);
-            seen = 0;
-            for (int k = 0; k < KJ_PHASE_COUNT; k++)
-                seen += phase->share[k];
+            seen = sum_of(phase->share);
         }
         int only = phase->direct >= 0 ? phase->direct : KJ_PHASE_UNATTRIBUTED;
         bool one = phase->direct >= 0 || !p->facts.backward || seen <= 0;
@@ -413,16 +423,14 @@ static void add_device_steps(struct process *p, uint32_t d, const uint64_t *pass
 
 static int add_steps(struct process *p)
 {
-    uint64_t passes = 0, all = 0, *passes_before = malloc((p->count + 1) * sizeof(*passes_before));
+    uint64_t passes = 0, all = all_passes(p),
+             *passes_before = malloc((p->count + 1) * sizeof(*passes_before));
     if (!passes_before)
         return -1;
     for (size_t i = 0; i < p->count; i++) {
-        uint32_t a = p->order[i]->activity;
         passes_before[i] = passes;
-        passes += is_backward(&p->plain[a], p->phase_of[a].direct);
+        passes += is_pass(p, p->order[i]->activity);
     }
-    for (uint32_t a = 0; a < p->activities; a++)
-        all += is_backward(&p->plain[a], p->phase_of[a].direct) ? p->launches[a] : 0;
     for (uint32_t d = 0; p->mark_count && d < p->work->device_count; d++)
         add_device_steps(p, d, passes_before, all);
     free(passes_before);

@@ -16,7 +16,7 @@
 #define JITTER_LOG_SD  0.7 /* of what is known of that before */
 #define JITTER_STEP    0.23
 #define JITTER_OFF_NS  3e6
-#define LOOKS_APART    2
+#define LOOKS_APART    2    /* mean distances of looks about the grid: what they can tell of a jitter */
 #define SETTLED        1e-3 /* of a jitter: Newton's steps are at their end */
 #define GRID_OFF_SHARE 0.1  /* of the updates may miss the grid before it is not believed */
 
