@@ -15,6 +15,7 @@
 #include "shim.h"
 
 #define SAMPLE_MOST_NS 20000   /* one call, or one pair that is asked about */
+#define HICCUP_TIMES   8       /* what is usual of the latter, where that is more */
 #define MAKE_MOST_NS   1000000 /* a row of its own for a new kernel */
 /* What a burst may cost. The first is on credit, later ones are saved for: a second's worth of the budget, by
  * default 10 ms, and more where that would not last BURST_NS, for power sensors average over 25 to 100 ms and
@@ -50,21 +51,21 @@ void kj_governor_start(uint64_t now_ns)
     atomic_store(&kj_timing_on, kj_config.events ? KJ_TIME_ALL : KJ_TIME_NONE);
 }
 
-static void stretch(struct kj_ledger_header *ledger, uint64_t took_ns, uint64_t most_ns)
-{
-    /* What the scheduler gave to others meanwhile is not the shim's: one such hiccup would end a burst, and
-     * be paid back for seconds. */
-    kj_self_time_add(ledger, took_ns < most_ns ? took_ns : most_ns);
-}
-
+/* What the scheduler gave to others meanwhile is not the shim's: one such hiccup would end a burst, and be
+ * paid back for seconds. A driver that takes long each time is: what is usual follows it. */
 void kj_governor_harvested(struct kj_ledger_header *ledger, uint64_t took_ns, unsigned looked)
 {
-    stretch(ledger, took_ns, SAMPLE_MOST_NS * ((uint64_t)looked + 1));
+    static _Atomic uint64_t usual_ns; /* of one pair */
+    uint64_t usual = atomic_load_explicit(&usual_ns, memory_order_relaxed), pairs = (uint64_t)looked + 1;
+    uint64_t most = usual * HICCUP_TIMES > SAMPLE_MOST_NS ? usual * HICCUP_TIMES : SAMPLE_MOST_NS;
+    uint64_t counted_ns = took_ns < most * pairs ? took_ns : most * pairs;
+    atomic_store_explicit(&usual_ns, (7 * usual + counted_ns / pairs) / 8, memory_order_relaxed);
+    kj_self_time_add(ledger, counted_ns);
 }
 
 void kj_governor_made(struct kj_ledger_header *ledger, uint64_t took_ns)
 {
-    stretch(ledger, took_ns, MAKE_MOST_NS);
+    kj_self_time_add(ledger, took_ns < MAKE_MOST_NS ? took_ns : MAKE_MOST_NS);
 }
 
 void kj_governor_sample(struct kj_ledger_header *ledger, int64_t took_ns, uint32_t stands_for)
