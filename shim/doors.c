@@ -139,18 +139,24 @@ static void *driver_handle(void)
     return dlopen("libcuda.so.1", RTLD_NOLOAD | RTLD_LAZY);
 }
 
+/* Whoever comes while another thread is at it fills in the same, and so goes on with a whole table. */
 static void fill_driver(void *handle)
 {
-    if (kj_driver.cuCtxGetCurrent || !handle)
+    static atomic_bool filled;
+    if (atomic_load(&filled) || !handle)
         return;
 #define DRIVER(symbol, params) kj_driver.symbol = (__typeof__(kj_driver.symbol))real_dlsym(handle, #symbol);
 #include "driver.def"
+    atomic_store(&filled, true);
 }
 
 void *kj_resolve(enum kj_hook hook)
 {
     void *handle = driver_handle();
     fill_driver(handle);
+    /* An exported wrapper was called by a program linked with the driver. Before the real function is kept: a
+     * thread that finds it there goes on at once, and is to be recorded. */
+    kj_session_touch();
     /* Whoever comes after us in the order of the libraries, as the linker would have had it: it may be
      * another wrapper. */
     void *real = real_dlsym(RTLD_NEXT, doors[hook].symbol);
@@ -160,7 +166,6 @@ void *kj_resolve(enum kj_hook hook)
         keep_real(hook, real);
     if (handle)
         dlclose(handle);
-    kj_session_touch(); /* an exported wrapper was called by a program linked with the driver */
     if (unlikely(kj_config.cupti))
         kj_cupti_load();
     return atomic_load(&kj_real[hook]);
@@ -216,8 +221,8 @@ void *kj_dlsym_cuda(void *handle, const char *name)
     }
     if (comes_after_us(hook, real, __builtin_return_address(0)))
         return real;
-    keep_real(hook, real);
     met_driver();
+    keep_real(hook, real);
     return kj_config.off ? real : doors[hook].wrapper;
 }
 

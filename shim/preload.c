@@ -1,15 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * preload.c - the session: configuration in the constructor, the ledger at the first sign of CUDA, an end in
- * the destructor.
+ * preload.c - the session: configuration at the first call of any kind, the ledger at the first sign of CUDA,
+ * an end in the destructor.
+ *
+ * Nothing says that our constructor runs before anybody calls us. Libraries of the program, or threads that
+ * their constructors start, may ask for the driver earlier (libcublasLt does). So whatever comes first does
+ * the start, and everybody else waits for it: a launch that went on meanwhile would be lost.
  */
 #include "shim.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* What pthread_atfork of glibc calls, which refers to it strongly: other libcs must still be able to load us.
@@ -19,7 +25,11 @@ extern int __register_atfork(void (*prepare)(void), void (*parent)(void), void (
 extern void *__dso_handle __attribute__((visibility("hidden")));
 
 struct kj_config kj_config;
-static atomic_int touched; /* 0 not yet, 1 being opened, 2 done */
+
+enum { NOT_YET, UNDER_WAY, DONE };
+#define POLL_NS 50000
+static atomic_int configured, touched; /* one of these */
+static __thread bool starting;         /* this thread does either */
 
 static void say_once(const char *what, const char *reason)
 {
@@ -39,13 +49,37 @@ void kj_session_disable(const char *reason)
     kj_config.off = true;
 }
 
-void kj_session_touch(void)
+/* Does `action` once. Other threads wait until it is done; it calls nothing that could wait for them, nor
+ * the dynamic loader, whose lock one of them may hold. A system call, for nanosleep() is a place where a
+ * thread may be cancelled. */
+static void run_once(atomic_int *state, void (*action)(void))
 {
-    if (likely(atomic_load_explicit(&touched, memory_order_relaxed) == 2))
+    const struct timespec poll = {0, POLL_NS};
+    int expected = NOT_YET;
+    if (starting) /* a call of our own, or of a signal's handler meanwhile */
         return;
-    int expected = 0;
-    if (!atomic_compare_exchange_strong(&touched, &expected, 1))
-        return; /* another thread is at it; what it does meanwhile is look-ups, not launches */
+    if (atomic_compare_exchange_strong(state, &expected, UNDER_WAY)) {
+        starting = true;
+        action();
+        atomic_store(state, DONE);
+        starting = false;
+        return;
+    }
+    int before = errno;
+    while (atomic_load(state) == UNDER_WAY)
+        syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &poll, NULL);
+    errno = before;
+}
+
+static void configure(void);
+void kj_session_configure(void)
+{
+    if (unlikely(atomic_load(&configured) != DONE))
+        run_once(&configured, configure);
+}
+
+static void open_ledger(void)
+{
     if (!kj_config.off && kj_config.dir[0]) {
         const char *reason = "";
         if (!kj_ledger_create(kj_config.dir, &reason)) {
@@ -57,7 +91,14 @@ void kj_session_touch(void)
     } else if (!kj_config.off) {
         kj_session_disable(kj_config.no_dir);
     }
-    atomic_store(&touched, 2);
+}
+
+void kj_session_touch(void)
+{
+    if (likely(atomic_load_explicit(&touched, memory_order_acquire) == DONE))
+        return;
+    kj_session_configure();
+    run_once(&touched, open_ledger);
 }
 
 /* The child of a fork leaves the parent's ledger alone and starts its own when it first touches CUDA. Where
@@ -66,7 +107,10 @@ void kj_session_touch(void)
 static void after_fork_in_child(void)
 {
     atomic_flag_clear(&kj_cold_lock);
-    if (atomic_load(&touched) == 0)
+    if (!starting &&
+        atomic_load(&configured) == UNDER_WAY) /* the thread that does it is not in this process */
+        atomic_store(&configured, NOT_YET);
+    if (atomic_load(&touched) == NOT_YET)
         return;
     atomic_store(&kj_ledger, NULL);
     kj_threads_forget();
@@ -74,16 +118,17 @@ static void after_fork_in_child(void)
     kj_names_forget();
     kj_graphs_forget();
     kj_cupti_forget();
-    atomic_store(&touched, 0);
+    atomic_store(&touched, NOT_YET);
 }
 
-__attribute__((constructor)) static void start(void)
+static void configure(void)
 {
     const char *disable = getenv("KJOULE_DISABLE");
     if (getauxval(AT_SECURE) || kj_libc_is_foreign() || (disable && *disable && strcmp(disable, "0"))) {
         kj_config.off = true;
         return;
     }
+    __register_atfork(NULL, NULL, after_fork_in_child, __dso_handle);
     const char *timing = getenv("KJOULE_TIMING");
     kj_config.events = !timing || strcmp(timing, "count");
     kj_config.cupti = timing && !strcmp(timing, "cupti");
@@ -100,7 +145,11 @@ __attribute__((constructor)) static void start(void)
         strcpy(kj_config.dir, dir);
     else
         kj_config.no_dir = "KJOULE_DIR is not an absolute path";
-    __register_atfork(NULL, NULL, after_fork_in_child, __dso_handle);
+}
+
+__attribute__((constructor)) static void start(void)
+{
+    kj_session_configure();
 }
 
 __attribute__((destructor)) static void end(void)

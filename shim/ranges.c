@@ -201,10 +201,8 @@ static void install(const struct export_table *exports, int module, unsigned num
 
 void kj_ranges_ask(void)
 {
-    Dl_info self;
     char library[PATH_MAX];
-    if (!getenv("NVTX_INJECTION64_PATH") && dladdr((void *)(uintptr_t)&kj_ranges_ask, &self) &&
-        self.dli_fname && realpath(self.dli_fname, library))
+    if (!getenv("NVTX_INJECTION64_PATH") && kj_own_library(library))
         setenv("NVTX_INJECTION64_PATH", library, 1);
 }
 
@@ -212,6 +210,7 @@ void kj_ranges_ask(void)
 KJ_EXPORT int InitializeInjectionNvtx2(const void *(*get_export_table)(uint32_t));
 int InitializeInjectionNvtx2(const void *(*get_export_table)(uint32_t))
 {
+    kj_session_configure();
     const struct export_table *exports =
         kj_config.off || !get_export_table ? NULL : get_export_table(EXPORT_CALLBACKS);
     if (!exports || exports->struct_size < sizeof(*exports) || !exports->get_module)

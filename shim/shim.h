@@ -12,6 +12,7 @@
 #include "cuda_abi.h"
 #include "ledger.h"
 
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <time.h>
@@ -275,10 +276,15 @@ void *kj_dlsym_behind(void *handle, const char *name);
 bool kj_libc_is_foreign(void);
 void *kj_symbol_behind(const char *name, const void *own);
 
-/* Called at the first look-up of a CUDA entry point, again and again: opens the ledger once. */
+/* Reads the configuration, once: the first of all entries of this library that needs it calls, for others may
+ * come before our constructor. Returns when it has been read, whoever does it. */
+void kj_session_configure(void);
+/* Called at the first look-up of a CUDA entry point, again and again: opens the ledger once, and returns when
+ * it is open. */
 void kj_session_touch(void);
 void kj_session_disable(const char *reason);
 /* Bare LD_PRELOAD: start.c. */
+bool kj_own_library(char ret_path[PATH_MAX]); /* the file that this library was loaded from */
 void kj_recorder_start(void);
 void kj_recorder_wait(void);
 

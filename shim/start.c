@@ -9,10 +9,10 @@
  */
 #include "shim.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <link.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -54,16 +54,32 @@ static bool is_program(const char *path)
     return stat(path, &st) == 0 && S_ISREG(st.st_mode) && access(path, X_OK) == 0;
 }
 
+static int is_own_object(struct dl_phdr_info *object, size_t size, void *ret_path)
+{
+    uintptr_t own = (uintptr_t)&is_own_object;
+    (void)size;
+    for (int i = 0; i < object->dlpi_phnum; i++) {
+        const ElfW(Phdr) *part = &object->dlpi_phdr[i];
+        if (part->p_type == PT_LOAD && own - object->dlpi_addr - part->p_vaddr < part->p_memsz)
+            return realpath(object->dlpi_name, ret_path) ? 1 : -1;
+    }
+    return 0;
+}
+
+/* Not by dladdr: it waits while another thread's dlopen runs constructors, which may wait for us. */
+bool kj_own_library(char ret_path[PATH_MAX])
+{
+    return dl_iterate_phdr(is_own_object, ret_path) == 1;
+}
+
 /* KJOULE_PROGRAM, else beside libkjoule.so (a build folder), else ../../bin from it (an installed one). */
 static bool find_program(char *ret_path)
 {
     const char *set = getenv("KJOULE_PROGRAM");
     if (set && *set)
         return snprintf(ret_path, PATH_MAX, "%s", set) < PATH_MAX && is_program(ret_path);
-    Dl_info self;
     char library[PATH_MAX];
-    if (!dladdr((void *)(uintptr_t)&kj_recorder_start, &self) || !self.dli_fname ||
-        !realpath(self.dli_fname, library))
+    if (!kj_own_library(library))
         return false;
     *strrchr(library, '/') = 0;
     int beside = snprintf(ret_path, PATH_MAX, "%s/kjoule", library);

@@ -6,8 +6,8 @@ SIM_CUDA   := $(SIM_COMMON) $(wildcard tests/simgpu/cuda*.c)
 SIM_NVML   := $(SIM_COMMON) $(wildcard tests/simgpu/nvml*.c)
 UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 UNIT_BIN   := $(UNIT_SRC:tests/unit/%.c=$(BUILD)/unit/%)
-PROGRAM_SRC := $(filter-out $(addprefix tests/programs/,neighbour.c old_kernel.c profiler.c),$(wildcard tests/programs/*.c))
-PROGRAM_BIN := $(PROGRAM_SRC:tests/programs/%.c=$(BUILD)/programs/%) $(addprefix $(BUILD)/programs/,cuda_linked cuda_asan hello_static neighbour.so old_kernel.so profiler)
+PROGRAM_SRC := $(filter-out $(addprefix tests/programs/,neighbour.c old_kernel.c profiler.c early.c early_main.c),$(wildcard tests/programs/*.c))
+PROGRAM_BIN := $(PROGRAM_SRC:tests/programs/%.c=$(BUILD)/programs/%) $(addprefix $(BUILD)/programs/,cuda_linked cuda_asan hello_static neighbour.so old_kernel.so profiler early_main early_main_linked)
 CUDART_BIN  := $(addprefix $(BUILD)/programs/cudart_,static shared per_thread)
 # The private tables that NVIDIA's own libcudart wants of a simulated driver; kept outside the project.
 LAB_TABLES  := $(wildcard ../shared/lab/private_tables.c)
@@ -57,6 +57,12 @@ $(BUILD)/programs/cuda_asan: tests/programs/cuda_driver.c
 $(BUILD)/programs/%.so: tests/programs/%.c
 	$(call say,CC,$@)
 	$(Q)$(PROGRAM_CC) -Wno-missing-prototypes -shared -fPIC -o $@ $< -ldl
+$(BUILD)/programs/early_linked.so: tests/programs/early.c $(SIM_DIR)/libcuda.so.1
+	$(call say,CC,$@)
+	$(Q)$(PROGRAM_CC) -DLINKED -shared -fPIC -o $@ $< -L$(SIM_DIR) -l:libcuda.so.1 -ldl
+$(BUILD)/programs/early_main $(BUILD)/programs/early_main_linked: $(BUILD)/programs/early_main%: tests/programs/early_main.c $(BUILD)/programs/early%.so
+	$(call say,CC,$@)
+	$(Q)$(PROGRAM_CC) -o $@ $< -L$(@D) -l:early$*.so -Wl,-rpath,'$$ORIGIN' -Wl,--allow-shlib-undefined
 $(BUILD)/programs/profiler: tests/programs/profiler.c $(SIM_DIR)/cupti/libcupti.so.13
 	$(call say,CC,$@)
 	$(Q)$(PROGRAM_CC) -o $@ $< -L$(SIM_DIR)/cupti -l:libcupti.so.13 -Wl,--allow-shlib-undefined -ldl
