@@ -174,6 +174,7 @@ static CUresult info(CUstream handle, const struct info *to, int lane)
 
 API CUresult cuThreadExchangeStreamCaptureMode(int *mode)
 {
+    CALLED(cuThreadExchangeStreamCaptureMode);
     int before = thread_mode;
     thread_mode = *mode;
     *mode = before;

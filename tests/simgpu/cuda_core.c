@@ -395,6 +395,7 @@ API CUresult cuCtxSetCurrent(CUcontext context)
 
 API CUresult cuCtxGetCurrent(CUcontext *ret_context)
 {
+    CALLED(cuCtxGetCurrent);
     NEED_READY();
     *ret_context = sim_current();
     return CUDA_SUCCESS;
@@ -424,6 +425,7 @@ API CUresult cuCtxPopCurrent_v2(CUcontext *ret_context)
 
 API CUresult cuCtxGetDevice(CUdevice *ret_device)
 {
+    CALLED(cuCtxGetDevice);
     NEED_READY();
     CUcontext context = sim_current();
     if (!sim_valid(context, SIM_CONTEXT))
@@ -456,6 +458,7 @@ API CUresult cuCtxGetApiVersion(CUcontext context, unsigned *version)
 
 API CUresult cuCtxGetId(CUcontext context, unsigned long long *id)
 {
+    CALLED(cuCtxGetId);
     *id = (uintptr_t)(context ? context : sim_current());
     return CUDA_SUCCESS;
 }

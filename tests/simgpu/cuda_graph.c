@@ -91,6 +91,7 @@ API CUresult cuGraphDestroy(CUgraph graph)
 {
     CALLED(cuGraphDestroy);
     NEED(graph, SIM_GRAPH);
+    sim_charge_items(SIM_cuGraphDestroy, graph->nodes);
     free_graph(graph);
     return CUDA_SUCCESS;
 }
@@ -266,7 +267,9 @@ API CUresult cuGraphAddDependencies_v2(CUgraph graph, const CUgraphNode *from, c
 
 API CUresult cuGraphGetNodes(CUgraph graph, CUgraphNode *ret_nodes, size_t *count)
 {
+    CALLED(cuGraphGetNodes);
     NEED(graph, SIM_GRAPH);
+    sim_charge_items(SIM_cuGraphGetNodes, graph->nodes);
     size_t room = ret_nodes ? *count : 0, i = 0;
     for (CUgraphNode n = graph->first; n && i < room; n = n->next)
         ret_nodes[i++] = n;
@@ -283,24 +286,28 @@ API CUresult cuGraphGetRootNodes(CUgraph graph, CUgraphNode *ret_nodes, size_t *
 }
 API CUresult cuGraphNodeGetType(CUgraphNode node, int *ret_type)
 {
+    CALLED(cuGraphNodeGetType);
     NEED(node, SIM_NODE);
     *ret_type = node->type;
     return CUDA_SUCCESS;
 }
 API CUresult cuGraphChildGraphNodeGetGraph(CUgraphNode node, CUgraph *ret)
 {
+    CALLED(cuGraphChildGraphNodeGetGraph);
     NEED(node, SIM_NODE);
     *ret = node->child;
     return node->type == NODE_GRAPH ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 API CUresult cuGraphKernelNodeGetParams_v2(CUgraphNode node, CUDA_KERNEL_NODE_PARAMS_v2 *ret)
 {
+    CALLED(cuGraphKernelNodeGetParams_v2);
     NEED(node, SIM_NODE);
     *ret = node->kernel;
     return node->type == NODE_KERNEL ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 API CUresult cuGraphKernelNodeGetParams(CUgraphNode node, CUDA_KERNEL_NODE_PARAMS_v1 *ret)
 {
+    CALLED(cuGraphKernelNodeGetParams);
     NEED(node, SIM_NODE);
     memcpy(ret, &node->kernel, sizeof(*ret));
     return node->type == NODE_KERNEL ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
@@ -308,6 +315,7 @@ API CUresult cuGraphKernelNodeGetParams(CUgraphNode node, CUDA_KERNEL_NODE_PARAM
 
 API CUresult cuGraphMemcpyNodeGetParams(CUgraphNode node, CUDA_MEMCPY3D *ret)
 {
+    CALLED(cuGraphMemcpyNodeGetParams);
     NEED(node, SIM_NODE);
     if (node->type != NODE_MEMCPY)
         return CUDA_ERROR_INVALID_VALUE;
@@ -352,6 +360,7 @@ API CUresult cuGraphKernelNodeSetParams(CUgraphNode node, const CUDA_KERNEL_NODE
 static CUresult instantiate(CUgraphExec *ret, CUgraph graph)
 {
     NEED(graph, SIM_GRAPH);
+    sim_charge_items(SIM_cuGraphInstantiate, graph->nodes);
     CUgraphExec exec = calloc(1, sizeof(*exec));
     if (!exec || !(exec->graph = copy_graph(graph)))
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -393,6 +402,7 @@ API CUresult cuGraphExecDestroy(CUgraphExec exec)
 {
     CALLED(cuGraphExecDestroy);
     NEED(exec, SIM_EXEC);
+    sim_charge_items(SIM_cuGraphExecDestroy, exec->graph->nodes);
     free_graph(exec->graph);
     exec->magic = 0;
     free(exec);
@@ -403,6 +413,7 @@ static CUresult update(CUgraphExec exec, CUgraph graph)
 {
     NEED(exec, SIM_EXEC);
     NEED(graph, SIM_GRAPH);
+    sim_charge_items(SIM_cuGraphExecUpdate, graph->nodes);
     if (exec->graph->nodes != graph->nodes)
         return 910; /* CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE: the topology changed */
     CUgraph copy = copy_graph(graph);
@@ -521,6 +532,7 @@ static CUresult graph_launch(CUgraphExec exec, CUstream handle, int lane)
             node->child = copy_graph(exec->graph);
         return rc;
     }
+    sim_charge_items(SIM_cuGraphLaunch, exec->graph->nodes);
     return run_graph(exec->graph, stream);
 }
 API CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream)

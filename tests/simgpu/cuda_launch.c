@@ -57,13 +57,6 @@ API void simgpu_mark(const char *name)
     sim_mark_set(name);
 }
 
-void sim_burn(uint64_t cost_ns)
-{
-    if (cost_ns)
-        for (uint64_t until_ns = sim_now_ns() + cost_ns; sim_now_ns() < until_ns;)
-            ;
-}
-
 struct shape {
     unsigned grid[3], block[3];
 };
@@ -81,7 +74,6 @@ static CUresult launch(CUfunction function, const struct shape *s, unsigned shar
     uint64_t blocks = (uint64_t)s->grid[0] * s->grid[1] * s->grid[2];
     if (!blocks || !threads || threads > 1024 || shared > 232448)
         return CUDA_ERROR_INVALID_VALUE;
-    sim_burn(sim_machine()->script.launch_cost_ns);
     const CUDA_KERNEL_NODE_PARAMS_v2 kernel = {.func = function,
                                                .gridDimX = s->grid[0],
                                                .gridDimY = s->grid[1],

@@ -13,11 +13,13 @@ struct allocation {
     char *start;
     size_t size;
     int device;
-    int kind; /* CUmemorytype: 1 host, 2 device */
+    int kind;        /* CUmemorytype: 1 host, pinned; 2 device */
+    bool registered; /* pinned where it was: the program's own */
     struct allocation *next;
 };
 enum { BUCKETS = 4096 };
 static struct allocation *buckets[BUCKETS]; /* by start address */
+static uint64_t filled[BUCKETS / 64];       /* one bit a bucket that ever held something */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static size_t bucket_of(const void *start)
@@ -25,24 +27,38 @@ static size_t bucket_of(const void *start)
     return ((uintptr_t)start * 0x9e3779b97f4a7c15ULL) >> 52;
 }
 
+static bool remember(struct allocation what)
+{
+    struct allocation *a = malloc(sizeof(*a));
+    if (!a)
+        return false;
+    *a = what;
+    pthread_mutex_lock(&lock);
+    a->next = buckets[bucket_of(a->start)];
+    buckets[bucket_of(a->start)] = a;
+    filled[bucket_of(a->start) / 64] |= 1ULL << bucket_of(a->start) % 64;
+    pthread_mutex_unlock(&lock);
+    return true;
+}
+
 static void *allocate(size_t size, int kind)
 {
     CUcontext context = sim_current();
-    struct allocation *a = malloc(sizeof(*a));
     size_t rounded = (size + 4095) & ~(size_t)4095;
     void *map = mmap(NULL, rounded ? rounded : 4096, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (!a || map == MAP_FAILED) {
-        free(a);
+    if (map == MAP_FAILED)
+        return NULL;
+    const struct allocation made = {.start = map,
+                                    .size = rounded ? rounded : 4096,
+                                    .device = context ? context->device : 0,
+                                    .kind = kind};
+    if (!remember(made)) {
+        munmap(map, made.size);
         return NULL;
     }
-    *a = (struct allocation){map, rounded ? rounded : 4096, context ? context->device : 0, kind, NULL};
-    pthread_mutex_lock(&lock);
-    a->next = buckets[bucket_of(map)];
-    buckets[bucket_of(map)] = a;
-    pthread_mutex_unlock(&lock);
     if (kind == 2)
-        __atomic_fetch_add(&sim_machine()->device[a->device].memory_used, a->size, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&sim_machine()->device[made.device].memory_used, made.size, __ATOMIC_RELAXED);
     return map;
 }
 
@@ -61,7 +77,8 @@ static CUresult release(void *start)
     pthread_mutex_unlock(&lock);
     if (!found)
         return CUDA_ERROR_INVALID_VALUE;
-    munmap(found->start, found->size);
+    if (!found->registered)
+        munmap(found->start, found->size);
     if (found->kind == 2)
         __atomic_fetch_sub(&sim_machine()->device[found->device].memory_used, found->size, __ATOMIC_RELAXED);
     free(found);
@@ -72,12 +89,17 @@ static bool find(const void *address, struct allocation *ret)
 {
     bool known = false;
     pthread_mutex_lock(&lock);
-    for (size_t b = 0; b < BUCKETS && !known; b++)
+    for (size_t b = 0; b < BUCKETS && !known; b++) {
+        if (!(filled[b / 64] >> b % 64)) { /* nor the rest of these 64 */
+            b |= 63;
+            continue;
+        }
         for (struct allocation *a = buckets[b]; a && !known; a = a->next)
             if ((const char *)address >= a->start && (const char *)address < a->start + a->size) {
                 *ret = *a;
                 known = true;
             }
+    }
     pthread_mutex_unlock(&lock);
     return known;
 }
@@ -140,12 +162,13 @@ API CUresult cuMemFreeHost(void *pointer)
 }
 API CUresult cuMemHostRegister_v2(void *pointer, size_t size, unsigned flags)
 {
-    (void)pointer, (void)size, (void)flags;
-    return CUDA_SUCCESS;
+    (void)flags;
+    const struct allocation made = {.start = pointer, .size = size, .kind = 1, .registered = true};
+    return remember(made) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 API CUresult cuMemHostUnregister(void *pointer)
 {
-    (void)pointer;
+    release(pointer);
     return CUDA_SUCCESS;
 }
 API CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *ret, void *pointer, unsigned flags)
@@ -317,10 +340,13 @@ struct copy {
     uint64_t bytes;
     const char *activity;
     uint32_t value, element; /* fill: element bytes, 0 for a copy */
+    bool moved;              /* the bytes are where they belong */
 };
 
 static void perform(const struct copy *c)
 {
+    if (c->moved)
+        return;
     if (!c->element)
         memmove(c->to, c->from, c->bytes);
     else if (c->element == 1)
@@ -330,7 +356,28 @@ static void perform(const struct copy *c)
             memcpy((char *)c->to + i, &c->value, c->element);
 }
 
-static CUresult enqueue(const struct copy *c, CUstream handle, int lane)
+/* What the host waits for: CUDA Driver API, "API synchronization behavior". Where the text says "may", it
+ * does. */
+#define STAGED_BYTES (64 << 10)
+enum wait { WAIT_NOT, WAIT_BEFORE /* what was queued before the copy */, WAIT_DONE };
+
+static enum wait copy_waits(const struct copy *c, bool sync)
+{
+    if (sim_machine()->script.copies_wait > 0)
+        return sync ? WAIT_DONE : WAIT_NOT;
+    struct allocation to, from;
+    bool to_known = find(c->to, &to), from_known = c->element || find(c->from, &from);
+    bool to_device = to_known && to.kind == 2, from_device = !c->element && from_known && from.kind == 2;
+    if (c->element) /* a fill: of device memory, asynchronous even where it has no stream */
+        return sync && to_known && to.kind == 1 ? WAIT_DONE : WAIT_NOT;
+    if (to_device && from_device)
+        return WAIT_NOT;
+    if (to_device && !from_known) /* pageable: staged first, the rest of it when there is room */
+        return c->bytes <= STAGED_BYTES ? WAIT_NOT : sync ? WAIT_DONE : WAIT_BEFORE;
+    return sync || !to_known || !from_known ? WAIT_DONE : WAIT_NOT;
+}
+
+static CUresult enqueue(const struct copy *c, CUstream handle, int lane, bool sync)
 {
     CUresult rc;
     CUstream stream = sim_stream(handle, lane, &rc);
@@ -350,20 +397,18 @@ static CUresult enqueue(const struct copy *c, CUstream handle, int lane)
         }
         return rc;
     }
+    enum wait wait = copy_waits(c, sync);
+    if (wait == WAIT_BEFORE)
+        sim_stream_wait(stream);
     perform(c);
-    return sim_run_copy(stream, c->activity, c->bytes, NULL);
+    rc = sim_run_copy(stream, c->activity, c->bytes, NULL);
+    return !rc && wait == WAIT_DONE ? sim_stream_wait(stream) : rc;
 }
 
 static CUresult copy_now(const struct copy *c, int lane)
 {
     CUresult rc = sim_unsafe();
-    if (!rc)
-        rc = enqueue(c, NULL, lane);
-    if (!rc) {
-        CUstream stream = sim_stream(NULL, lane, &rc);
-        rc = stream ? sim_stream_wait(stream) : rc;
-    }
-    return rc;
+    return rc ? rc : enqueue(c, NULL, lane, true);
 }
 
 #define HTOD "[memcpy HtoD]"
@@ -389,36 +434,39 @@ static CUresult copy_now(const struct copy *c, int lane)
     API CUresult name##v params                                                                              \
     {                                                                                                        \
         CALLED(name##v);                                                                                     \
-        return enqueue(&(struct copy)__VA_ARGS__, s, 0);                                                     \
+        return enqueue(&(struct copy)__VA_ARGS__, s, 0, false);                                              \
     }                                                                                                        \
     API CUresult name##v##_ptsz params                                                                       \
     {                                                                                                        \
         CALLED(name##v##_ptsz);                                                                              \
-        return enqueue(&(struct copy)__VA_ARGS__, s, 1);                                                     \
+        return enqueue(&(struct copy)__VA_ARGS__, s, 1, false);                                              \
     }
 
-COPY_SYNC(cuMemcpy, , (CUdeviceptr d, CUdeviceptr f, size_t n), {P(d), P(f), n, ANY, 0, 0})
-COPY_SYNC(cuMemcpyHtoD, _v2, (CUdeviceptr d, const void *f, size_t n), {P(d), f, n, HTOD, 0, 0})
-COPY_SYNC(cuMemcpyDtoH, _v2, (void *d, CUdeviceptr f, size_t n), {d, P(f), n, DTOH, 0, 0})
-COPY_SYNC(cuMemcpyDtoD, _v2, (CUdeviceptr d, CUdeviceptr f, size_t n), {P(d), P(f), n, DTOD, 0, 0})
-COPY_SYNC(cuMemsetD8, _v2, (CUdeviceptr d, unsigned char v, size_t n), {P(d), NULL, n, FILL, v, 1})
-COPY_SYNC(cuMemsetD16, _v2, (CUdeviceptr d, unsigned short v, size_t n), {P(d), NULL, n * 2, FILL, v, 2})
-COPY_SYNC(cuMemsetD32, _v2, (CUdeviceptr d, unsigned v, size_t n), {P(d), NULL, n * 4, FILL, v, 4})
-COPY_ASYNC(cuMemcpyAsync, , (CUdeviceptr d, CUdeviceptr f, size_t n, CUstream s), {P(d), P(f), n, ANY, 0, 0})
+COPY_SYNC(cuMemcpy, , (CUdeviceptr d, CUdeviceptr f, size_t n), {P(d), P(f), n, ANY, 0, 0, false})
+COPY_SYNC(cuMemcpyHtoD, _v2, (CUdeviceptr d, const void *f, size_t n), {P(d), f, n, HTOD, 0, 0, false})
+COPY_SYNC(cuMemcpyDtoH, _v2, (void *d, CUdeviceptr f, size_t n), {d, P(f), n, DTOH, 0, 0, false})
+COPY_SYNC(cuMemcpyDtoD, _v2, (CUdeviceptr d, CUdeviceptr f, size_t n), {P(d), P(f), n, DTOD, 0, 0, false})
+COPY_SYNC(cuMemsetD8, _v2, (CUdeviceptr d, unsigned char v, size_t n), {P(d), NULL, n, FILL, v, 1, false})
+COPY_SYNC(cuMemsetD16, _v2, (CUdeviceptr d, unsigned short v, size_t n),
+          {P(d), NULL, n * 2, FILL, v, 2, false})
+COPY_SYNC(cuMemsetD32, _v2, (CUdeviceptr d, unsigned v, size_t n), {P(d), NULL, n * 4, FILL, v, 4, false})
+COPY_ASYNC(cuMemcpyAsync, , (CUdeviceptr d, CUdeviceptr f, size_t n, CUstream s),
+           {P(d), P(f), n, ANY, 0, 0, false})
 COPY_ASYNC(cuMemcpyHtoDAsync, _v2, (CUdeviceptr d, const void *f, size_t n, CUstream s),
-           {P(d), f, n, HTOD, 0, 0})
-COPY_ASYNC(cuMemcpyDtoHAsync, _v2, (void *d, CUdeviceptr f, size_t n, CUstream s), {d, P(f), n, DTOH, 0, 0})
+           {P(d), f, n, HTOD, 0, 0, false})
+COPY_ASYNC(cuMemcpyDtoHAsync, _v2, (void *d, CUdeviceptr f, size_t n, CUstream s),
+           {d, P(f), n, DTOH, 0, 0, false})
 COPY_ASYNC(cuMemcpyDtoDAsync, _v2, (CUdeviceptr d, CUdeviceptr f, size_t n, CUstream s),
-           {P(d), P(f), n, DTOD, 0, 0})
+           {P(d), P(f), n, DTOD, 0, 0, false})
 COPY_ASYNC(cuMemcpyPeerAsync, ,
            (CUdeviceptr d, CUcontext dc, CUdeviceptr f, CUcontext fc, size_t n, CUstream s),
-           {((void)dc, (void)fc, P(d)), P(f), n, ANY, 0, 0})
+           {((void)dc, (void)fc, P(d)), P(f), n, ANY, 0, 0, false})
 COPY_ASYNC(cuMemsetD8Async, , (CUdeviceptr d, unsigned char v, size_t n, CUstream s),
-           {P(d), NULL, n, FILL, v, 1})
+           {P(d), NULL, n, FILL, v, 1, false})
 COPY_ASYNC(cuMemsetD16Async, , (CUdeviceptr d, unsigned short v, size_t n, CUstream s),
-           {P(d), NULL, n * 2, FILL, v, 2})
+           {P(d), NULL, n * 2, FILL, v, 2, false})
 COPY_ASYNC(cuMemsetD32Async, , (CUdeviceptr d, unsigned v, size_t n, CUstream s),
-           {P(d), NULL, n * 4, FILL, v, 4})
+           {P(d), NULL, n * 4, FILL, v, 4, false})
 
 #define LANES(symbol, params, call0, call1)                                                                  \
     API CUresult symbol params                                                                               \
@@ -437,8 +485,8 @@ LANES(cuMemAllocFromPoolAsync, (CUdeviceptr * p, size_t n, void *pool, CUstream 
       ((void)pool, alloc_async(p, n, s, 0)), ((void)pool, alloc_async(p, n, s, 1)))
 LANES(cuMemFreeAsync, (CUdeviceptr p, CUstream s), ((void)s, release(P(p))), ((void)s, release(P(p))))
 LANES(cuMemPrefetchAsync_v2, (CUdeviceptr p, size_t n, CUmemLocation_v1 l, unsigned f, CUstream s),
-      ((void)l, (void)f, enqueue(&(struct copy){P(p), P(p), n, ANY, 0, 0}, s, 0)),
-      ((void)l, (void)f, enqueue(&(struct copy){P(p), P(p), n, ANY, 0, 0}, s, 1)))
+      ((void)l, (void)f, enqueue(&(struct copy){P(p), P(p), n, ANY, 0, 0, false}, s, 0, false)),
+      ((void)l, (void)f, enqueue(&(struct copy){P(p), P(p), n, ANY, 0, 0, false}, s, 1, false)))
 
 static CUresult copy_2d(const CUDA_MEMCPY2D *c, CUstream handle, int lane, bool wait)
 {
@@ -450,13 +498,14 @@ static CUresult copy_2d(const CUDA_MEMCPY2D *c, CUstream handle, int lane, bool 
     to += c->dstY * c->dstPitch + c->dstXInBytes;
     for (size_t y = 0; y < c->Height; y++)
         memmove(to + y * c->dstPitch, from + y * c->srcPitch, c->WidthInBytes);
-    struct copy rest = {to,
-                        to,
-                        c->WidthInBytes * c->Height,
-                        c->srcMemoryType == 1 ? HTOD : c->dstMemoryType == 1 ? DTOH : DTOD,
-                        0,
-                        0};
-    return wait ? copy_now(&rest, lane) : enqueue(&rest, handle, lane);
+    const struct copy rest = {.to = to,
+                              .from = from,
+                              .bytes = c->WidthInBytes * c->Height,
+                              .activity = c->srcMemoryType == 1   ? HTOD
+                                          : c->dstMemoryType == 1 ? DTOH
+                                                                  : DTOD,
+                              .moved = true};
+    return wait ? copy_now(&rest, lane) : enqueue(&rest, handle, lane, false);
 }
 
 API CUresult cuMemcpy2D_v2(const CUDA_MEMCPY2D *c)

@@ -279,10 +279,12 @@ static CUresult name_of(const char **ret, CUfunction function)
 }
 API CUresult cuKernelGetName(const char **ret, CUfunction kernel)
 {
+    CALLED(cuKernelGetName);
     return name_of(ret, kernel);
 }
 API CUresult cuFuncGetName(const char **ret, CUfunction function)
 {
+    CALLED(cuFuncGetName);
     return name_of(ret, function);
 }
 

@@ -173,6 +173,9 @@ CUstream sim_stream(CUstream handle, int lane, CUresult *ret_rc);
 uint64_t sim_stream_start(CUstream stream);
 void sim_stream_end(CUstream stream, uint64_t end_ns);
 void sim_burn(uint64_t cost_ns); /* host time */
+/* What the call takes of the host (costs.def); CALLED does the former. */
+void sim_charge_call(int export);
+void sim_charge_items(int export, uint64_t items);
 CUresult sim_stream_wait(CUstream stream);
 CUresult sim_context_wait(CUcontext context);
 bool sim_valid(const void *handle, uint32_t magic);

@@ -246,11 +246,10 @@ static CUresult event_record(CUevent event, CUstream handle, int lane)
         event->stream = stream;
         return CUDA_SUCCESS;
     }
-    const struct sim_script *script = &sim_machine()->script;
-    sim_burn((uint64_t)script->event_host_ns);
+    const double device_ns = sim_machine()->script.cost[SIM_COST_cuEventRecord].device_ns;
     uint64_t now_ns = sim_now_ns(), tail_ns = sim_stream_start(stream);
-    event->time_ns = (tail_ns > now_ns ? tail_ns : now_ns) + (uint64_t)script->event_device_ns;
-    if (script->event_device_ns > 0) /* what follows on the stream waits for the time stamp */
+    event->time_ns = (tail_ns > now_ns ? tail_ns : now_ns) + (uint64_t)device_ns;
+    if (device_ns > 0) /* what follows on the stream waits for the time stamp */
         sim_stream_end(stream, event->time_ns);
     event->recorded = true;
     event->capture = NULL;

@@ -23,11 +23,12 @@ struct sim_call sim_call_begin(int export)
 {
     struct sim_call call = {.symbol = NULL, .outer = correlation};
     const struct sim_tracer *t = atomic_load_explicit(&tracer, memory_order_acquire);
-    if (!t)
-        return call;
-    call.symbol = symbols[export];
-    correlation = atomic_fetch_add(&last_correlation, 1) + 1;
-    t->call(call.symbol, correlation, true);
+    if (t) {
+        call.symbol = symbols[export];
+        correlation = atomic_fetch_add(&last_correlation, 1) + 1;
+        t->call(call.symbol, correlation, true);
+    }
+    sim_charge_call(export);
     return call;
 }
 

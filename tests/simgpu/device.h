@@ -38,14 +38,28 @@ struct sim_rule {
     double power_w; /* < 0: by a hash of the name */
 };
 
+enum sim_cost_row {
+#define COST(call, host_ns, item_ns, device_ns) SIM_COST_##call,
+#include "costs.def"
+#undef COST
+    SIM_COSTS
+};
+extern const char *const sim_cost_names[SIM_COSTS];
+
+struct sim_cost {
+    double host_ns, item_ns, device_ns;
+};
+
 struct sim_script {
     int devices, driver_version;
     double idle_w, context_w, cap_w;
     double copy_gbs, copy_w, copy_latency_us;
-    uint64_t launch_cost_ns;
-    double event_host_ns, event_device_ns; /* what recording an event takes of either */
-    double spin;      /* waiting spins and does not sleep, as a driver's does by default */
-    double drift_ppm; /* events' clock gains this on the host's */
+    bool calls_cost; /* any does */
+    double costs_scale;
+    struct sim_cost cost[SIM_COSTS];
+    double copies_wait; /* each synchronous one, and no other, waits for the device */
+    double spin;        /* waiting spins and does not sleep, as a driver's does by default */
+    double drift_ppm;   /* events' clock gains this on the host's */
     double window_ms, period_ms, delay_ms, gain, offset_w, noise; /* instant power */
     double lag_ms;                                                /* > 0: a first-order lag, no window */
     double counter_period_ms, counter_gain;

@@ -31,6 +31,7 @@ static const struct setting {
     S("copy", "bandwidth_gbs", copy_gbs),
     S("copy", "power", copy_w),
     S("copy", "latency_us", copy_latency_us),
+    S("copy", "wait", copies_wait),
     S("sensor", "window_ms", window_ms),
     S("sensor", "period_ms", period_ms),
     S("sensor", "delay_ms", delay_ms),
@@ -40,8 +41,6 @@ static const struct setting {
     S("sensor", "noise", noise),
     S("counter", "period_ms", counter_period_ms),
     S("counter", "gain", counter_gain),
-    S("event", "host_ns", event_host_ns),
-    S("event", "device_ns", event_device_ns),
     S("clock", "drift_ppm", drift_ppm),
     S("wait", "spin", spin),
     S("counter", "window_ms", counter_window_ms),
@@ -49,6 +48,18 @@ static const struct setting {
     S("ring", "window_ms", ring_window_ms),
 #undef S
 };
+
+const char *const sim_cost_names[SIM_COSTS] = {
+#define COST(call, host_ns, item_ns, device_ns) #call,
+#include "costs.def"
+#undef COST
+};
+static const struct sim_cost costs[SIM_COSTS] = {
+#define COST(call, host_ns, item_ns, device_ns) {host_ns, item_ns, device_ns},
+#include "costs.def"
+#undef COST
+};
+#define UNSAID (-1) /* by the script: costs.def counts */
 
 static bool set(struct sim_script *script, const char *directive, const char *key, const char *value)
 {
@@ -58,6 +69,54 @@ static bool set(struct sim_script *script, const char *directive, const char *ke
             return true;
         }
     return false;
+}
+
+static bool set_cost(struct sim_script *script, const char *call, const char *key, const char *value)
+{
+    double ns = strtod(value, NULL);
+    if (!call || ns < 0)
+        return false;
+    for (int i = 0; i < SIM_COSTS; i++) {
+        if (strcmp(sim_cost_names[i], call))
+            continue;
+        if (!strcmp(key, "host_ns"))
+            script->cost[i].host_ns = ns;
+        else if (!strcmp(key, "item_ns"))
+            script->cost[i].item_ns = ns;
+        else if (!strcmp(key, "device_ns"))
+            script->cost[i].device_ns = ns;
+        else
+            return false;
+        return true;
+    }
+    return false;
+}
+
+/* Older words for the same. */
+static bool set_event_cost(struct sim_script *script, const char *key, const char *value)
+{
+    return set_cost(script, "cuEventRecord", key, value) &&
+           set_cost(script, "cuEventRecordWithFlags", key, value);
+}
+
+static bool set_launch_cost(struct sim_script *script, const char *value)
+{
+    return set_cost(script, "cuLaunchKernel", "host_ns", value) &&
+           set_cost(script, "cuLaunchKernelEx", "host_ns", value) &&
+           set_cost(script, "cuLaunchCooperativeKernel", "host_ns", value);
+}
+
+/* What the script did not say is as in costs.def, times its scale. */
+static void settle_costs(struct sim_script *script)
+{
+    for (int i = 0; i < SIM_COSTS; i++) {
+        double *said = (double *)&script->cost[i];
+        const double *usual = (const double *)&costs[i];
+        for (size_t k = 0; k < sizeof(costs[i]) / sizeof(double); k++)
+            if (said[k] < 0)
+                said[k] = usual[k] * script->costs_scale;
+        script->calls_cost |= script->cost[i].host_ns > 0 || script->cost[i].item_ns > 0;
+    }
 }
 
 /* What is told in words. */
@@ -128,6 +187,7 @@ static void read_line(struct sim_script *script, char *text, const char *path, i
         read_kernel(script, save, path, line);
         return;
     }
+    const char *call = !strcmp(directive, "cost") ? strtok_r(NULL, " \t", &save) : NULL;
     for (char *word; (word = strtok_r(NULL, " \t", &save));) {
         char *value = strchr(word, '=');
         bool known = true;
@@ -138,7 +198,13 @@ static void read_line(struct sim_script *script, char *text, const char *path, i
         else if (!strcmp(directive, "driver_version"))
             script->driver_version = atoi(word);
         else if (!strcmp(directive, "launch_cost_ns"))
-            script->launch_cost_ns = strtoull(word, NULL, 10);
+            known = set_launch_cost(script, word);
+        else if (!strcmp(directive, "costs"))
+            script->costs_scale = strtod(word, NULL);
+        else if (!strcmp(directive, "cost"))
+            known = value && set_cost(script, call, word, value);
+        else if (!strcmp(directive, "event"))
+            known = value && set_event_cost(script, word, value);
         else if (!strcmp(directive, "refuse") && !strcmp(word, "counter"))
             script->refuse_counter = true;
         else if (!strcmp(directive, "refuse") && !strcmp(word, "power"))
@@ -155,10 +221,22 @@ static void read_line(struct sim_script *script, char *text, const char *path, i
         mistake(path, line, "devices: 1 to 8");
 }
 
+static void read_file(struct sim_script *script, const char *path)
+{
+    FILE *file = fopen(path, "re");
+    if (!file)
+        mistake(path, 0, "cannot be read");
+    char text[1024];
+    for (int line = 1; fgets(text, sizeof(text), file); line++)
+        read_line(script, text, path, line);
+    fclose(file);
+}
+
 void sim_script_read(struct sim_script *script, const char *path)
 {
     *script = (struct sim_script){
         .devices = 1,
+        .costs_scale = 1,
         .driver_version = 13000,
         .idle_w = 60,
         .context_w = 85,
@@ -178,13 +256,9 @@ void sim_script_read(struct sim_script *script, const char *path)
         .board = "NVIDIA H100 80GB HBM3",
         .driver = "580.65.06",
     };
-    if (!path || !*path)
-        return;
-    FILE *file = fopen(path, "re");
-    if (!file)
-        mistake(path, 0, "cannot be read");
-    char text[1024];
-    for (int line = 1; fgets(text, sizeof(text), file); line++)
-        read_line(script, text, path, line);
-    fclose(file);
+    for (int i = 0; i < SIM_COSTS; i++)
+        script->cost[i] = (struct sim_cost){UNSAID, UNSAID, UNSAID};
+    if (path && *path)
+        read_file(script, path);
+    settle_costs(script);
 }
