@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * activities.c - from a launch to its row in the ledger, without a lock: open addressing, four slots to a
- * cache line. A slot is written once, under the cold lock, and published by its tag; it is never moved.
+ * cache line. A slot is written under the cold lock and published by its tag; it is never moved.
  *
  * The tag is a 64-bit hash of the whole key, and stands for it: among as many keys as the table holds, that
  * two share one has a chance of one in 10^10. So a launch reads one line of a table that stays in the caches.
+ *
+ * A kernel with many shapes is folded: from then on its new shapes share one row, and one slot, whose key has
+ * no shape. A launch that does not find its own key looks for that one, so a shape that was never seen before
+ * costs a second probe, and neither a lock nor a slot. Slots of functions that went away are used again.
  *
  * Floor of a counted launch: one hash probe and one add. What it costs on top is measured by `make bench`.
  */
@@ -14,49 +18,62 @@
 #include <sys/mman.h>
 
 enum {
-    SLOTS = 65536,
-    PROBES = 64,
-    SLOTS_FULL = SLOTS / 4 * 3, /* from here on no new shapes */
-    SHAPES_PER_KERNEL = 256,    /* more than that share one row, grid 0 */
-    TRIES = 8,                  /* timings before a kernel is no longer timed alone */
+    SLOTS = 131072,
+    PROBES = 128,
+    SLOTS_PLENTY = SLOTS / 4,                   /* from here on a function has one shape of its own */
+    SLOTS_FULL = SLOTS / 2,                     /* from here on no new functions: row 0 takes them */
+    ROWS_PLENTY = KJ_LEDGER_ACTIVITIES_CAP / 4, /* from here on a kernel has one row */
+    SHAPES_PER_KERNEL = 256,                    /* more than that share one row, grid 0 */
+    TRIES = 8,                                  /* timings before a kernel is no longer timed alone */
     BUCKETS = 16384,
+    CHAINS = 65536,
 };
 
 struct slot {
-    _Atomic uint64_t tag; /* 0 free; else the hash with its lowest bit set; DEAD after an unload */
+    _Atomic uint64_t tag; /* 0 free; else the hash with its lowest bit set; DEAD: free, and not the last */
     uint32_t row;
     uint32_t tries; /* timings begun, in bursts and outside of them, up to TRIES */
 };
-#define HUGE_PAGE  ((size_t)2 << 20)
-#define TABLE_SIZE (SLOTS * (sizeof(struct slot) + sizeof(void *)))
-_Static_assert(TABLE_SIZE <= HUGE_PAGE, "one huge page");
-#define DEAD 2u
+/* The slots of a function, found when it goes away. Under the cold lock. */
+struct link {
+    const void *function;
+    uint32_t next; /* slot + 1, or 0 */
+};
+#define HUGE_PAGE ((size_t)2 << 20)
+_Static_assert(SLOTS * sizeof(struct slot) <= HUGE_PAGE, "one huge page");
+#define TABLE_BYTES (HUGE_PAGE + SLOTS * sizeof(struct link) + CHAINS * sizeof(uint32_t))
+#define DEAD        2u
 
 static struct slot *slots;
-static const void **functions; /* of each slot: found by an unload alone */
-static unsigned slots_used;
+static struct link *links;    /* of each slot */
+static uint32_t *chain_first; /* by function: slot + 1, or 0 */
+static _Atomic uint32_t slots_used;
 
 /* Rows by (name, kind, device, role), for the first launch of each of thousands: row + 1, or 0. */
 static uint32_t bucket_first[BUCKETS], bucket_next[KJ_LEDGER_ACTIVITIES_CAP];
+static uint32_t kind_names[KJ_ACTIVITY_WALK + 1]; /* offsets in NAMES; 0: not stored yet */
 
 void kj_activities_reset(void)
 {
     /* Anonymous and private: after a fork the child's reset does not touch the parent's. */
     if (slots)
-        munmap(slots, HUGE_PAGE);
+        munmap(slots, TABLE_BYTES);
     slots = NULL;
-    slots_used = 0;
+    atomic_store(&slots_used, 0);
     memset(bucket_first, 0, sizeof(bucket_first));
-    char *map =
-        mmap(NULL, 2 * HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    memset(kind_names, 0, sizeof(kind_names));
+    char *map = mmap(NULL, TABLE_BYTES + HUGE_PAGE, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED)
         return;
     size_t before = -(uintptr_t)map % HUGE_PAGE;
     if (before)
         munmap(map, before);
-    munmap(map + before + HUGE_PAGE, HUGE_PAGE - before);
+    if (before < HUGE_PAGE)
+        munmap(map + before + TABLE_BYTES, HUGE_PAGE - before);
+    links = (struct link *)(map + before + HUGE_PAGE);
+    chain_first = (uint32_t *)(links + SLOTS);
     slots = (struct slot *)(map + before);
-    functions = (const void **)(slots + SLOTS);
     /* Thousands of kernels are touched in no order: in small pages each probe would miss the TLB too. */
     madvise(slots, HUGE_PAGE, MADV_HUGEPAGE);
 }
@@ -81,6 +98,14 @@ static inline uint64_t hash_of(uint8_t kind, uint16_t device, uint8_t role, cons
     return fold(fold(what, xy) ^ fold(zx, yz) ^ where, 0xe7037ed1a0b428dbULL) | 1;
 }
 
+/* The key of all shapes of a function that have none of their own. */
+static inline uint64_t folded_hash_of(uint8_t kind, uint16_t device, uint8_t role,
+                                      const struct kj_shape *shape)
+{
+    const struct kj_shape any = {.function = shape->function};
+    return hash_of(kind, device, role, &any);
+}
+
 static inline size_t place_of(uint64_t hash, unsigned probe)
 {
     return ((hash >> 16) + probe) & (SLOTS - 1);
@@ -99,17 +124,71 @@ static inline struct slot *probe(uint64_t hash)
     return NULL;
 }
 
+static inline struct slot *find(uint64_t hash, uint8_t kind, uint16_t device, const struct kj_shape *shape)
+{
+    struct slot *slot = probe(hash);
+    if (unlikely(!slot) && shape->grid[0])
+        slot = probe(folded_hash_of(kind, device, kj_self.role, shape));
+    return slot;
+}
+
+static uint32_t *chain_of(const void *function)
+{
+    return &chain_first[((uintptr_t)function * 0x9e3779b97f4a7c15ULL) >> 48];
+}
+
+static bool has_slot(const void *function)
+{
+    for (uint32_t i = *chain_of(function); i; i = links[i - 1].next)
+        if (links[i - 1].function == function)
+            return true;
+    return false;
+}
+
+/* The caller has seen that the key is in no slot. */
 static void publish_slot(uint64_t hash, const void *function, uint32_t row)
 {
     for (unsigned i = 0; i < PROBES; i++) {
-        struct slot *slot = &slots[place_of(hash, i)];
-        if (atomic_load_explicit(&slot->tag, memory_order_relaxed))
+        size_t at = place_of(hash, i);
+        struct slot *slot = &slots[at];
+        uint64_t tag = atomic_load_explicit(&slot->tag, memory_order_relaxed);
+        if (tag && tag != DEAD)
             continue;
-        functions[place_of(hash, i)] = function;
+        uint32_t *first = chain_of(function);
+        links[at] = (struct link){function, *first};
+        *first = (uint32_t)at + 1;
         slot->row = row;
+        slot->tries = 0;
         atomic_store_explicit(&slot->tag, hash, memory_order_release);
-        slots_used++;
+        atomic_fetch_add_explicit(&slots_used, 1, memory_order_relaxed);
         return;
+    }
+}
+
+/* Nobody looks beyond a free slot: what is dead before one is free as well. */
+static void free_slot(size_t at)
+{
+    atomic_store_explicit(&slots[at].tag, DEAD, memory_order_release);
+    atomic_fetch_sub_explicit(&slots_used, 1, memory_order_relaxed);
+    while (atomic_load_explicit(&slots[at].tag, memory_order_relaxed) == DEAD &&
+           !atomic_load_explicit(&slots[(at + 1) & (SLOTS - 1)].tag, memory_order_relaxed)) {
+        atomic_store_explicit(&slots[at].tag, 0, memory_order_release);
+        at = (at - 1) & (SLOTS - 1);
+    }
+}
+
+/* Frees the function's slots, or those of one row alone, and but for `kept`. */
+static void free_slots(const void *function, const uint32_t *row, uint64_t kept)
+{
+    for (uint32_t *at = chain_of(function); *at;) {
+        struct link *link = &links[*at - 1];
+        const struct slot *slot = &slots[*at - 1];
+        if (link->function != function || (row && slot->row != *row) || slot->tag == kept) {
+            at = &link->next;
+            continue;
+        }
+        free_slot(*at - 1);
+        *at = link->next;
     }
 }
 
@@ -130,68 +209,115 @@ static uint32_t *bucket_of(const struct kj_ledger_activity *a)
     return &bucket_first[fold(a->name + 1, place ^ 0x9e3779b97f4a7c15ULL) % BUCKETS];
 }
 
-/* A row for (name, kind, device, role, shape), the same one for the same key; under the cold lock. */
-static uint32_t row_for(struct kj_ledger_header *ledger, const struct kj_ledger_activity *wanted,
-                        bool *ret_first)
+/* What the rows of one (name, kind, device, role) are. */
+struct rows_found {
+    uint32_t exact, any, newest; /* row + 1, or 0; newest: of those that have a shape */
+    unsigned shapes;
+};
+
+static struct rows_found rows_find(const struct kj_ledger_activity *rows,
+                                   const struct kj_ledger_activity *wanted)
 {
-    struct kj_ledger_activity *rows = kj_section(ledger, KJ_SECTION_ACTIVITIES);
-    uint32_t *bucket = bucket_of(wanted);
-    unsigned shapes = 0;
-    for (uint32_t i = *bucket; i; i = bucket_next[i - 1]) {
+    struct rows_found found = {0};
+    for (uint32_t i = *bucket_of(wanted); i && !found.exact; i = bucket_next[i - 1]) {
         const struct kj_ledger_activity *a = &rows[i - 1];
         if (a->name != wanted->name || a->kind != wanted->kind || a->device != wanted->device ||
             a->role != wanted->role)
             continue;
         if (!memcmp(a->grid, wanted->grid, sizeof(a->grid)) &&
             !memcmp(a->block, wanted->block, sizeof(a->block)) && a->shared_bytes == wanted->shared_bytes)
-            return i - 1;
-        shapes++;
+            found.exact = i;
+        if (!a->grid[0])
+            found.any = i;
+        else if (!found.newest)
+            found.newest = i;
+        found.shapes += a->grid[0] != 0;
     }
-    struct kj_ledger_activity row = *wanted;
-    if (shapes >= SHAPES_PER_KERNEL && wanted->grid[0]) {
-        memset(row.grid, 0, sizeof(row.grid));
-        memset(row.block, 0, sizeof(row.block));
-        row.shared_bytes = 0;
-        return row_for(ledger, &row, ret_first);
+    return found;
+}
+
+static void take_shape_away(struct kj_ledger_activity *row)
+{
+    memset(row->grid, 0, sizeof(row->grid)); /* the first of them says so: a reader may come in between */
+    memset(row->block, 0, sizeof(row->block));
+    row->shared_bytes = 0;
+}
+
+/* A row for (name, kind, device, role, shape), the same one for the same key; under the cold lock. Where rows
+ * are scarce, a kernel's row becomes that of all its shapes. */
+static uint32_t row_for(struct kj_ledger_header *ledger, struct kj_ledger_activity *wanted, bool *ret_first)
+{
+    struct kj_ledger_activity *rows = kj_section(ledger, KJ_SECTION_ACTIVITIES);
+    bool scarce = ledger->sections[KJ_SECTION_ACTIVITIES].used >= ROWS_PLENTY;
+    struct rows_found found = rows_find(rows, wanted);
+    if (found.exact)
+        return found.exact - 1;
+    if (wanted->grid[0] && found.shapes >= (scarce ? 1 : SHAPES_PER_KERNEL))
+        take_shape_away(wanted);
+    if (!wanted->grid[0] && found.any)
+        return found.any - 1;
+    if (!wanted->grid[0] && scarce && found.newest && wanted->kind == KJ_ACTIVITY_KERNEL) {
+        take_shape_away(&rows[found.newest - 1]);
+        return found.newest - 1;
     }
     int64_t index = kj_row_reserve(ledger, KJ_SECTION_ACTIVITIES);
     if (index < 0)
         return 0;
-    rows[index] = row;
+    rows[index] = *wanted;
     kj_row_publish(ledger, KJ_SECTION_ACTIVITIES);
+    uint32_t *bucket = bucket_of(wanted);
     bucket_next[index] = *bucket;
     *bucket = (uint32_t)index + 1;
     *ret_first = true;
     return (uint32_t)index;
 }
 
-static uint32_t find_slowly(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device, uint8_t role,
+/* The row of a key that no slot has, and a slot for it. Under the cold lock. */
+static uint32_t add_key(struct kj_ledger_header *ledger, uint32_t name, uint8_t kind, uint16_t device,
+                        uint8_t role, const struct kj_shape *shape, uint64_t hash, bool *ret_first)
+{
+    struct kj_ledger_activity wanted = {
+        .name = name, .device = device, .kind = kind, .role = role, .shared_bytes = shape->shared_bytes};
+    memcpy(wanted.grid, shape->grid, sizeof(wanted.grid));
+    memcpy(wanted.block, shape->block, sizeof(wanted.block));
+    if (kind != KJ_ACTIVITY_KERNEL) {
+        if (!kind_names[kind])
+            kind_names[kind] = kj_name_store(ledger, kind_name(kind));
+        wanted.name = kind_names[kind];
+    }
+    uint32_t used = atomic_load_explicit(&slots_used, memory_order_relaxed);
+    if (shape->grid[0] && used >= SLOTS_PLENTY && has_slot(shape->function))
+        take_shape_away(&wanted);
+    uint32_t row = wanted.name ? row_for(ledger, &wanted, ret_first) : 0; /* no room for its name */
+    const struct kj_ledger_activity *rows = kj_section(ledger, KJ_SECTION_ACTIVITIES);
+    if (shape->grid[0] && (!row || !rows[row].grid[0])) {
+        hash = folded_hash_of(kind, device, role, shape);
+        publish_slot(hash, shape->function, row);
+        if (row) /* it answers for them */
+            free_slots(shape->function, &row, hash);
+    } else {
+        publish_slot(hash, shape->function, row);
+    }
+    if (used + 1 >= SLOTS_FULL)
+        __atomic_fetch_or(&ledger->flags, KJ_LEDGER_PARTIAL, __ATOMIC_RELAXED);
+    return row;
+}
+
+static uint32_t find_slowly(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
                             const struct kj_shape *shape, uint64_t hash, bool *ret_first)
 {
     uint32_t name = kind == KJ_ACTIVITY_KERNEL ? kj_function_name(ledger, shape->function) : 0;
     kj_lock_cold();
-    struct slot *slot = probe(hash);
-    uint32_t row = slot ? slot->row : 0;
-    if (!slot) {
-        struct kj_ledger_activity wanted = {
-            .name = name, .device = device, .kind = kind, .role = role, .shared_bytes = shape->shared_bytes};
-        memcpy(wanted.grid, shape->grid, sizeof(wanted.grid));
-        memcpy(wanted.block, shape->block, sizeof(wanted.block));
-        if (kind != KJ_ACTIVITY_KERNEL) {
-            /* One name string each: found again among the rows of this kind, else stored. */
-            struct kj_ledger_activity *rows = kj_section(ledger, KJ_SECTION_ACTIVITIES);
-            for (uint64_t i = 1; i < ledger->sections[KJ_SECTION_ACTIVITIES].used && !wanted.name; i++)
-                if (rows[i].kind == kind)
-                    wanted.name = rows[i].name;
-            if (!wanted.name)
-                wanted.name = kj_name_store(ledger, kind_name(kind));
-        }
-        row = row_for(ledger, &wanted, ret_first);
-        if (slots_used < SLOTS_FULL)
-            publish_slot(hash, shape->function, row);
-    }
+    struct slot *slot = find(hash, kind, device, shape);
+    uint32_t row =
+        slot ? slot->row : add_key(ledger, name, kind, device, kj_self.role, shape, hash, ret_first);
     kj_unlock_cold();
     return row;
+}
+
+static inline bool is_full(void)
+{
+    return atomic_load_explicit(&slots_used, memory_order_relaxed) >= SLOTS_FULL;
 }
 
 uint64_t kj_activity_hash(uint8_t kind, uint16_t device, const struct kj_shape *shape)
@@ -204,17 +330,18 @@ uint64_t kj_activity_hash(uint8_t kind, uint16_t device, const struct kj_shape *
     return hash;
 }
 
-bool kj_activity_is_new(uint64_t hash)
+bool kj_activity_is_new(uint64_t hash, uint8_t kind, uint16_t device, const struct kj_shape *shape)
 {
-    const struct slot *slot = likely(slots) ? probe(hash) : NULL;
-    return !slot || slot->tries < TRIES;
+    const struct slot *slot = likely(slots) ? find(hash, kind, device, shape) : NULL;
+    return slot ? slot->tries < TRIES : !is_full();
 }
 
-uint32_t kj_activity_known(uint64_t hash, bool timed)
+uint32_t kj_activity_known(uint64_t hash, uint8_t kind, uint16_t device, const struct kj_shape *shape,
+                           bool timed)
 {
-    struct slot *slot = likely(slots) ? probe(hash) : NULL;
+    struct slot *slot = likely(slots) ? find(hash, kind, device, shape) : NULL;
     if (unlikely(!slot))
-        return KJ_ROW_UNKNOWN;
+        return is_full() ? 0 : KJ_ROW_UNKNOWN;
     if (unlikely(timed) && slot->tries < TRIES)
         slot->tries++; /* threads may race here: one try more or less */
     return slot->row;
@@ -227,7 +354,8 @@ uint32_t kj_activity_make(struct kj_ledger_header *ledger, uint8_t kind, uint16_
     if (unlikely(!slots))
         return 0;
     uint64_t begun_ns = kj_now_ns();
-    uint32_t row = find_slowly(ledger, kind, device, kj_self.role, shape, hash, ret_first);
+    __atomic_fetch_add(&ledger->slow_finds, 1, __ATOMIC_RELAXED);
+    uint32_t row = find_slowly(ledger, kind, device, shape, hash, ret_first);
     kj_governor_made(ledger, kj_now_ns() - begun_ns);
     return row;
 }
@@ -236,7 +364,7 @@ uint32_t kj_activity_find(struct kj_ledger_header *ledger, uint8_t kind, uint16_
                           const struct kj_shape *shape, bool *ret_first)
 {
     uint64_t hash = kj_activity_hash(kind, device, shape);
-    uint32_t row = kj_activity_known(hash, false);
+    uint32_t row = kj_activity_known(hash, kind, device, shape, false);
     *ret_first = false;
     return row != KJ_ROW_UNKNOWN ? row : kj_activity_make(ledger, kind, device, shape, hash, ret_first);
 }
@@ -253,11 +381,8 @@ uint32_t kj_activity_find_as(struct kj_ledger_header *ledger, uint8_t kind, uint
 
 void kj_activities_forget(const void *function)
 {
-    if (!slots)
-        return;
     kj_lock_cold();
-    for (unsigned i = 0; i < SLOTS; i++)
-        if (atomic_load_explicit(&slots[i].tag, memory_order_relaxed) && functions[i] == function)
-            atomic_store_explicit(&slots[i].tag, DEAD, memory_order_release);
+    if (slots)
+        free_slots(function, NULL, 0);
     kj_unlock_cold();
 }

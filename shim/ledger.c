@@ -19,6 +19,12 @@ _Atomic(struct kj_ledger_header *) kj_ledger;
 atomic_flag kj_cold_lock = ATOMIC_FLAG_INIT;
 static atomic_flag ring_lock = ATOMIC_FLAG_INIT;
 
+/* Names that are in the arena, by hash: the same kernel may be loaded a million times. Linear probing; what
+ * finds no place here is stored again. Under the cold lock. */
+enum { NAMED = 131072, NAMED_PROBES = 64 };
+static uint32_t named[NAMED];
+static bool named_used;
+
 static const struct {
     uint32_t row_size, cap;
 } layout[KJ_SECTION_COUNT] = {
@@ -173,6 +179,8 @@ bool kj_ledger_create(const char *dir, const char **ret_reason)
     if (map == MAP_FAILED)
         return false;
     struct kj_ledger_header *ledger = map;
+    if (named_used) /* not where it is new: clearing it would touch all of it */
+        memset(named, 0, sizeof(named));
     fill_header(ledger, size, ticks);
     fill_calls(ledger);
     __atomic_store_n(&ledger->magic, KJ_LEDGER_MAGIC, __ATOMIC_RELEASE);
@@ -205,20 +213,39 @@ void kj_row_publish(struct kj_ledger_header *ledger, enum kj_ledger_section sect
     __atomic_fetch_add(&ledger->sections[section].used, 1, __ATOMIC_RELEASE);
 }
 
+static uint32_t *named_place(const char *arena, const char *name, size_t length)
+{
+    uint32_t h = 2166136261u;
+    for (size_t i = 0; i < length; i++)
+        h = (h ^ (unsigned char)name[i]) * 16777619u;
+    for (uint32_t i = 0; i < NAMED_PROBES; i++) {
+        uint32_t *place = &named[((h ^ h >> 15) + i) % NAMED];
+        if (!*place || (!strncmp(arena + *place, name, length) && !arena[*place + length]))
+            return place;
+    }
+    return NULL;
+}
+
 uint32_t kj_name_store(struct kj_ledger_header *ledger, const char *name)
 {
     struct kj_ledger_section_entry *entry = &ledger->sections[KJ_SECTION_NAMES];
-    size_t size = strnlen(name, 8191) + 1;
-    if (entry->used + size > entry->cap) {
+    char *arena = kj_section(ledger, KJ_SECTION_NAMES);
+    size_t length = strnlen(name, 8191);
+    uint32_t *place = named_place(arena, name, length);
+    if (place && *place)
+        return *place;
+    if (entry->used + length + 1 > entry->cap) {
         entry->dropped++;
         ledger->flags |= KJ_LEDGER_PARTIAL;
         return 0;
     }
     uint32_t offset = (uint32_t)entry->used;
-    char *arena = kj_section(ledger, KJ_SECTION_NAMES);
-    memcpy(arena + offset, name, size - 1);
-    arena[offset + size - 1] = 0;
-    __atomic_store_n(&entry->used, entry->used + size, __ATOMIC_RELEASE);
+    memcpy(arena + offset, name, length);
+    arena[offset + length] = 0;
+    __atomic_store_n(&entry->used, entry->used + length + 1, __ATOMIC_RELEASE);
+    if (place)
+        *place = offset;
+    named_used = true;
     return offset;
 }
 

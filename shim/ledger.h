@@ -20,7 +20,7 @@
 #include <stdint.h>
 
 #define KJ_LEDGER_MAGIC     0x3172656764656c6bULL /* "kledger1" as little-endian bytes */
-#define KJ_LEDGER_VERSION   3u
+#define KJ_LEDGER_VERSION   4u
 #define KJ_LEDGER_MAX_BYTES (64u << 20)
 #define KJ_LEDGER_PREFIX    "ledger." /* file name in the run folder: ledger.<pid>.<start_ticks> */
 
@@ -109,6 +109,7 @@ struct kj_ledger_header {
     uint64_t harvest_errors;   /* event queries that failed */
     uint64_t failed_launches;  /* launches that the driver refused: not counted as launches */
     uint64_t gpa_requests;     /* cuGetProcAddress calls seen */
+    uint64_t slow_finds;       /* launches whose row was not known and was looked for under a lock */
 
     uint32_t timing_asked;   /* enum kj_ledger_timing, as KJOULE_TIMING says */
     uint32_t timing_backend; /* the same, as it is now: CUPTI may step aside */

@@ -3,6 +3,9 @@
  * names.c - which kernel a function handle is. Learned where handles are given out, forgotten where their
  * module goes; the driver is asked only for a handle that was never seen. Layouts of handles are never looked
  * into.
+ *
+ * What is forgotten makes room: a program may load and unload modules for weeks. Forgetting a module costs
+ * what that module held.
  */
 #include "shim.h"
 
@@ -10,72 +13,162 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { HANDLES = 262144, HANDLE_PROBES = 256, TEXTS_BYTES = 64 << 20 };
+enum {
+    HANDLES = 262144,
+    CHAINS = 65536,
+    TEXTS_BYTES = 64 << 20,
+    TEXT_LEAST = 4, /* bits: a text has room for 16 bytes, or the next power of two that holds it */
+    TEXT_MOST = 13,
+};
 
+/* Each is in two lists: of those with the same hash of `function`, and of those with the same hash of
+ * `owner`. Numbers of handles are theirs + 1; 0 is none. All under the cold lock. */
 struct handle {
-    const void *function; /* NULL free */
-    const void *owner;    /* module or library; NULL: forgotten */
-    uint32_t text;        /* offset in `texts` */
+    const void *function;
+    const void *owner; /* module or library */
+    uint32_t text;     /* offset in `texts`; 0 none */
     uint32_t
         name; /* offset in the ledger's NAMES; 0 until first launched: a library may hold tens of thousands */
+    uint32_t next, next_of_owner, before_of_owner;
 };
-/* Both mapped at first use, under the cold lock; pages that are not used cost nothing. */
-static struct handle *handles;
-static char *texts;
-static size_t texts_used;
+/* Mapped at first use; pages that are not used cost nothing. */
+static struct names {
+    uint32_t by_function[CHAINS], by_owner[CHAINS];
+    uint32_t used, free; /* handles: ever used, and the first of those given back */
+    uint32_t texts_used;
+    uint32_t free_text[TEXT_MOST + 1]; /* given back, by room: each holds the offset of the next */
+    struct handle handles[HANDLES];
+    char texts[TEXTS_BYTES];
+} * names;
 
-static struct handle *handle_place(const void *function)
+static bool names_ready(void)
 {
-    if (!handles) {
-        int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-        size_t size = HANDLES * sizeof(*handles);
-        char *map = mmap(NULL, size + TEXTS_BYTES, PROT_READ | PROT_WRITE, flags, -1, 0);
-        if (map == MAP_FAILED)
-            return NULL;
-        handles = (struct handle *)map;
-        texts = map + size;
-        texts_used = 1;
-    }
-    size_t at = ((uintptr_t)function * 0x9e3779b97f4a7c15ULL) >> 40;
-    for (int i = 0; i < HANDLE_PROBES; i++) {
-        struct handle *handle = &handles[(at + (size_t)i) % HANDLES];
-        if (!handle->function || handle->function == function)
-            return handle;
-    }
-    return NULL;
+    static bool refused;
+    if (names || refused)
+        return names != NULL;
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void *map = mmap(NULL, sizeof(*names), PROT_READ | PROT_WRITE, flags, -1, 0);
+    refused = map == MAP_FAILED;
+    if (refused)
+        return false;
+    names = map;
+    names->texts_used = 1 << TEXT_LEAST; /* offset 0: none */
+    return true;
+}
+
+static uint32_t *chain_of(uint32_t *chains, const void *key)
+{
+    return &chains[((uintptr_t)key * 0x9e3779b97f4a7c15ULL) >> 48];
+}
+
+static unsigned text_room(size_t size)
+{
+    unsigned bits = TEXT_LEAST;
+    while ((size_t)1 << bits < size)
+        bits++;
+    return bits;
 }
 
 static uint32_t text_store(const char *text)
 {
-    size_t size = strnlen(text, 8191) + 1;
-    if (texts_used + size > TEXTS_BYTES)
+    size_t length = strnlen(text, (1 << TEXT_MOST) - 1);
+    unsigned room = text_room(length + 1);
+    uint32_t offset = names->free_text[room];
+    if (offset)
+        memcpy(&names->free_text[room], names->texts + offset, sizeof(offset));
+    else if (names->texts_used + (1u << room) > TEXTS_BYTES)
         return 0;
-    uint32_t offset = (uint32_t)texts_used;
-    memcpy(texts + offset, text, size - 1);
-    texts_used += size;
+    else
+        offset = names->texts_used, names->texts_used += 1u << room;
+    memcpy(names->texts + offset, text, length);
+    names->texts[offset + length] = 0;
     return offset;
 }
 
+static void text_free(uint32_t offset)
+{
+    if (!offset)
+        return;
+    unsigned room = text_room(strlen(names->texts + offset) + 1);
+    memcpy(names->texts + offset, &names->free_text[room], sizeof(offset));
+    names->free_text[room] = offset;
+}
+
+static struct handle *handle_find(const void *function)
+{
+    for (uint32_t i = names ? *chain_of(names->by_function, function) : 0; i; i = names->handles[i - 1].next)
+        if (names->handles[i - 1].function == function)
+            return &names->handles[i - 1];
+    return NULL;
+}
+
+static struct handle *handle_add(const void *function, const void *owner)
+{
+    uint32_t i = names->free ? names->free : names->used < HANDLES ? names->used + 1 : 0;
+    if (!i)
+        return NULL; /* the driver will be asked at its first launch */
+    struct handle *handle = &names->handles[i - 1];
+    if (i == names->free)
+        names->free = handle->next;
+    else
+        names->used++;
+    uint32_t *chain = chain_of(names->by_function, function), *owned = chain_of(names->by_owner, owner);
+    *handle = (struct handle){.function = function, .owner = owner, .next = *chain, .next_of_owner = *owned};
+    if (*owned)
+        names->handles[*owned - 1].before_of_owner = i;
+    *chain = *owned = i;
+    return handle;
+}
+
+static void handle_free(struct handle *handle)
+{
+    uint32_t i = (uint32_t)(handle - names->handles) + 1;
+    uint32_t *at = chain_of(names->by_function, handle->function);
+    while (*at != i)
+        at = &names->handles[*at - 1].next;
+    *at = handle->next;
+    if (handle->before_of_owner)
+        names->handles[handle->before_of_owner - 1].next_of_owner = handle->next_of_owner;
+    else
+        *chain_of(names->by_owner, handle->owner) = handle->next_of_owner;
+    if (handle->next_of_owner)
+        names->handles[handle->next_of_owner - 1].before_of_owner = handle->before_of_owner;
+    text_free(handle->text);
+    *handle = (struct handle){.next = names->free};
+    names->free = i;
+}
+
+/* A handle that was somebody else's is another kernel's from now on, also where no unload was seen: a context
+ * that ends takes its modules with it. */
 static void learn(const void *function, const void *owner, const char *name)
 {
     if (!kj_ledger_now() || !function || !name)
         return;
+    bool launched = false;
     kj_lock_cold();
-    struct handle *handle = handle_place(function);
-    if (handle && !(handle->function == function && handle->owner == owner))
-        *handle = (struct handle){.function = function, .owner = owner, .text = text_store(name)};
+    struct handle *handle = names_ready() ? handle_find(function) : NULL;
+    if (handle && (handle->owner != owner || strcmp(names->texts + handle->text, name) != 0)) {
+        launched = handle->name != 0;
+        handle_free(handle);
+        handle = NULL;
+    }
+    if (names && !handle && (handle = handle_add(function, owner)))
+        handle->text = text_store(name);
     kj_unlock_cold();
+    if (launched)
+        kj_activities_forget(function);
 }
 
 /* A function handle made from a kernel handle is the same kernel. */
 static void learn_alias(const void *function, const void *kernel)
 {
     kj_lock_cold();
-    struct handle *from = handle_place(kernel);
-    struct handle *to = handle_place(function);
-    if (from && from->function && from->owner && to && !(to->function && to->owner))
-        *to = (struct handle){
-            .function = function, .owner = from->owner, .text = from->text, .name = from->name};
+    const struct handle *from = handle_find(kernel);
+    struct handle *to = from && !handle_find(function) ? handle_add(function, from->owner) : NULL;
+    if (to && from->text)
+        to->text = text_store(names->texts + from->text);
+    if (to)
+        to->name = from->name;
     kj_unlock_cold();
 }
 
@@ -83,13 +176,10 @@ static void learn_alias(const void *function, const void *kernel)
 static uint32_t known_name(struct kj_ledger_header *ledger, const void *function)
 {
     kj_lock_cold();
-    struct handle *handle = handle_place(function);
-    uint32_t name = 0;
-    if (handle && handle->function && handle->owner && handle->text) {
-        if (!handle->name)
-            handle->name = kj_name_store(ledger, texts + handle->text);
-        name = handle->name;
-    }
+    struct handle *handle = handle_find(function);
+    if (handle && !handle->name && handle->text)
+        handle->name = kj_name_store(ledger, names->texts + handle->text);
+    uint32_t name = handle ? handle->name : 0;
     kj_unlock_cold();
     return name;
 }
@@ -107,31 +197,34 @@ uint32_t kj_function_name(struct kj_ledger_header *ledger, void *function)
         snprintf(unnamed, sizeof(unnamed), "(unnamed kernel %p)", function);
         text = unnamed;
     }
-    learn(function, &handles, text); /* owner: nobody whose unload we would see */
+    learn(function, &names, text); /* owner: nobody whose unload we would see */
     return known_name(ledger, function);
 }
 
 static void forget_owner(const void *owner)
 {
-    if (!handles)
-        return;
-    for (size_t i = 0; i < HANDLES; i++) {
-        struct handle *handle = &handles[i];
-        if (!handle->function || handle->owner != owner)
-            continue;
-        if (handle->name)
-            kj_activities_forget(handle->function);
+    const void *function;
+    do { /* one at a time: nobody waits long for the lock */
         kj_lock_cold();
-        handle->owner = NULL; /* the place stays taken, so that probes pass over it */
+        uint32_t i = names ? *chain_of(names->by_owner, owner) : 0;
+        while (i && names->handles[i - 1].owner != owner)
+            i = names->handles[i - 1].next_of_owner;
+        struct handle *handle = i ? &names->handles[i - 1] : NULL;
+        function = handle ? handle->function : NULL;
+        bool launched = handle && handle->name;
+        if (handle)
+            handle_free(handle);
         kj_unlock_cold();
-    }
+        if (launched)
+            kj_activities_forget(function);
+    } while (function);
 }
 
 void kj_names_forget(void)
 {
-    if (handles)
-        munmap(handles, HANDLES * sizeof(*handles) + TEXTS_BYTES);
-    handles = NULL;
+    if (names)
+        munmap(names, sizeof(*names));
+    names = NULL;
 }
 
 CUresult cuModuleGetFunction(CUfunction *ret_function, CUmodule module, const char *name)

@@ -131,11 +131,14 @@ uint32_t kj_activity_find_as(struct kj_ledger_header *ledger, uint8_t kind, uint
  * row, KJ_ROW_UNKNOWN at the first launch, which then makes one. */
 #define KJ_ROW_UNKNOWN UINT32_MAX
 uint64_t kj_activity_hash(uint8_t kind, uint16_t device, const struct kj_shape *shape);
-bool kj_activity_is_new(uint64_t hash); /* hardly timed before */
-uint32_t kj_activity_known(uint64_t hash, bool timed);
+bool kj_activity_is_new(uint64_t hash, uint8_t kind, uint16_t device,
+                        const struct kj_shape *shape); /* hardly timed before */
+uint32_t kj_activity_known(uint64_t hash, uint8_t kind, uint16_t device, const struct kj_shape *shape,
+                           bool timed);
 uint32_t kj_activity_make(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device,
                           const struct kj_shape *shape, uint64_t hash, bool *ret_first);
-/* A function handle went away: a later use of the same handle is another kernel. */
+/* A function handle went away: a later use of the same handle is another kernel. Costs what the function's
+ * own shapes cost, not what the table holds. */
 void kj_activities_forget(const void *function);
 void kj_activities_reset(void); /* a new ledger */
 static inline void kj_count(uint64_t *cell, uint64_t add)

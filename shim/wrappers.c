@@ -63,8 +63,10 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, bo
     if (unlikely(!b->context))
         return;
     int mode = timed ? atomic_load_explicit(&kj_timing_on, memory_order_relaxed) : KJ_TIME_NONE;
-    b->hash = kj_activity_hash(kind, kj_context_device(b->context), shape);
-    timed = mode == KJ_TIME_ALL || (unlikely(mode == KJ_TIME_NEW) && kj_activity_is_new(b->hash));
+    uint16_t device = kj_context_device(b->context);
+    b->hash = kj_activity_hash(kind, device, shape);
+    timed = mode == KJ_TIME_ALL ||
+            (unlikely(mode == KJ_TIME_NEW) && kj_activity_is_new(b->hash, kind, device, shape));
     if (unlikely(atomic_load_explicit(&kj_captures, memory_order_relaxed))) {
         kj_self.inside = true;
         b->capturing = kj_stream_captures(stream, lane);
@@ -118,9 +120,10 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
         return;
     }
     bool first = false;
-    uint32_t row = kj_activity_known(b->hash, b->pair != NULL);
+    uint16_t device = kj_context_device(b->context);
+    uint32_t row = kj_activity_known(b->hash, kind, device, shape, b->pair != NULL);
     if (unlikely(row == KJ_ROW_UNKNOWN)) {
-        row = kj_activity_make(b->ledger, kind, kj_context_device(b->context), shape, b->hash, &first);
+        row = kj_activity_make(b->ledger, kind, device, shape, b->hash, &first);
         b->stands_for = 0; /* it took its own time */
     }
     kj_count(&kj_self.counts[row], 1);

@@ -28,7 +28,7 @@ class Ledger:
         (self.pid, self.ppid, _, self.start_ns, _, self.end_ns, self.state, self.flags, self.driver_version, self.rank,
          self.local_rank, self.world_size) = struct.unpack_from("<iiQQQQIIiiii", data, 24 + 32 * 16)
         (self.ring_tail, self.self_ns, self.timed_pairs, self.untimed_no_event, self.untimed_capture, self.harvest_errors,
-         self.failed_launches, self.gpa_requests) = struct.unpack_from("<8Q", data, 24 + 32 * 16 + 64 + 256)
+         self.failed_launches, self.gpa_requests, self.slow_finds) = struct.unpack_from("<9Q", data, 24 + 32 * 16 + 64 + 256)
 
     def rows(self, name, layout):
         offset, row_size, cap, used, _ = self.sections[name]

@@ -17,23 +17,35 @@ struct global {
     struct global *next;
 };
 static CUfunction functions; /* all alive, under sim_lock */
+enum { SAME = 1 << 16 };
+static CUfunction same_hash[SAME]; /* the same ones, by owner and name */
 static struct global *globals;
 enum { GLOBAL_BYTES = 1 << 16 };
+
+static CUfunction *same_as(const void *owner, const char *name)
+{
+    uint64_t h = (uintptr_t)owner;
+    for (; *name; name++)
+        h = (h ^ (unsigned char)*name) * 0x100000001b3ULL;
+    return &same_hash[(h ^ h >> 32) % SAME];
+}
 
 static CUresult function_get(CUfunction *ret, void *owner, const char *name)
 {
     if (!name || !ret)
         return CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&sim_lock);
-    CUfunction f = functions;
+    CUfunction *first = same_as(owner, name), f = *first;
     while (f && (f->owner != owner || strcmp(f->name, name)))
-        f = f->next;
+        f = f->same;
     if (!f && (f = calloc(1, sizeof(*f)))) {
         f->magic = SIM_FUNCTION;
         f->owner = owner;
         f->name = strdup(name);
         f->next = functions;
         functions = f;
+        f->same = *first;
+        *first = f;
     }
     pthread_mutex_unlock(&sim_lock);
     *ret = f;
@@ -47,6 +59,10 @@ static void forget(void *owner)
     for (CUfunction *p = &functions; *p;) {
         CUfunction f = *p;
         if (f->owner == owner) {
+            CUfunction *same = same_as(owner, f->name);
+            while (*same != f)
+                same = &(*same)->same;
+            *same = f->same;
             f->magic = 0;
             *p = f->next;
         } else {

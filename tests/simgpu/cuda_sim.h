@@ -124,7 +124,7 @@ struct CUfunc_st {
     void *owner;
     char *name;
     _Atomic uint32_t kernel[SIM_DEVICES]; /* index + 1 */
-    struct CUfunc_st *next;
+    struct CUfunc_st *next, *same;
 };
 
 struct CUgraphNode_st {
