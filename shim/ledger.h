@@ -190,9 +190,9 @@ struct kj_ledger_activity {
     uint8_t kind; /* enum kj_activity_kind */
     uint8_t role; /* enum kj_activity_role, and a range's phase */
     uint32_t grid[3], block[3];
-    uint32_t shared_bytes; /* dynamic */
-    uint32_t reserved;
-    uint64_t bytes; /* copies and memsets: total moved */
+    uint32_t shared_bytes;  /* dynamic */
+    uint32_t first_call_ns; /* how long the first launch's call took; 0 not known */
+    uint64_t bytes;         /* copies and memsets: total moved */
     /* Durations of the timed launches. One writer (the harvester); each word is read alone. */
     uint64_t timed; /* launches in the sums below; the first launch is not among them */
     uint64_t sum_ns;

@@ -204,7 +204,8 @@ struct kj_pair *kj_timing_start(struct kj_ledger_header *ledger, struct kj_conte
 void kj_timing_gap(struct kj_context *context);
 /* Records the end event on the stream; false when the driver refused. */
 bool kj_timing_mark(struct kj_pair *pair, CUstream stream, int lane);
-void kj_timing_end(struct kj_context *context, struct kj_pair *pair, uint32_t activity, bool first);
+/* returned_ns: of the first launch of its activity, when its call had returned; else 0. */
+void kj_timing_end(struct kj_context *context, struct kj_pair *pair, uint32_t activity, uint64_t returned_ns);
 void kj_timing_cancel(struct kj_context *context, struct kj_pair *pair);
 /* Collects finished pairs of the context, at most `most` (0: all). Never waits. */
 void kj_timing_harvest(struct kj_ledger_header *ledger, struct kj_context *context, unsigned most);

@@ -155,12 +155,16 @@ bool kj_timing_mark(struct kj_pair *pair, CUstream stream, int lane)
     return rc == CUDA_SUCCESS;
 }
 
-void kj_timing_end(struct kj_context *context, struct kj_pair *pair, uint32_t activity, bool first)
+void kj_timing_end(struct kj_context *context, struct kj_pair *pair, uint32_t activity, uint64_t returned_ns)
 {
     (void)context;
     pair->activity = activity;
-    if (first)
+    if (returned_ns) {
+        struct kj_ledger_activity *rows = kj_section(kj_self.ledger, KJ_SECTION_ACTIVITIES);
+        uint64_t call_ns = returned_ns - pair->launch_ns;
+        rows[activity].first_call_ns = call_ns < UINT32_MAX ? (uint32_t)call_ns : UINT32_MAX;
         pair->flags |= KJ_INTERVAL_FIRST;
+    }
     __atomic_store_n(&pair->open, false, __ATOMIC_RELEASE);
     __atomic_fetch_add(&kj_self.ledger->timed_pairs, 1, __ATOMIC_RELAXED);
 }

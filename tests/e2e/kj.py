@@ -62,6 +62,17 @@ def validator():
     return cls(schema)
 
 
+def check_interval(row):
+    """A figure lies in its interval, is told with its method, and unknown is never 0."""
+    if row["time_ns"] is None:
+        assert row["time_low_ns"] is row["time_high_ns"] is None and row["time_method"] == "unknown", row
+        assert row.get("name") == "unattributed" or row.get("energy_uj") is None or row["high_uj"] > row["energy_uj"], row
+    else:
+        assert row["time_low_ns"] <= row["time_ns"] <= row["time_high_ns"] and row["time_method"] in METHODS, row
+    if row.get("energy_uj") is not None:
+        assert row["low_uj"] <= row["energy_uj"] <= row["high_uj"] and row["energy_method"] in METHODS, row
+
+
 def check_report(report):
     """Schema, and the sums that must hold in every report."""
     errors = sorted(validator().iter_errors(report), key=lambda e: list(e.path))
@@ -69,13 +80,14 @@ def check_report(report):
     for device in report["devices"]:
         if device.get("energy_uj") is None:
             continue
-        kernels = sum(k["energy_uj"] for k in report["kernels"] if k["device"] == device["device"])
-        assert kernels == device["kernels_uj"], device
+        kernels = [k for k in report["kernels"] if k["device"] == device["device"]]
+        assert sum(k["energy_uj"] or 0 for k in kernels) == device["kernels_uj"], device
+        assert sum(k["energy_uj"] is None for k in kernels) == device["kernels_unknown"], device
         assert device["kernels_uj"] + device["idle_uj"] + device["unattributed_uj"] == device["energy_uj"], device
-        phases = sum(p["energy_uj"] for p in report["phases"] if p["device"] == device["device"])
+        phases = sum(p["energy_uj"] or 0 for p in report["phases"] if p["device"] == device["device"])
         assert phases + device["idle_uj"] == device["energy_uj"], device
-        for phase in report["phases"]:
-            assert phase["low_uj"] <= phase["energy_uj"] <= phase["high_uj"], phase
+    for row in report["kernels"] + report["phases"] + report["copies"]:
+        check_interval(row)
     for device in report["devices"]:
         launches = sum(p["launches"] for p in report["phases"] if p["device"] == device["device"])
         assert launches >= device["launches"], device  # a graph whose nodes are not known is one, too

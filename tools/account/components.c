@@ -68,8 +68,8 @@ static struct kj_energy with_interval(const struct kj_account *a, const struct k
     most = most > 1 ? 1 + hypot(most - 1, unseen) : most + unseen;
     double low = whole_uj * share->low * fmin(c->low_factor, 1) * least;
     double high = whole_uj * share->high * fmax(c->high_factor, 1) * most;
-    return (struct kj_energy){true, c->method, llround(uj), (int64_t)floor(fmin(low, uj)),
-                              (int64_t)ceil(fmax(high, uj))};
+    return (struct kj_energy){
+        true, false, c->method, llround(uj), (int64_t)floor(fmin(low, uj)), (int64_t)ceil(fmax(high, uj))};
 }
 
 /* The other measuring channels of the device: what they disagree on is not known, and is in the interval. The

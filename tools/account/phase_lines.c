@@ -17,11 +17,12 @@ double *kj_phase_shares(const struct kj_work *work, const struct kj_phase_classe
     double *shares = calloc((classes->count + 1) * KJ_PHASE_COUNT, sizeof(*shares));
     for (size_t i = 0; shares && i < classes->count; i++) {
         const struct kj_work_class *class = &work->classes[classes->index[i]];
-        double *to = shares + i * KJ_PHASE_COUNT, sum_ns = 0;
+        const double *part = class->untimed ? class->phase_untimed : class->phase_ns;
+        double *to = shares + i * KJ_PHASE_COUNT, sum = 0;
         for (int p = 0; p < KJ_PHASE_COUNT; p++)
-            sum_ns += fmax(class->phase_ns[p], 0);
+            sum += fmax(part[p], 0);
         for (int p = 0; p < KJ_PHASE_COUNT; p++)
-            to[p] = sum_ns > 0 ? fmax(class->phase_ns[p], 0) / sum_ns : p == KJ_PHASE_UNATTRIBUTED;
+            to[p] = sum > 0 ? fmax(part[p], 0) / sum : p == KJ_PHASE_UNATTRIBUTED;
     }
     return shares;
 }
@@ -71,9 +72,24 @@ static double ruled_part(const struct kj_work *work, uint32_t d)
     return all_ns > 0 ? ruled_ns / all_ns : 1;
 }
 
-static struct kj_energy phase_energy(const struct kj_model_result *result, int p, double sampled_uj,
-                                     const struct kj_report_device *device)
+/* The most that launches of phase p took that were not timed; NAN: there are none. 0: nobody knows. */
+static double untimed_energy(const struct kj_work *work, const struct kj_phase_classes *classes, int p,
+                             const struct kj_model_result *result)
 {
+    double most_uj = NAN;
+    for (size_t i = 0; i < classes->count; i++)
+        if (work->classes[classes->index[i]].phase_untimed[p] > 0)
+            most_uj = fmax(most_uj, (double)result->classes[i].energy.high_uj);
+    return most_uj;
+}
+
+/* timed: some of its launches were. untimed_uj: of the others, as above. */
+static struct kj_energy phase_energy(const struct kj_model_result *result, int p, double sampled_uj,
+                                     bool timed, double untimed_uj, const struct kj_report_device *device)
+{
+    bool untimed = !isnan(untimed_uj);
+    untimed_uj = untimed ? untimed_uj : 0;
+
     const struct kj_model_label *label = &result->labels[p];
     double scale_low = 1, scale_high = 1, e = (double)label->energy.energy_uj;
     if (device->energy.uj > 0) {
@@ -86,7 +102,12 @@ static struct kj_energy phase_energy(const struct kj_model_result *result, int p
                                .method = label->method,
                                .uj = label->energy.energy_uj,
                                .low_uj = (int64_t)floor(fmax(e - below, 0) * scale_low),
-                               .high_uj = (int64_t)ceil((e + above) * scale_high)};
+                               .high_uj = (int64_t)ceil((e + above + untimed_uj) * scale_high)};
+    if (untimed && p != KJ_PHASE_UNATTRIBUTED) {
+        energy.known = timed;
+        energy.bounded = !timed && untimed_uj > 0;
+        energy.method = KJ_MODELLED;
+    }
     if (p == KJ_PHASE_UNATTRIBUTED) {
         energy.uj += result->unattributed_uj;
         energy.low_uj += result->unattributed_uj;
@@ -101,15 +122,28 @@ struct running {
     uint64_t launches_given, copies_given;
 };
 
+/* A class's time in the phase: the interval is in parts as the time is. */
+static void add_time(struct kj_time *time, const struct kj_work_class *class, int p)
+{
+    const struct kj_time all = kj_work_time(class);
+    double part = all.ns > 0 ? fmax(class->phase_ns[p], 0) / all.ns : 0;
+    time->known = time->known && class->phase_untimed[p] <= 0;
+    time->ns += part * all.ns;
+    time->low_ns += part * all.low_ns;
+    time->high_ns += part * all.high_ns;
+    if (part > 0 && all.method > time->method)
+        time->method = all.method;
+}
+
 static void fill_counts(const struct kj_work *work, const struct kj_phase_classes *classes, int p,
                         struct running *running, struct kj_report_phase *row)
 {
-    row->time_ns = 0;
+    row->time = (struct kj_time){.known = true};
     for (size_t i = 0; i < classes->count; i++) {
         const struct kj_work_class *class = &work->classes[classes->index[i]];
         bool kernel = class->kind == KJ_ACTIVITY_KERNEL || class->kind == KJ_ACTIVITY_GRAPH;
         *(kernel ? &running->launches : &running->copies) += class->phase_launches[p];
-        row->time_ns += fmax(class->phase_ns[p], 0);
+        add_time(&row->time, class, p);
     }
     uint64_t launches = (uint64_t)llround(fmin(fmax(running->launches, 0), MOST));
     uint64_t copies = (uint64_t)llround(fmin(fmax(running->copies, 0), MOST));
@@ -132,7 +166,8 @@ int kj_phase_lines(struct kj_report *report, const struct kj_work *work, uint32_
         fill_counts(work, classes, p, &running, &row);
         row.launches_method = work->devices[d].phases_sampled ? KJ_ESTIMATED : KJ_MEASURED;
         if (result && result->label_count) {
-            row.energy = phase_energy(result, p, sampled_uj, device);
+            row.energy = phase_energy(result, p, sampled_uj, row.time.ns > 0,
+                                      untimed_energy(work, classes, p, result), device);
             row.identifiability = result->labels[p].identifiability;
         }
         if (!row.launches && !row.copies && !row.energy.uj)
@@ -179,10 +214,12 @@ void kj_phase_steps(struct kj_report *report, const struct kj_work *work)
         steps->min_ns = longest->min_ns;
         steps->max_ns = longest->max_ns;
     }
+    bool all_known = true;
     for (size_t i = 0; i < report->phases_count; i++) {
         const struct kj_report_phase *phase = &report->phases[i];
-        if (!is_of_step(phase->name) || !phase->energy.known)
+        if (!is_of_step(phase->name))
             continue;
+        all_known = all_known && phase->energy.known;
         struct kj_energy *sum = &steps->energy;
         sum->method = sum->known && sum->method > phase->energy.method ? sum->method : phase->energy.method;
         sum->known = true;
@@ -190,4 +227,5 @@ void kj_phase_steps(struct kj_report *report, const struct kj_work *work)
         sum->low_uj += phase->energy.low_uj;
         sum->high_uj += phase->energy.high_uj;
     }
+    steps->energy.known = steps->energy.known && all_known;
 }

@@ -132,9 +132,12 @@ static int select_classes(const struct kj_work *work, uint32_t device, struct mo
             continue;
         m->place[c] = (uint32_t)m->count;
         m->index[m->count] = (uint32_t)c;
+        const struct kj_time time = kj_work_time(class);
         m->classes[m->count++] = (struct kj_model_class){.launches = class->launches,
                                                          .mean_ns = class->time_ns / (double)class->launches,
-                                                         .timed = class->timed};
+                                                         .timed = class->timed,
+                                                         .time_low_ns = time.low_ns,
+                                                         .time_high_ns = time.high_ns};
     }
     for (size_t i = 0; i < work->interval_count; i++) {
         struct kj_model_interval interval = work->intervals[i];
@@ -163,10 +166,9 @@ static struct kj_report_kernel *add_kernel(struct kj_report *report, const struc
                                       .device = strdup(work->devices[class->device].key),
                                       .launches = class->launches,
                                       .timed = class->timed,
-                                      .time_ns = class->untimed ? -1 : class->time_ns,
+                                      .time = kj_work_time(class),
                                       .time_sd_ns = class->time_var_ns2 < 0 ? -1 : sqrt(class->time_var_ns2),
-                                      .group = -1,
-                                      .time_method = class->unmeasured ? KJ_ESTIMATED : KJ_MEASURED};
+                                      .group = -1};
     return row;
 }
 
@@ -176,7 +178,7 @@ static int add_copy(struct kj_report *report, const struct kj_work *work, const 
     if (row)
         *row =
             (struct kj_report_copy){strdup(copy_name(class->kind)), strdup(work->devices[class->device].key),
-                                    class->launches, class->bytes, class->untimed ? -1 : class->time_ns};
+                                    class->launches, class->bytes, kj_work_time(class)};
     return row ? 0 : -1;
 }
 
@@ -186,9 +188,12 @@ static struct kj_energy class_energy(const struct kj_model_class_result *result,
 {
     double low = whole->uj > 0 ? (double)whole->low_uj / (double)whole->uj : 1;
     double high = whole->uj > 0 ? (double)whole->high_uj / (double)whole->uj : 1;
-    return (struct kj_energy){true, result->method, result->energy.energy_uj,
-                              (int64_t)floor((double)result->energy.low_uj * low),
-                              (int64_t)ceil((double)result->energy.high_uj * high)};
+    return (struct kj_energy){.known = !result->untimed,
+                              .bounded = result->untimed && result->energy.high_uj,
+                              .method = result->method,
+                              .uj = result->energy.energy_uj,
+                              .low_uj = (int64_t)floor((double)result->energy.low_uj * low),
+                              .high_uj = (int64_t)ceil((double)result->energy.high_uj * high)};
 }
 
 /* result NULL: the device's energy is not known. */
@@ -215,6 +220,7 @@ static int list_classes(struct kj_report *report, const struct kj_work *work, co
         row->identifiability = result->classes[i].identifiability;
         row->group = result->classes[i].group;
         device->kernels_uj += row->energy.uj;
+        device->kernels_unknown += !row->energy.known;
     }
     return 0;
 }
@@ -310,7 +316,7 @@ static int share_device(struct kj_account *a, const struct kj_work *work, uint32
         row->energy = component->energy;
         row->idle_uj = result->idle_uj;
         row->unattributed_uj = result->unattributed_uj;
-        row->busy_ns = result->busy_ns;
+        row->busy_ns = result->untimed ? -1 : result->busy_ns;
         row->idle_mw = result->idle_mw;
         double walk_uj = result->idle_mw * 1e-6 * (double)row->walk_ns;
         row->walk_uj = walk_uj < (double)row->idle_uj ? (int64_t)llround(walk_uj) : row->idle_uj;
@@ -341,7 +347,7 @@ static int by_energy(const void *a, const void *b)
     const struct kj_report_kernel *x = a, *y = b;
     if (x->energy.uj != y->energy.uj)
         return x->energy.uj > y->energy.uj ? -1 : 1;
-    return x->time_ns != y->time_ns ? (x->time_ns > y->time_ns ? -1 : 1) : strcmp(x->name, y->name);
+    return x->time.ns != y->time.ns ? (x->time.ns > y->time.ns ? -1 : 1) : strcmp(x->name, y->name);
 }
 
 int kj_work_attribute(struct kj_account *a, struct kj_work *work)

@@ -19,8 +19,14 @@ struct kj_work_class {
     uint64_t launches, timed, bytes;
     uint64_t untimed;    /* launches that no activity of this class has a duration for */
     uint64_t unmeasured; /* launches whose own time is not in time_ns: learned, or of a graph */
+    uint64_t first_only; /* of these: timed, by a bracket that may hold more than the launch */
     double time_ns;      /* of launches - untimed */
     double time_var_ns2; /* variance of the part that is learned; < 0 unknown */
+    /* How far off time_ns may be: half of a 90 % interval, squared, of what errs independently; and what adds
+     * up, for it errs alike: brackets that hold more than their launch, launches that nothing like them is
+     * known of.
+     */
+    double time_off_ns2, time_below_ns, time_above_ns;
     double phase_launches[KJ_PHASE_COUNT], phase_ns[KJ_PHASE_COUNT]; /* they add up to launches, time_ns */
     double phase_untimed[KJ_PHASE_COUNT];
 };
@@ -81,6 +87,8 @@ struct kj_work {
 
 /* Mean duration of a launch as far as known, 0 unknown. */
 double kj_work_mean_ns(const struct kj_work_class *class);
+/* The same of all of them; not known where any launch has no duration. */
+struct kj_time kj_work_time(const struct kj_work_class *class);
 
 /* work_spans.c: the bursts of one process, from its intervals as its ledger has them. 0 or -1. */
 int kj_work_add_spans(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *rows,

@@ -4,9 +4,10 @@
  *
  * A launch without a duration of its own takes the mean of its launch shape, else that of its class. The
  * first launch of a shape may have waited for lazy loading, so its bracket is used only where nothing else is
- * known. A node of a graph has its own mean where CUPTI timed it; the others share the measured time of the
- * whole graph in proportion to (nodes x mean duration when launched eagerly). Each launch counts, with its
- * time, for the phases that it is of.
+ * known, and then the launch took anything between nothing and that. Few brackets say little of the launches
+ * that were not timed: the interval is Student's, and says as much. A node of a graph has its own mean where
+ * CUPTI timed it; the others share the measured time of the whole graph in proportion to (nodes x mean
+ * duration when launched eagerly). Each launch counts, with its time, for the phases that it is of.
  */
 #include "account/work.h"
 
@@ -31,6 +32,47 @@ static double learned_variance(const struct kj_ledger_activity *activity, double
     return rest * variance + rest * rest * variance / n;
 }
 
+#define SPREAD_PRIOR                                                                                         \
+    0.3 /* of launches of one kernel and shape, relative, before any was timed; worth one                    \
+         */
+
+/* Half of a 90 % interval of one launch more, by n timed ones of mean 1 and so many squared deviations. */
+static double one_more(double n, double squares)
+{
+    double freedom = n; /* n - 1 of the launches, and the prior's */
+    double student = KJ_Z90 + 1.52 / freedom + 1.42 / pow(freedom, 2) + 1.73 / pow(freedom, 3);
+    return student * sqrt((SPREAD_PRIOR * SPREAD_PRIOR + squares) / freedom);
+}
+
+/* The same, squared, of rest launches that take the mean of the timed ones. */
+static double learned_off2(const struct kj_ledger_activity *activity, double rest)
+{
+    double n = (double)activity->timed, mean_ns = (double)activity->sum_ns / n;
+    if (rest <= 0 || mean_ns <= 0)
+        return 0;
+    double squares = fmax(activity->sum_ns2 / (mean_ns * mean_ns) - n, 0);
+    return (rest + rest * rest / n) * pow(mean_ns * one_more(n, squares), 2);
+}
+
+#define MEASURED_OFF  0.02 /* of the time, either way: no more is measured, for all that one launch is not */
+#define ESTIMATED_OFF 0.2
+
+struct kj_time kj_work_time(const struct kj_work_class *class)
+{
+    double off_ns = sqrt(class->time_off_ns2), ns = class->time_ns;
+    struct kj_time time = {.known = !class->untimed,
+                           .method = KJ_MODELLED,
+                           .ns = ns,
+                           .low_ns = fmax(ns - off_ns - class->time_below_ns, 0),
+                           .high_ns = ns + off_ns + class->time_above_ns};
+    if (time.high_ns - time.low_ns <= 2 * ESTIMATED_OFF * ns)
+        time.method = KJ_ESTIMATED;
+    if (class->timed && class->unmeasured == class->first_only &&
+        time.high_ns - time.low_ns <= 2 * MEASURED_OFF * ns)
+        time.method = KJ_MEASURED;
+    return time;
+}
+
 static void add_variance(struct kj_work_class *class, double variance)
 {
     class->time_var_ns2 = class->time_var_ns2 < 0 || variance < 0 ? -1 : class->time_var_ns2 + variance;
@@ -48,38 +90,69 @@ static void add_phases(struct kj_work_class *class, const struct kj_work_phase *
     }
 }
 
+/* Time of launches of one activity, and how far off it may be: as a class's. */
+struct span {
+    double ns, off_ns2, below_ns, above_ns;
+};
+
+#define START_LATE_NS 20000 /* after a launch call has returned, its work starts no later on an idle GPU */
+
+/* Of all launches of an activity that was timed. The bracket of a first one alone may hold the loading of the
+ * kernel, for as long as the call took, so it says how long the launch took at most. */
+static struct span span_of(const struct kj_ledger_activity *activity, uint64_t launches)
+{
+    double all = (double)launches, rest = all - 1, first_ns = (double)activity->first_ns;
+    double late_ns = activity->first_call_ns && activity->first_call_ns < UINT32_MAX
+                         ? (double)activity->first_call_ns + START_LATE_NS
+                         : first_ns;
+    double ns = first_ns - fmin(late_ns, first_ns) / 2;
+    if (activity->timed)
+        return (struct span){.ns = (double)activity->sum_ns / (double)activity->timed * all,
+                             .off_ns2 = learned_off2(activity, all - (double)activity->timed)};
+    return (struct span){.ns = ns * all,
+                         .below_ns = first_ns - ns + rest * ns,
+                         .above_ns = first_ns - ns + rest * (first_ns * (1 + one_more(1, 0)) - ns)};
+}
+
+/* A part of it; negative: taken back. */
+static void add_span(struct kj_work_class *class, const struct span *span, double part)
+{
+    class->time_ns += part * span->ns;
+    class->time_off_ns2 = fmax(class->time_off_ns2 + part * fabs(part) * span->off_ns2, 0);
+    class->time_below_ns = fmax(class->time_below_ns + part * span->below_ns, 0);
+    class->time_above_ns = fmax(class->time_above_ns + part * span->above_ns, 0);
+}
+
 static void add_activity(struct kj_work_class *class, const struct kj_ledger_activity *activity,
                          const struct kj_work_phase *phase, uint64_t launches)
 {
     double before_ns = class->time_ns;
-    uint64_t before = class->untimed;
-    uint64_t timed = activity->timed < launches ? activity->timed : launches;
+    uint64_t before = class->untimed, timed = activity->timed < launches ? activity->timed : launches;
     class->launches += launches;
     class->timed += timed;
+    class->unmeasured += launches - timed;
     class->bytes += activity->bytes;
-    if (timed) {
-        double mean_ns = (double)activity->sum_ns / (double)activity->timed;
-        class->time_ns += mean_ns * (double)launches;
-        uint64_t rest = launches - timed;
-        add_variance(class, learned_variance(activity, (double)rest));
-        class->unmeasured += activity->first_ns && rest ? rest - 1 : rest;
-    } else if (activity->first_ns && launches) {
-        class->time_ns += (double)activity->first_ns * (double)launches;
-        class->unmeasured += launches - 1;
-        add_variance(class, launches > 1 ? -1 : 0);
+    if (timed || (activity->first_ns && launches)) {
+        const struct span span = span_of(activity, launches);
+        add_span(class, &span, 1);
+        add_variance(class, timed ? learned_variance(activity, (double)(launches - timed)) : -1);
+        class->first_only += activity->first_ns && launches > timed;
     } else {
         class->untimed += launches;
-        class->unmeasured += launches;
     }
     add_phases(class, phase, (double)launches, (double)(class->untimed - before), class->time_ns - before_ns);
 }
+
+#define OTHER_SHAPES 3 /* times the mean, at most, that launches of a shape take of which none was timed */
 
 /* Launches without a duration take the mean of their class, where it has one. */
 static void spread_means(struct kj_work_class *class)
 {
     double mean_ns = kj_work_mean_ns(class);
     if (class->untimed && mean_ns > 0) {
-        class->time_ns += mean_ns * (double)class->untimed;
+        add_span(class,
+                 &(struct span){.ns = mean_ns, .below_ns = mean_ns, .above_ns = OTHER_SHAPES * mean_ns},
+                 (double)class->untimed);
         add_variance(class, -1);
         class->untimed = 0;
         for (int p = 0; p < KJ_PHASE_COUNT; p++) {
@@ -137,8 +210,9 @@ static void share_durations(struct node *nodes, size_t count)
             }
 }
 
+/* whole: of all launches of the graph; ns 0: it is not known. */
 static void add_graph(struct kj_work *work, struct node *nodes, size_t count, uint64_t launches,
-                      double graph_mean_ns)
+                      const struct span *whole)
 {
     double known_ns = 0, known = 0, sum_ns = 0;
     for (size_t i = 0; i < count; i++)
@@ -164,9 +238,8 @@ static void add_graph(struct kj_work *work, struct node *nodes, size_t count, ui
         class->launches += node_launches;
         class->unmeasured += node_launches;
         add_variance(class, -1);
-        if (graph_mean_ns > 0)
-            class->time_ns +=
-                graph_mean_ns * (double)launches * nodes[i].eager_mean_ns * nodes[i].nodes / sum_ns;
+        if (whole->ns > 0)
+            add_span(class, whole, nodes[i].eager_mean_ns * nodes[i].nodes / sum_ns);
         else if (known > 0)
             class->time_ns += nodes[i].eager_mean_ns * (double)node_launches;
         else
@@ -213,16 +286,14 @@ static void add_graphs(struct kj_work *work, size_t v)
         if (!count)
             continue;
         share_durations(nodes, count);
-        double mean_ns =
-            activity.timed ? (double)activity.sum_ns / (double)activity.timed : (double)activity.first_ns;
+        const struct span span = span_of(&activity, launches);
         struct kj_work_class *whole = &work->classes[work->class_of[v][g]];
-        uint64_t untimed = mean_ns > 0 ? 0 : launches < whole->untimed ? launches : whole->untimed;
+        uint64_t untimed = span.ns > 0 ? 0 : launches < whole->untimed ? launches : whole->untimed;
         whole->launches -= launches;
-        whole->time_ns -= mean_ns * (double)launches;
         whole->untimed -= untimed;
-        add_phases(whole, &work->phase_of[v][g], -(double)launches, -(double)untimed,
-                   -mean_ns * (double)launches);
-        add_graph(work, nodes, count, launches, mean_ns);
+        add_span(whole, &span, -1);
+        add_phases(whole, &work->phase_of[v][g], -(double)launches, -(double)untimed, -span.ns);
+        add_graph(work, nodes, count, launches, &span);
     }
 }
 

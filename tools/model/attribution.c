@@ -27,6 +27,40 @@ static int check(const struct kj_model_input *input, struct kj_error *error)
     return 0;
 }
 
+/* Classes without any duration, beside others that have one: from nothing to all that those leave, as one
+ * group. */
+static int bound_untimed(struct kj_model_result *result)
+{
+    size_t members = 0;
+    int64_t left_uj = result->total_high_uj, timed = 0;
+    for (size_t c = 0; c < result->class_count; c++) {
+        members += result->classes[c].untimed;
+        timed += result->classes[c].time_ns > 0;
+        left_uj -= result->classes[c].energy.low_uj;
+    }
+    if (!members || !timed)
+        return 0;
+    int32_t group = -1;
+    const struct kj_model_estimate bounds = {.high_uj = left_uj > 0 ? left_uj : 0,
+                                             .high50_uj = left_uj > 0 ? left_uj / 2 : 0};
+    if (members > 1) {
+        void *groups = realloc(result->groups, (result->group_count + 1) * sizeof(*result->groups));
+        if (!groups)
+            return -ENOMEM;
+        result->groups = groups;
+        group = (int32_t)result->group_count;
+        result->groups[result->group_count++] = (struct kj_model_group){.energy = bounds, .members = members};
+    }
+    for (size_t c = 0; c < result->class_count; c++)
+        if (result->classes[c].untimed) {
+            result->classes[c].energy = result->classes[c].dynamic = bounds;
+            result->classes[c].method = KJ_MODELLED;
+            result->classes[c].identifiability = 0;
+            result->classes[c].group = group;
+        }
+    return 0;
+}
+
 int kj_model_attribute(const struct kj_model_input *input, const struct kj_model_options *options,
                        struct kj_model_result **ret_result, struct kj_error *error)
 {
@@ -46,12 +80,12 @@ int kj_model_attribute(const struct kj_model_input *input, const struct kj_model
     result->raking_factor = 1;
     kj_model_split_by_time(input, result);
     kj_model_labels_by_time(input, result);
-    if (options->method != KJ_MODEL_TIME_PROPORTIONAL) {
+    if (options->method != KJ_MODEL_TIME_PROPORTIONAL)
         status = kj_model_regress(input, options, result);
-        if (status) {
-            kj_model_result_free(result);
-            return status;
-        }
+    status = status ? status : bound_untimed(result);
+    if (status) {
+        kj_model_result_free(result);
+        return status;
     }
     *ret_result = result;
     return 0;

@@ -80,8 +80,10 @@ struct kj_model_class {
     uint64_t launches;     /* exact, inside and outside the timeline; 0: the intervals are all there is */
     double mean_ns, sd_ns; /* learned duration of one launch and its spread; 0: from the intervals */
     uint64_t timed;        /* launches that mean_ns was learned from; 0: the intervals */
-    double prior_mw;       /* expected dynamic power; 0: learned from the device's other classes */
-    double prior_sd_mw;    /* ignored when prior_mw is 0 */
+    /* 90 % interval of what all launches took together; both 0: as sd_ns and timed say. */
+    double time_low_ns, time_high_ns;
+    double prior_mw;    /* expected dynamic power; 0: learned from the device's other classes */
+    double prior_sd_mw; /* ignored when prior_mw is 0 */
 };
 
 struct kj_model_input {
@@ -145,7 +147,10 @@ struct kj_model_class_result {
     double time_ns;                   /* executions added up; overlapping ones count each */
     double identifiability;           /* R: 0 the prior alone, 1 the data alone; METHOD.md */
     enum kj_method method;            /* estimated: R >= 0.5; modelled: below; measured: it alone ran */
-    int32_t group;                    /* index in groups, -1: can be told apart from the others */
+    /* No launch has a duration: energy_uj is 0 and in no sum. low and high bound what it may have taken,
+     * where other classes are timed; both 0: nothing is known. */
+    bool untimed;
+    int32_t group; /* index in groups, -1: can be told apart from the others */
 };
 
 /* Classes that the run cannot tell apart; their sum is known better than its parts. */
@@ -195,8 +200,12 @@ struct kj_model_result {
     int64_t total_uj;
     int64_t total_low_uj, total_high_uj; /* 90 %: the sensor's gain and what it did not see */
     int64_t kernels_uj, idle_uj, unattributed_uj;
+    int64_t kernels_high_uj; /* no more than that, by the bounds of their time and of the board */
     struct kj_model_estimate idle;
-    double busy_ns, idle_ns;       /* something ran, nothing ran */
+    double busy_ns, idle_ns; /* something ran, nothing ran */
+    /* Launches of untimed classes. What they took is in unattributed_uj, and in idle_uj as far as idle power
+     * goes, for nobody knows when they ran. */
+    uint64_t untimed;
     double idle_mw, idle_sd_mw;    /* static power, context resident */
     double before_context_mw;      /* 0: not seen */
     double residual_gain, gain_sd; /* of the reference, as used */

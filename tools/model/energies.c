@@ -12,12 +12,11 @@
 
 enum { DRAWS = 1000 };
 #define GROUP_CORRELATION -0.8
-#define R_ESTIMATED       0.5
 #define CLAIMED_SD        0.03 /* of a class's energy, 1 sigma: 2.5 % on average */
 #define SEEN_LEAST        0.1
 
-/* Of one draw: all energies, made to add up: uJ by class, last the idle energy. Returns idle power as scaled.
- */
+/* Of one draw: all energies, made to add up: uJ by class, last the idle energy. Beside untimed launches they
+ * are no more than the target, and may be less. Returns idle power as scaled. */
 static double energies(const struct fit *fit, const struct kj_model_result *result, const double *theta,
                        const double *power_mw, const double *times_ns, double before_ns, double target_uj,
                        double *ret_uj)
@@ -31,9 +30,11 @@ static double energies(const struct fit *fit, const struct kj_model_result *resu
     double level = result->before_context_mw > 0 ? fmin(result->before_context_mw, theta[0]) : theta[0];
     ret_uj[count] = (level * before_ns + theta[0] * fmax(result->idle_ns - before_ns, 0)) * 1e-6;
     sum += ret_uj[count];
+    double scale = sum > 0 ? target_uj / sum : 0;
+    scale = result->untimed ? fmin(scale, 1) : scale;
     for (size_t c = 0; c <= count; c++)
-        ret_uj[c] *= sum > 0 ? target_uj / sum : 0;
-    return sum > 0 ? theta[0] * target_uj / sum : 0;
+        ret_uj[c] *= scale;
+    return theta[0] * scale;
 }
 
 static int by_value(const void *a, const void *b)
@@ -163,7 +164,12 @@ static int draw_energies(const struct fit *fit, const struct kj_model_result *re
             double relative = class->timed > 1 && class->mean_ns > 0
                                   ? class->sd_ns / class->mean_ns / sqrt((double)class->timed)
                                   : 0;
-            times_ns[c] = result->classes[c].time_ns * fmax(0, 1 + relative * kj_draw_normal(&random));
+            double ns = result->classes[c].time_ns, normal = kj_draw_normal(&random), sd_ns = relative * ns;
+            if (class->time_high_ns > 0)
+                sd_ns = (normal < 0 ? ns - kj_model_time_low_ns(fit->input, result, c)
+                                    : kj_model_time_high_ns(fit->input, result, c) - ns) /
+                        KJ_Z90;
+            times_ns[c] = fmax(0, ns + sd_ns * normal);
             power_mw[c] = fit->m[i] + seen[c] * (theta[i] - fit->m[i]);
         }
         draws->static_mw[d] = energies(fit, result, theta, power_mw, times_ns, before_ns, target_uj, uj);
@@ -265,7 +271,8 @@ static int find_groups(const struct fit *fit, struct kj_model_result *result, co
     return status;
 }
 
-/* Whole microjoules that add up: kernels, idle, and the classes among themselves. */
+/* Whole microjoules that add up: kernels, idle, and the classes among themselves. Beside untimed launches
+ * what is left of the total is unattributed. */
 static void publish_energies(struct kj_model_result *result, const double *uj, size_t count,
                              int64_t target_uj)
 {
@@ -274,6 +281,10 @@ static void publish_energies(struct kj_model_result *result, const double *uj, s
     double all = uj[count];
     for (size_t c = 0; c < count; c++)
         all += uj[c];
+    if (result->untimed) {
+        target_uj = llround(fmin(all, (double)target_uj));
+        result->unattributed_uj = result->total_uj - target_uj;
+    }
     for (size_t c = 0; c < count; c++) {
         running += uj[c];
         int64_t until = all > 0 ? llround((double)target_uj * fmin(running / all, 1)) : 0;
@@ -330,18 +341,19 @@ int kj_fit_publish(struct fit *fit, const struct kj_model_options *options, stru
 {
     size_t count = fit->input->class_count;
     struct draws draws = {.count = options->draws ? options->draws : DRAWS};
-    double target_uj = (double)(result->total_uj - result->unattributed_uj);
+    int64_t target_uj = result->total_uj - (result->untimed ? 0 : result->unattributed_uj);
     double *uj = calloc(count + 1, sizeof(*uj)), *one = malloc((draws.count + 1) * sizeof(*one));
     double *thetas = kj_fit_draw(fit, options->method, draws.count);
     result->idle_mw = fit->m[0];
     result->idle_sd_mw = sqrt(fit->inverse[0]);
     reference_gain(fit->input, result);
-    int status = uj && one && thetas ? draw_energies(fit, result, thetas, target_uj, &draws) : -ENOMEM;
+    int status =
+        uj && one && thetas ? draw_energies(fit, result, thetas, (double)target_uj, &draws) : -ENOMEM;
     if (!status) {
         for (size_t c = 0; c <= count; c++)
             for (size_t d = 0; d < draws.count; d++)
                 uj[c] += draws.uj[c * draws.count + d] / (double)draws.count;
-        publish_energies(result, uj, count, result->total_uj - result->unattributed_uj);
+        publish_energies(result, uj, count, target_uj);
         for (size_t c = 0; c < count; c++)
             publish_class(fit, result, c, &draws, one);
         status = find_groups(fit, result, &draws);
@@ -359,7 +371,7 @@ int kj_fit_publish(struct fit *fit, const struct kj_model_options *options, stru
             size_t i = fit->column_of[c];
             class->identifiability =
                 kj_model_identifiability(e, fit->prior_sd_mw[i] * s, alone * fit->loose_sd_mw[i] * s);
-            class->method = class->identifiability >= R_ESTIMATED ? KJ_ESTIMATED : KJ_MODELLED;
+            class->method = class->identifiability >= KJ_R_ESTIMATED ? KJ_ESTIMATED : KJ_MODELLED;
         }
         publish_residuals(fit, result);
         warn_of_bounds(fit, result);

@@ -178,7 +178,7 @@ static void set_total(struct fit *fit, const struct kj_model_result *result)
     double before_mw =
         result->before_context_mw > 0 ? fmin(result->before_context_mw, result->idle_mw) : result->idle_mw;
     double uj = (double)(result->total_uj - result->unattributed_uj) - before_mw * before_ns * 1e-6;
-    if (run_ns - before_ns < 1 || uj <= 0)
+    if (run_ns - before_ns < 1 || uj <= 0 || result->untimed) /* what untimed launches took is not known */
         return;
     fit->total_mw = uj * 1e6 / (run_ns - before_ns);
     fit->total_sd_mw = TOTAL_SD * fit->total_mw;

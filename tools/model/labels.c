@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define R_ESTIMATED 0.5
-
 static double share(const struct kj_model_input *input, size_t class, size_t label)
 {
     return input->label_share[class * input->label_count + label];
@@ -56,7 +54,7 @@ void kj_model_labels_by_time(const struct kj_model_input *input, struct kj_model
             if (share(input, c, l) > 0 && class->method == KJ_MODELLED)
                 label->method = KJ_MODELLED;
         }
-        high_uj = fmin(high_uj, (double)result->kernels_uj - (all_low_uj - low_uj));
+        high_uj = fmin(high_uj, (double)result->kernels_high_uj - (all_low_uj - low_uj));
         e->low_uj = (int64_t)fmin(floor(low_uj), (double)e->energy_uj);
         e->high_uj = (int64_t)fmax(ceil(high_uj), (double)e->energy_uj);
         e->low50_uj = (e->low_uj + e->energy_uj) / 2;
@@ -86,7 +84,7 @@ int kj_model_labels_by_draws(const struct kj_model_input *input, struct kj_model
         }
         label->energy = kj_model_estimate_of(label->energy.energy_uj, sums, gains, draw_count);
         label->identifiability = kj_model_identifiability(&label->energy, sqrt(prior2), 0);
-        label->method = label->identifiability >= R_ESTIMATED ? KJ_ESTIMATED : KJ_MODELLED;
+        label->method = label->identifiability >= KJ_R_ESTIMATED ? KJ_ESTIMATED : KJ_MODELLED;
     }
     free(sums);
     return 0;

@@ -11,8 +11,16 @@
 struct kj_model_interval *kj_model_sorted_intervals(const struct kj_model_input *input);
 void kj_model_warn(struct kj_model_result *result, enum kj_model_warning_code code, const char *text);
 
+#define KJ_R_ESTIMATED 0.5 /* of a method: identifiability, at least */
+
 /* time_proportional.c: totals, times, idle, and a first split by time. */
 void kj_model_split_by_time(const struct kj_model_input *input, struct kj_model_result *result);
+
+/* What class c took of the device's time, all launches together: a 90 % interval. */
+double kj_model_time_low_ns(const struct kj_model_input *input, const struct kj_model_result *result,
+                            size_t c);
+double kj_model_time_high_ns(const struct kj_model_input *input, const struct kj_model_result *result,
+                             size_t c);
 
 /* labels.c: labels from classes that were split by time; and from draws of all classes' energies, in rows of
  * a class, in uJ; gains: of the sensor, one a draw. 0 or -ENOMEM. spread_mw: of the prior of a class's power.

@@ -2,8 +2,8 @@
  *
  * time_proportional.c - attribution by time: each class gets energy in proportion to how long it ran. It
  * knows nothing of what tells kernels apart, so the intervals are bounds: no kernel runs below idle power, so
- * none takes more than what the others at idle power leave over. The highest power seen would be no bound: a
- * sensor's window blurs kernels that are shorter than itself.
+ * none takes more than what the others at idle power leave over; and none above the board's limit. The
+ * highest power seen would be no bound: a sensor's window blurs kernels that are shorter than itself.
  */
 #include "model/parts.h"
 
@@ -136,11 +136,23 @@ static bool timeline_is_nearly_whole(const struct kj_model_input *input)
     return (double)input->interval_count >= 0.9 * (double)launches;
 }
 
-/* Time of each class: exact launches x learned duration, else what the intervals say. Returns launches
- * without any duration. */
-static uint64_t class_times(const struct kj_model_input *input, struct kj_model_result *result)
+double kj_model_time_low_ns(const struct kj_model_input *input, const struct kj_model_result *result,
+                            size_t c)
 {
-    uint64_t unknown = 0;
+    double low_ns = input->classes[c].time_low_ns, ns = result->classes[c].time_ns;
+    return input->classes[c].time_high_ns > 0 ? fmin(fmax(low_ns, 0), ns) : ns;
+}
+
+double kj_model_time_high_ns(const struct kj_model_input *input, const struct kj_model_result *result,
+                             size_t c)
+{
+    return fmax(input->classes[c].time_high_ns, result->classes[c].time_ns);
+}
+
+/* Time of each class: exact launches x learned duration, else what the intervals say. Counts launches without
+ * any duration. */
+static void class_times(const struct kj_model_input *input, struct kj_model_result *result)
+{
     double *sum_ns = calloc(input->class_count + 1, sizeof(*sum_ns));
     uint64_t *seen = calloc(input->class_count + 1, sizeof(*seen));
     for (size_t i = 0; sum_ns && seen && i < input->interval_count; i++) {
@@ -155,12 +167,11 @@ static uint64_t class_times(const struct kj_model_input *input, struct kj_model_
                                                      : 0;
         uint64_t launches = class->launches ? class->launches : seen ? seen[c] : 0;
         result->classes[c].time_ns = mean_ns * (double)launches;
-        if (mean_ns <= 0)
-            unknown += launches;
+        result->classes[c].untimed = mean_ns <= 0 && launches;
+        result->untimed += result->classes[c].untimed ? launches : 0;
     }
     free(sum_ns);
     free(seen);
-    return unknown;
 }
 
 static int64_t clamp(double value, int64_t low, int64_t high)
@@ -168,42 +179,81 @@ static int64_t clamp(double value, int64_t low, int64_t high)
     return value < (double)low ? low : value > (double)high ? high : llround(value);
 }
 
+/* What all timed classes took together: bounds that follow from those of their times. */
+struct bounds {
+    double static_uj_per_ns; /* of a class's own time: idle power, shared where several run */
+    double static_uj;        /* of all of them at their least */
+    double low_uj, high_uj;
+    double limit_mw;
+};
+
+static struct bounds find_bounds(const struct kj_model_input *input, const struct kj_model_result *result,
+                                 double time_ns, double limit_mw)
+{
+    double low_ns = 0, high_ns = 0, factor = time_ns > 0 ? result->busy_ns / time_ns : 0;
+    for (size_t c = 0; c < input->class_count; c++) {
+        low_ns += kj_model_time_low_ns(input, result, c) * factor;
+        high_ns += kj_model_time_high_ns(input, result, c) * factor;
+    }
+    high_ns = fmin(high_ns, result->busy_ns + result->idle_ns);
+    /* Time that is not the kernels' is idle. */
+    double over_uj = (double)(result->total_uj - result->idle_uj), idle_uj_per_ns = result->idle_mw * 1e-6;
+    struct bounds b = {.static_uj_per_ns = idle_uj_per_ns * factor, .static_uj = idle_uj_per_ns * low_ns};
+    b.limit_mw = limit_mw;
+    b.low_uj = result->untimed ? 0 : over_uj - idle_uj_per_ns * (result->busy_ns - low_ns);
+    b.low_uj = fmax(fmin(b.low_uj, limit_mw * 1e-6 * low_ns), b.static_uj);
+    b.high_uj = fmin(over_uj + idle_uj_per_ns * (high_ns - result->busy_ns), limit_mw * 1e-6 * high_ns);
+    return b;
+}
+
+static void bound_class(const struct kj_model_input *input, struct kj_model_result *result, size_t c,
+                        const struct bounds *b)
+{
+    struct kj_model_class_result *class = &result->classes[c];
+    struct kj_model_estimate *e = &class->energy;
+    double own_static_uj = kj_model_time_low_ns(input, result, c) * b->static_uj_per_ns;
+    bool alone = input->class_count == 1;
+    double high_uj = fmin(b->high_uj - (b->static_uj - own_static_uj),
+                          b->limit_mw * 1e-6 * kj_model_time_high_ns(input, result, c));
+    e->low_uj = clamp(alone ? b->low_uj : own_static_uj, 0, e->energy_uj);
+    e->high_uj = clamp(high_uj, e->energy_uj, result->total_uj);
+    e->low50_uj = (e->low_uj + e->energy_uj) / 2;
+    e->high50_uj = (e->high_uj + e->energy_uj) / 2;
+    e->sd_uj = (double)(e->high_uj - e->low_uj) / (2 * KJ_Z90);
+    int64_t static_uj = clamp(own_static_uj, 0, e->energy_uj);
+    class->dynamic = *e;
+    class->dynamic.energy_uj -= static_uj;
+    class->dynamic.low_uj = class->dynamic.low_uj > static_uj ? class->dynamic.low_uj - static_uj : 0;
+    class->dynamic.high_uj -= static_uj < class->dynamic.high_uj ? static_uj : class->dynamic.high_uj;
+}
+
 /* Shares out whole microjoules so that they add up: each class the difference of rounded running sums. */
 static void share_out(const struct kj_model_input *input, struct kj_model_result *result, double time_ns,
-                      const struct power_range *range)
+                      double limit_mw, const struct power_range *range)
 {
-    double running = 0, factor = time_ns > 0 ? result->busy_ns / time_ns : 0;
+    double running = 0;
     int64_t given = 0;
-    double static_uj_per_ns = result->idle_mw * 1e-6 * factor, all_static_uj = time_ns * static_uj_per_ns;
+    const struct bounds bounds = find_bounds(input, result, time_ns, limit_mw);
     for (size_t c = 0; c < input->class_count; c++) {
         struct kj_model_class_result *class = &result->classes[c];
         running += class->time_ns;
-        int64_t until =
-            time_ns > 0 ? clamp((double)result->kernels_uj * running / time_ns, 0, result->kernels_uj) : 0;
+        int64_t until = running < time_ns
+                            ? clamp((double)result->kernels_uj * running / time_ns, 0, result->kernels_uj)
+                            : result->kernels_uj;
         class->energy.energy_uj = until - given;
         given = until;
-        double own_static_uj = class->time_ns * static_uj_per_ns;
-        class->energy.low_uj = clamp(own_static_uj, 0, class->energy.energy_uj);
-        class->energy.high_uj = clamp((double)result->kernels_uj - (all_static_uj - own_static_uj),
-                                      class->energy.energy_uj, result->kernels_uj);
-        int64_t static_uj = class->energy.low_uj;
-        if (input->class_count == 1)
-            class->energy.low_uj = class->energy.high_uj = class->energy.energy_uj;
-        class->energy.low50_uj = (class->energy.low_uj + class->energy.energy_uj) / 2;
-        class->energy.high50_uj = (class->energy.high_uj + class->energy.energy_uj) / 2;
-        class->energy.sd_uj = (double)(class->energy.high_uj - class->energy.low_uj) / (2 * KJ_Z90);
-        class->dynamic = class->energy;
-        class->dynamic.energy_uj -= static_uj;
-        class->dynamic.low_uj = class->dynamic.low_uj > static_uj ? class->dynamic.low_uj - static_uj : 0;
-        class->dynamic.high_uj -= static_uj < class->dynamic.high_uj ? static_uj : class->dynamic.high_uj;
-        /* What several draw is not told apart by time; what one does, by the total. */
-        class->identifiability = range->known && input->class_count == 1 ? 1 : 0;
-        class->method = class->identifiability > 0 ? KJ_ESTIMATED : KJ_MODELLED;
+        class->method = KJ_MODELLED;
         class->group = -1;
+        if (time_ns <= 0 || class->untimed)
+            continue;
+        bound_class(input, result, c, &bounds);
+        /* What several draw is not told apart by time; what one does, by the total. */
+        if (input->class_count == 1 && range->known && !result->unattributed_uj)
+            class->identifiability =
+                class->energy.sd_uj > 0 ? kj_model_identifiability(&class->energy, HUGE_VAL, 0) : 1;
+        class->method = class->identifiability >= KJ_R_ESTIMATED ? KJ_ESTIMATED : KJ_MODELLED;
     }
-    if (input->class_count && time_ns > 0 &&
-        given != result->kernels_uj) /* rounding of the last running sum */
-        result->classes[input->class_count - 1].energy.energy_uj += result->kernels_uj - given;
+    result->kernels_high_uj = time_ns > 0 ? clamp(bounds.high_uj, result->kernels_uj, result->total_uj) : 0;
 }
 
 /* Idle power without a context and with one differ; a reading soon after the change looks at both. */
@@ -242,11 +292,34 @@ void kj_model_warn(struct kj_model_result *result, enum kj_model_warning_code co
     strncpy(warning->text, text, sizeof(warning->text) - 1);
 }
 
+/* What the timed classes took, and what has no owner: of launches that nobody timed, and more than a board
+ * can draw in the kernels' time, which was something else: a clock that had not come down yet, another's
+ * work. Beside untimed launches the most power that was seen stands for the kernels', for what is left is not
+ * theirs alone. */
+static double own_energy(const struct kj_model_input *input, struct kj_model_result *result, double time_ns,
+                         const struct power_range *range)
+{
+    double limit_mw = input->limit_mw > 0 ? input->limit_mw : BOARD_MOST_MW;
+    double most_mw = result->untimed && range->known ? fmin(limit_mw, range->max_mw) : limit_mw;
+    int64_t over_uj = result->total_uj - result->idle_uj;
+    result->kernels_uj = time_ns > 0 ? clamp(most_mw * result->busy_ns * 1e-6, 0, over_uj) : 0;
+    result->unattributed_uj = over_uj - result->kernels_uj;
+    if (time_ns <= 0)
+        kj_model_warn(result, KJ_MODEL_WARN_DURATION,
+                      "no launch was timed, so the kernels' energy is unknown: energy above idle power is "
+                      "unattributed, and idle power counts as idle; run with --timing events");
+    else if (result->untimed)
+        kj_model_warn(result, KJ_MODEL_WARN_DURATION,
+                      "some kernels were never timed, so their energy is unknown: it is in the unattributed "
+                      "energy; a longer run, a larger --budget or --timing cupti times them");
+    return limit_mw;
+}
+
 void kj_model_split_by_time(const struct kj_model_input *input, struct kj_model_result *result)
 {
     struct power_range range = power_range(input, 0, UINT64_MAX);
-    double run_ns = (double)(input->end_ns - input->start_ns), time_ns = 0;
-    uint64_t untimed = class_times(input, result);
+    double run_ns = (double)(input->end_ns - input->start_ns), time_ns = 0, limit_mw = 0;
+    class_times(input, result);
     for (size_t c = 0; c < input->class_count; c++)
         time_ns += result->classes[c].time_ns;
     struct kj_model_interval *sorted = kj_model_sorted_intervals(input);
@@ -254,31 +327,15 @@ void kj_model_split_by_time(const struct kj_model_input *input, struct kj_model_
     result->idle_ns = run_ns - result->busy_ns;
     result->idle_uj = clamp(idle_energy_uj(input, sorted, result), 0, result->total_uj);
     free(sorted);
-    if (!input->class_count) {
+    if (input->class_count)
+        limit_mw = own_energy(input, result, time_ns, &range);
+    else
         result->idle_uj = result->total_uj;
-    } else if (time_ns <= 0) {
-        /* Something ran and nobody knows how long: what is above idle has no owner. */
-        result->unattributed_uj = result->total_uj - result->idle_uj;
-        kj_model_warn(result, KJ_MODEL_WARN_DURATION,
-                      "no launch was timed, so energy above idle is unattributed; run with --timing events");
-    } else {
-        /* More than a board can draw in the kernels' time was something else: a clock that had not come down
-         * yet, another's work. */
-        double limit_mw = input->limit_mw > 0 ? input->limit_mw : BOARD_MOST_MW;
-        result->kernels_uj = clamp(limit_mw * result->busy_ns * 1e-6, 0, result->total_uj - result->idle_uj);
-        result->unattributed_uj = result->total_uj - result->idle_uj - result->kernels_uj;
-        if (untimed)
-            kj_model_warn(result, KJ_MODEL_WARN_DURATION,
-                          "some kernels were never timed; their energy is in the others'");
-    }
     result->idle.energy_uj = result->idle_uj;
     result->idle.low_uj = 0;
     result->idle.high_uj = clamp(run_ns > 0 ? (double)result->total_uj * result->idle_ns / run_ns : 0,
                                  result->idle_uj, result->total_uj);
     if (!range.known)
         kj_model_warn(result, KJ_MODEL_WARN_NO_POWER, "no power reading; energy is shared by time alone");
-    share_out(input, result, time_ns, &range);
-    if (time_ns <= 0)
-        for (size_t c = 0; c < input->class_count; c++)
-            result->classes[c].energy = (struct kj_model_estimate){0};
+    share_out(input, result, time_ns, limit_mw, &range);
 }

@@ -51,13 +51,22 @@ static void set_energy(json_t *object, const char *prefix, const struct kj_energ
     char key[64];
     for (int i = 0; i < 3; i++) {
         snprintf(key, sizeof(key), "%s%s", prefix, suffixes[i]);
-        set(object, key, energy->known ? json_integer(values[i]) : json_null());
+        bool known = energy->known || (i && energy->bounded);
+        set(object, key, known ? json_integer(values[i]) : json_null());
     }
 }
 
 static json_t *method(const struct kj_energy *energy)
 {
-    return json_string(energy->known ? kj_method_name(energy->method) : "unknown");
+    return json_string(energy->known || energy->bounded ? kj_method_name(energy->method) : "unknown");
+}
+
+static void set_time(json_t *object, const struct kj_time *time)
+{
+    set(object, "time_ns", time->known ? whole_or_null(time->ns) : json_null());
+    set(object, "time_low_ns", time->known ? whole_or_null(floor(time->low_ns)) : json_null());
+    set(object, "time_high_ns", time->known ? whole_or_null(ceil(time->high_ns)) : json_null());
+    set(object, "time_method", json_string(time->known ? kj_method_name(time->method) : "unknown"));
 }
 
 static json_t *run_json(const struct kj_report *r)
@@ -213,6 +222,8 @@ static json_t *devices_json(const struct kj_report *r)
         set_energy(row, "", &d->energy);
         set(row, "method", method(&d->energy));
         set(row, "kernels_uj", d->energy.known ? json_integer(d->kernels_uj) : json_null());
+        set(row, "kernels_unknown",
+            d->energy.known ? json_integer((json_int_t)d->kernels_unknown) : json_null());
         set(row, "idle_uj", d->energy.known ? json_integer(d->idle_uj) : json_null());
         set(row, "unattributed_uj", d->energy.known ? json_integer(d->unattributed_uj) : json_null());
         set(row, "launches", json_integer((json_int_t)d->launches));
@@ -237,9 +248,8 @@ static json_t *kernels_json(const struct kj_report *r)
         set(row, "device", text(k->device));
         set(row, "launches", json_integer((json_int_t)k->launches));
         set(row, "timed_launches", json_integer((json_int_t)k->timed));
-        set(row, "time_ns", whole_or_null(k->time_ns));
-        set(row, "time_sd_ns", k->time_ns < 0 ? json_null() : whole_or_null(k->time_sd_ns));
-        set(row, "time_method", json_string(k->time_ns < 0 ? "unknown" : kj_method_name(k->time_method)));
+        set_time(row, &k->time);
+        set(row, "time_sd_ns", k->time.known ? whole_or_null(k->time_sd_ns) : json_null());
         set_energy(row, "", &k->energy);
         set(row, "energy_sd_uj", k->energy.known ? whole_or_null(k->energy_sd_uj) : json_null());
         set(row, "identifiability", k->energy.known ? real(k->identifiability) : json_null());
@@ -267,7 +277,7 @@ static json_t *phases_json(const struct kj_report *r)
         set(row, "launches", json_integer((json_int_t)p->launches));
         set(row, "copies", json_integer((json_int_t)p->copies));
         set(row, "launches_method", json_string(kj_method_name(p->launches_method)));
-        set(row, "time_ns", whole_or_null(p->time_ns));
+        set_time(row, &p->time);
         set_energy(row, "", &p->energy);
         set(row, "energy_method", method(&p->energy));
         set(row, "share", real(p->share));
@@ -302,9 +312,10 @@ static json_t *copies_json(const struct kj_report *r)
     json_t *list = json_array();
     for (size_t i = 0; i < r->copies_count; i++) {
         const struct kj_report_copy *c = &r->copies[i];
-        json_array_append_new(list, json_pack("{s:o,s:o,s:I,s:I,s:o}", "kind", text(c->kind), "device",
-                                              text(c->device), "count", (json_int_t)c->count, "bytes",
-                                              (json_int_t)c->bytes, "time_ns", whole_or_null(c->time_ns)));
+        json_t *row = json_pack("{s:o,s:o,s:I,s:I}", "kind", text(c->kind), "device", text(c->device),
+                                "count", (json_int_t)c->count, "bytes", (json_int_t)c->bytes);
+        set_time(row, &c->time);
+        json_array_append_new(list, row);
     }
     return list;
 }

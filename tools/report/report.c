@@ -61,7 +61,13 @@ bool kj_phase_sum(const struct kj_report *report, size_t index, struct kj_report
             continue;
         ret_sum->launches += more->launches;
         ret_sum->copies += more->copies;
-        ret_sum->time_ns += more->time_ns;
+        ret_sum->time.known = ret_sum->time.known && more->time.known;
+        ret_sum->time.ns += more->time.ns;
+        ret_sum->time.low_ns += more->time.low_ns;
+        ret_sum->time.high_ns += more->time.high_ns;
+        ret_sum->energy.bounded = (ret_sum->energy.known || ret_sum->energy.bounded) &&
+                                  (more->energy.known || more->energy.bounded) &&
+                                  !(ret_sum->energy.known && more->energy.known);
         ret_sum->energy.known = ret_sum->energy.known && more->energy.known;
         ret_sum->energy.uj += more->energy.uj;
         ret_sum->energy.low_uj += more->energy.low_uj;

@@ -22,8 +22,15 @@
 
 struct kj_energy {
     bool known;
+    bool bounded; /* not known, but low and high hold */
     enum kj_method method;
     int64_t uj, low_uj, high_uj;
+};
+
+struct kj_time {
+    bool known;
+    enum kj_method method;
+    double ns, low_ns, high_ns;
 };
 
 /* One part of the total. */
@@ -67,6 +74,7 @@ struct kj_report_device {
     char *device, *model;
     struct kj_energy energy;
     int64_t kernels_uj, idle_uj, unattributed_uj; /* add up to energy */
+    uint64_t kernels_unknown; /* kernels whose energy is not known: it is in unattributed, and idle */
     uint64_t launches;
     double busy_ns;
     double idle_mw;
@@ -78,9 +86,8 @@ struct kj_report_kernel {
     char *name; /* mangled */
     char *device;
     uint64_t launches, timed;
-    double time_ns;    /* < 0 unknown */
+    struct kj_time time;
     double time_sd_ns; /* of what was learned and not measured; < 0 unknown: the spread was never seen */
-    enum kj_method time_method;
     struct kj_energy energy;
     double energy_sd_uj;
     double identifiability; /* 0 the prior alone, 1 the data alone */
@@ -93,7 +100,7 @@ struct kj_report_copy {
     char *kind; /* "HtoD" ... "memset" */
     char *device;
     uint64_t count, bytes;
-    double time_ns; /* < 0 unknown */
+    struct kj_time time;
 };
 
 struct kj_report_process {
@@ -169,7 +176,7 @@ struct kj_report_phase {
     char *device;
     uint64_t launches, copies;
     enum kj_method launches_method; /* measured: told one by one */
-    double time_ns;                 /* of kernels and copies; those that overlap count each */
+    struct kj_time time;            /* of kernels and copies; those that overlap count each */
     struct kj_energy energy;
     double share;           /* of the device's energy */
     double identifiability; /* as a kernel's */

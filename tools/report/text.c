@@ -36,6 +36,37 @@ static void range(char *buf, size_t size, const struct kj_energy *energy)
     snprintf(buf, size, "%s .. %s", low, high);
 }
 
+/* An energy, or that it is not known. */
+static const char *energy_text(char *buf, size_t size, const struct kj_energy *energy)
+{
+    return energy->known ? kj_format_energy(buf, size, (double)energy->uj) : "unknown";
+}
+
+/* A time; only how long at most, where it may be next to nothing. */
+static const char *time_text(char *buf, size_t size, const struct kj_time *time)
+{
+    bool at_most = time->low_ns < 0.1 * time->high_ns;
+    if (!time->known)
+        return "unknown";
+    buf[0] = '<';
+    kj_format_time(buf + at_most, size - at_most, at_most ? time->high_ns : time->ns);
+    return buf;
+}
+
+/* Its interval, and its share of the run's energy. */
+static void write_share(const struct kj_report *r, const struct kj_energy *energy, FILE *out)
+{
+    char interval[64];
+    if (!energy->known && !energy->bounded)
+        return;
+    range(interval, sizeof(interval), energy);
+    if (!energy->known)
+        fprintf(out, "  %-22s (%s)", interval, kj_method_name(energy->method));
+    else if (r->total.known && r->total.uj > 0)
+        fprintf(out, "  %-22s %.1f %% (%s)", interval, 100.0 * (double)energy->uj / (double)r->total.uj,
+                kj_method_name(energy->method));
+}
+
 static void write_head(const struct kj_report *r, FILE *out)
 {
     char energy[24], interval[64], time[24], power[24], grams[24], low[24], high[24], command[80];
@@ -91,12 +122,11 @@ static void write_cpu(const struct kj_report *r, FILE *out)
     if (r->cpu.wait_known && r->cpu.wait_cpu_ns > r->tree_cpu_ns / 100)
         fprintf(out, "  cpu   waiting for GPUs: %s of its CPU time, spinning in synchronise calls, %s (%s)\n",
                 kj_format_time(time, sizeof(time), (double)r->cpu.wait_cpu_ns),
-                r->cpu.wait.known ? kj_format_energy(wait, sizeof(wait), (double)r->cpu.wait.uj) : "unknown",
+                energy_text(wait, sizeof(wait), &r->cpu.wait),
                 r->cpu.wait.known ? kj_method_name(r->cpu.wait.method) : "unknown");
     for (size_t i = 0; i < r->cpu_phases_count; i++) {
         const struct kj_report_cpu_phase *p = &r->cpu_phases[i];
-        fprintf(out, "  cpu   %-34s %10s  in %s\n", p->name,
-                p->energy.known ? kj_format_energy(energy, sizeof(energy), (double)p->energy.uj) : "unknown",
+        fprintf(out, "  cpu   %-34s %10s  in %s\n", p->name, energy_text(energy, sizeof(energy), &p->energy),
                 kj_format_time(time, sizeof(time), p->time_ns));
     }
     if (r->threads_count < 2)
@@ -117,7 +147,9 @@ static void write_devices(const struct kj_report *r, FILE *out)
         fprintf(out, "  %s: %llu launches", clean(d->device, device, 44), (unsigned long long)d->launches);
         if (d->energy.known)
             fprintf(out, "; kernels %s + idle %s + unattributed %s",
-                    kj_format_energy(kernels, sizeof(kernels), (double)d->kernels_uj),
+                    d->kernels_unknown && !d->kernels_uj
+                        ? "unknown"
+                        : kj_format_energy(kernels, sizeof(kernels), (double)d->kernels_uj),
                     kj_format_energy(idle, sizeof(idle), (double)d->idle_uj),
                     kj_format_energy(rest, sizeof(rest), (double)d->unattributed_uj));
         fputc('\n', out);
@@ -127,7 +159,7 @@ static void write_devices(const struct kj_report *r, FILE *out)
 
 static void write_kernels(const struct kj_report *r, FILE *out)
 {
-    char energy[24], time[24], interval[64], name[NAME_WIDTH + 1];
+    char energy[24], time[24], name[NAME_WIDTH + 1];
     if (r->kernels_count)
         fprintf(out, "  %-*s %9s %9s %10s  %-22s %s\n", NAME_WIDTH, "kernel", "launches", "time", "energy",
                 "90 % interval", "share of all");
@@ -135,13 +167,9 @@ static void write_kernels(const struct kj_report *r, FILE *out)
         const struct kj_report_kernel *k = &r->kernels[i];
         char *readable = kj_demangle(k->name), *brief = readable ? kj_short_name(readable, NAME_WIDTH) : NULL;
         fprintf(out, "  %-*s %9llu %9s %10s", NAME_WIDTH, clean(brief ? brief : k->name, name, NAME_WIDTH),
-                (unsigned long long)k->launches,
-                k->time_ns < 0 ? "unknown" : kj_format_time(time, sizeof(time), k->time_ns),
-                k->energy.known ? kj_format_energy(energy, sizeof(energy), (double)k->energy.uj) : "unknown");
-        range(interval, sizeof(interval), &k->energy);
-        if (k->energy.known && r->total.known && r->total.uj > 0)
-            fprintf(out, "  %-22s %.1f %% (%s)", interval, 100.0 * (double)k->energy.uj / (double)r->total.uj,
-                    kj_method_name(k->energy.method));
+                (unsigned long long)k->launches, time_text(time, sizeof(time), &k->time),
+                energy_text(energy, sizeof(energy), &k->energy));
+        write_share(r, &k->energy, out);
         fputc('\n', out);
         free(readable);
         free(brief);
@@ -161,7 +189,7 @@ static bool is_training(const struct kj_report *r)
 
 static void write_phases(const struct kj_report *r, FILE *out)
 {
-    char energy[24], time[24], interval[64];
+    char energy[24], time[24];
     if (!is_training(r))
         return;
     fprintf(out, "  %-*s %9s %9s %10s  %-22s %s\n", NAME_WIDTH, "phase", "launches", "time", "energy",
@@ -171,12 +199,8 @@ static void write_phases(const struct kj_report *r, FILE *out)
         if (!kj_phase_sum(r, i, &p))
             continue;
         fprintf(out, "  %-*s %9llu %9s %10s", NAME_WIDTH, p.name, (unsigned long long)(p.launches + p.copies),
-                kj_format_time(time, sizeof(time), p.time_ns),
-                p.energy.known ? kj_format_energy(energy, sizeof(energy), (double)p.energy.uj) : "unknown");
-        range(interval, sizeof(interval), &p.energy);
-        if (p.energy.known && r->total.known && r->total.uj > 0)
-            fprintf(out, "  %-22s %.1f %% (%s)", interval, 100.0 * (double)p.energy.uj / (double)r->total.uj,
-                    kj_method_name(p.energy.method));
+                time_text(time, sizeof(time), &p.time), energy_text(energy, sizeof(energy), &p.energy));
+        write_share(r, &p.energy, out);
         if (p.energy.known && r->steps.count)
             fprintf(out, ", %s",
                     kj_format_energy(energy, sizeof(energy), (double)p.energy.uj / (double)r->steps.count));
