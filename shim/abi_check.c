@@ -17,6 +17,13 @@
 #include "cuda_layout.def"
 
 #if CUDA_VERSION >= 13000
+/* What came after the header, so that the rows that came with it can be declared. */
+#if CUDA_VERSION < 13020
+typedef struct kj_opaque_cig CUstreamCigCaptureParams;
+#endif
+#if CUDA_VERSION < 13030
+typedef void (*CUgraphRecaptureCallback)(void);
+#endif
 /* Declared again, with the parameters of our lists: "conflicting types" names the row that is wrong. */
 #define HOOK(symbol, name, version, lane, params, args) CUresult CUDAAPI symbol params;
 #include "hooks_each.h"

@@ -24,6 +24,7 @@ typedef struct CUgraph_st *CUgraph;
 typedef struct CUgraphNode_st *CUgraphNode;
 typedef struct CUgraphExec_st *CUgraphExec;
 typedef void (*CUhostFn)(void *user_data);
+typedef void (*CUgraphRecaptureCallback)(void); /* passed on, never called */
 typedef void (*CUstreamCallback)(CUstream stream, CUresult status, void *user_data);
 
 typedef struct {
@@ -47,6 +48,7 @@ typedef CUmemLocation_v1 CUmemLocation;
 typedef struct kj_opaque_decompress CUmemDecompressParams;
 typedef struct kj_opaque_batch_op CUDA_MEMCPY3D_BATCH_OP;
 typedef struct kj_opaque_attributes CUmemcpyAttributes;
+typedef struct kj_opaque_cig CUstreamCigCaptureParams;
 typedef struct kj_opaque_affinity CUexecAffinityParam;
 typedef struct kj_opaque_create CUctxCreateParams;
 typedef struct kj_opaque_edge CUgraphEdgeData;

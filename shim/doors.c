@@ -10,6 +10,8 @@
 #include "shim.h"
 
 #include <dlfcn.h>
+#include <limits.h>
+#include <stdio.h>
 #include <string.h>
 
 _Atomic(void *) kj_real[KJ_HOOK_COUNT];
@@ -28,7 +30,9 @@ static const struct door {
 
 /* The newest cudaVersion that hooks.def was written from. A caller that asks for a newer one may get an ABI
  * we do not know. */
-#define KNOWN_VERSION 13000
+#define KNOWN_VERSION 13030
+/* The newest whose cuda.h the list was compared with (abi_check.c). */
+#define CHECKED_VERSION 13000
 
 /* ---- the real dlsym
  * -------------------------------------------------------------------------------------------------- */
@@ -199,6 +203,13 @@ static bool comes_after_us(int hook, const void *real, const void *caller)
            of_next.dli_fbase == of_caller.dli_fbase;
 }
 
+static bool is_driver(const void *pointer)
+{
+    Dl_info of;
+    const char *base = dladdr(pointer, &of) && of.dli_fname ? strrchr(of.dli_fname, '/') : NULL;
+    return base && !strncmp(base, "/libcuda.so", 11);
+}
+
 /* ---- door: dlsym
  * ---------------------------------------------------------------------------------------------------------------
  */
@@ -211,8 +222,13 @@ void *kj_dlsym_cuda(void *handle, const char *name)
     if (!real)
         return NULL;
     int hook = door_by_symbol(name);
-    if (hook < 0)
+    if (hook < 0) {
+        if (unlikely(kj_unhooked_is_work(name)) && is_driver(real)) {
+            met_driver();
+            kj_unhooked_note(name, 0, 0);
+        }
         return real;
+    }
     if (ours(real)) { /* the global scope found our own export: is there a driver behind it? */
         void *next = real_dlsym(RTLD_NEXT, name);
         if (!next || ours(next))
@@ -229,36 +245,54 @@ void *kj_dlsym_cuda(void *handle, const char *name)
 /* ---- door: cuGetProcAddress
  * -------------------------------------------------------------------------------------------------------- */
 
-static void note_unhooked(const char *name, int version, uint64_t flags)
-{
-    struct kj_ledger_header *ledger = kj_ledger_now();
-    if (!ledger)
-        return;
-    kj_lock_cold();
-    struct kj_ledger_unhooked *rows = kj_section(ledger, KJ_SECTION_UNHOOKED);
-    uint64_t used = ledger->sections[KJ_SECTION_UNHOOKED].used, i = 0;
-    const char *names = kj_section(ledger, KJ_SECTION_NAMES);
-    while (i < used && (rows[i].version != version || strcmp(names + rows[i].name, name)))
-        i++;
-    if (i < used) {
-        rows[i].requests++;
-    } else if (kj_row_reserve(ledger, KJ_SECTION_UNHOOKED) >= 0) {
-        rows[i] = (struct kj_ledger_unhooked){kj_name_store(ledger, name), version, (uint32_t)flags, 1};
-        kj_row_publish(ledger, KJ_SECTION_UNHOOKED);
-    }
-    kj_unlock_cold();
-}
-
-/* Asks the driver itself, at the newest version that we know, whether `pfn` is that ABI still. */
-static bool same_abi(const char *name, uint64_t flags, const void *pfn)
+/* Asks the driver itself whether `pfn` is what it hands out at that version, too. */
+static bool same_abi(const char *name, int version, uint64_t flags, const void *pfn)
 {
     void *known = NULL;
     void *real = atomic_load(&kj_real[KJ_HOOK_cuGetProcAddress_v2]);
     if (real)
-        return !((__typeof__(&cuGetProcAddress_v2))real)(name, &known, KNOWN_VERSION, flags, NULL) &&
-               known == pfn;
+        return !((__typeof__(&cuGetProcAddress_v2))real)(name, &known, version, flags, NULL) && known == pfn;
     real = atomic_load(&kj_real[KJ_HOOK_cuGetProcAddress]);
-    return real && !((__typeof__(&cuGetProcAddress))real)(name, &known, KNOWN_VERSION, flags) && known == pfn;
+    return real && !((__typeof__(&cuGetProcAddress))real)(name, &known, version, flags) && known == pfn;
+}
+
+/* A driver may answer to the name of an ABI, too: cuda-python asks for cuCtxSynchronize_v2. */
+static int door_by_abi(const char *name, int version, int lane)
+{
+    static const char *const suffixes[] = {"_ptsz", "_ptds", ""};
+    char symbol[128];
+    for (size_t i = lane ? 0 : 2; i < 3; i++) {
+        int size = snprintf(symbol, sizeof(symbol), "%s%s", name, suffixes[i]);
+        int hook = size < (int)sizeof(symbol) ? door_by_symbol(symbol) : -1;
+        if (hook >= 0 && doors[hook].version <= version)
+            return hook;
+    }
+    return -1;
+}
+
+static bool is_hooked(const char *name)
+{
+    return door_by_name(name, INT_MAX, 1) >= 0;
+}
+
+/* The hook for what the driver has answered, or -1: it is none of ours, or its ABI is not known. */
+static int door_for(const char *name, int version, uint64_t flags, const void *pfn)
+{
+    int lane = (flags & CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM) != 0;
+    int hook = door_by_name(name, version, lane);
+    if (hook < 0) {
+        hook = door_by_abi(name, version, lane);
+        if (hook < 0 && !is_hooked(name) && kj_unhooked_is_work(name))
+            kj_unhooked_note(name, version, flags);
+        return hook;
+    }
+    if (version > KNOWN_VERSION && !same_abi(name, KNOWN_VERSION, flags, pfn)) {
+        kj_unhooked_note(name, version, flags);
+        return -1;
+    }
+    /* No header said that the newer ABI goes by this name: the older one is known by its pointer. */
+    int older = doors[hook].version > CHECKED_VERSION ? door_by_name(name, CHECKED_VERSION, lane) : -1;
+    return older >= 0 && same_abi(name, CHECKED_VERSION, flags, pfn) ? older : hook;
 }
 
 static void substitute(const char *name, void **pfn, int version, uint64_t flags, const void *caller)
@@ -267,14 +301,9 @@ static void substitute(const char *name, void **pfn, int version, uint64_t flags
     struct kj_ledger_header *ledger = kj_ledger_now();
     if (ledger)
         __atomic_fetch_add(&ledger->gpa_requests, 1, __ATOMIC_RELAXED);
-    int lane = (flags & CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM) != 0;
-    int hook = door_by_name(name, version, lane);
+    int hook = door_for(name, version, flags, *pfn);
     if (hook < 0)
         return;
-    if (version > KNOWN_VERSION && !same_abi(name, flags, *pfn)) {
-        note_unhooked(name, version, flags);
-        return;
-    }
     if (ours(*pfn)) /* a driver that answers with the global scope's symbol: ours already */
         return;
     if (comes_after_us(hook, *pfn, caller))

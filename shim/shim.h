@@ -273,6 +273,11 @@ struct kj_config {
 };
 extern struct kj_config kj_config;
 
+/* unhooked.c: whether a name that is in no row of hooks.def sounds like work on a device; and that it was
+ * asked for, at that version (0: by dlsym). Takes kj_lock_cold. */
+bool kj_unhooked_is_work(const char *name);
+void kj_unhooked_note(const char *name, int version, uint64_t flags);
+
 /* doors.c: the dlsym behind our own. */
 void *kj_dlsym_behind(void *handle, const char *name);
 

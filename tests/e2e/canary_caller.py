@@ -148,6 +148,25 @@ def main():
         get_proc_address(2)(b"cuLaunchKernelEx", 99000, 0, pointer)
         if driver.canary_owner(pointer) is not None:
             wrong.append("an ABI asked for at a newer version, but unchanged, was not hooked")
+    elif DOOR == "names":
+        ctypes.cast(driver.cuLaunchTomorrow, ctypes.c_void_p)
+        for name, version in (request.split("@") for request in REQUESTS):
+            pointer = ctypes.c_void_p()
+            get_proc_address(2)(name.encode(), int(version), 0, pointer)
+            if pointer.value and driver.canary_owner(pointer) != b"tomorrow" and "Tomorrow" in name:
+                wrong.append(f"{name}: not passed through")
+            called += 1
+    elif DOOR == "renamed":  # which ABI goes by which name is the driver's to say
+        for name, expected in (("cuLaunchHostFunc", "cuLaunchHostFunc"), ("cuLaunchHostFunc_v2", "cuLaunchHostFunc_v2")):
+            for flags, lane in ((0, ""), (2, "_ptsz")):
+                pointer = ctypes.c_void_p()
+                get_proc_address(2)(name.encode(), 13030, flags, pointer)
+                if driver.canary_owner(pointer) is not None:
+                    wrong.append(f"{name}: not hooked")
+                else:
+                    problem = call(pointer.value, expected + lane, hooked[expected + lane])
+                    wrong += [problem] if problem else []
+                called += 1
     print(json.dumps({"wrong": wrong, "called": called, "untouched": untouched, "hooked": len(hooked)}))
 
 

@@ -63,6 +63,42 @@ def test_an_abi_of_tomorrow_passes_through(canary, folder):
     assert book.unhooked == {("cuLaunchKernel", 99000): 1}
 
 
+WORK = {"cuLaunchTomorrow", "cuMemcpyTomorrowAsync", "cuMemsetTomorrowD64", "cuGraphTomorrowLaunch", "cuStreamBeginTomorrowCapture",
+        "cuMemPrefetchTomorrowAsync", "cuMemTomorrowBatchAsync"}
+NO_WORK = {"cuTomorrowGetAttribute", "cuGraphAddTomorrowNode", "cuStreamTomorrowGetId", "cuLaunchNever", "cuStreamWaitValue32",
+           "cuStreamGetCaptureInfo", "cuMemDiscardBatchAsync", "cuLaunchKernel", "cuMemcpyHtoD"}
+
+
+def test_an_unknown_name_that_sounds_like_work_is_noted(canary, folder):
+    """Whichever way it was asked for; not what is known, not what is no work, not what the driver does not have."""
+    _, book = call(canary, folder, "names", *(f"{name}@14000" for name in sorted(WORK | NO_WORK - {"cuLaunchKernel"})))
+    assert book.unhooked == {**{(name, 14000): 1 for name in WORK}, ("cuLaunchTomorrow", 0): 1}
+
+
+def test_the_report_says_what_was_asked_for(canary, folder):
+    env = {"LD_LIBRARY_PATH": canary}
+    run = kj.wrapped([kj.PYTHON, HERE / "canary_caller.py", HOOKS, "names", "cuLaunchTomorrow@14010", "cuMemcpyTomorrowAsync@14000",
+                      "cuTomorrowGetAttribute@14000"], folder, env=env)
+    assert run.status == 0, run.stderr
+    assert {(u["name"], u["version"]) for u in run.report["quality"]["unhooked"]} == \
+        {("cuLaunchTomorrow", 0), ("cuLaunchTomorrow", 14010), ("cuMemcpyTomorrowAsync", 14000)}
+    warning = next(w for w in run.report["quality"]["warnings"] if "newer than this kjoule" in w)
+    assert "cuLaunchTomorrow" in warning and "cuMemcpyTomorrowAsync (at CUDA 14.0)" in warning and "not known" in warning
+    assert "cuTomorrowGetAttribute" not in warning and warning.count("cuLaunchTomorrow") == 1
+
+
+def test_an_abi_that_goes_by_a_name_of_its_own(canary, folder):
+    answer, book = call(canary, folder, "renamed")
+    assert answer["called"] == 4 and book.unhooked == {}
+    assert all(book.calls[s][0] == 1 for s in ("cuLaunchHostFunc", "cuLaunchHostFunc_ptsz", "cuLaunchHostFunc_v2", "cuLaunchHostFunc_v2_ptsz"))
+
+
+def test_what_cuda_13_1_to_13_3_added_is_hooked():
+    added = {"cuStreamBeginRecaptureToGraph", "cuStreamBeginCaptureToCig", "cuStreamEndCaptureToCig", "cuMemcpyWithAttributesAsync",
+             "cuMemcpy3DWithAttributesAsync", "cuMemcpyBatchAsync_v2", "cuLaunchHostFunc_v2"}
+    assert {symbol for name in added for symbol in (name, f"{name}_ptsz")} <= {s for s, kind in rows().items() if kind != "PASS"}
+
+
 def test_every_export_has_a_row():
     exports = set((DATA / "driver_exports.txt").read_text().split())
     assert exports - set(rows()) == set()
@@ -74,13 +110,16 @@ def test_list_matches_the_installed_header():
     if not header:
         pytest.skip("no CUDA toolkit installed")
     cuda = (header / "cuda.h").read_text()
-    if int(re.search(r"#define CUDA_VERSION (\d+)", cuda)[1]) < 13000:
+    newest = int(re.search(r"#define CUDA_VERSION (\d+)", cuda)[1])
+    if newest < 13000:
         pytest.skip("the installed toolkit is older than CUDA 13")
     typedefs = set(re.findall(r"\*PFN_(cu\w+)\)", (header / "cudaTypedefs.h").read_text()))
     text = re.sub(r"/\*.*?\*/", "", HOOKS.read_text(), flags=re.S)
     hooks = re.findall(r"^(?!PASS)[A-Z_]+\((cu\w+), \"(cu\w+)\", (\d+), ([01])", text, re.M)
     unknown = []
     for symbol, name, version, lane in hooks:
+        if int(version) > newest:
+            continue
         names = {f"{name}_v{version}"} if lane == "0" else {f"{name}_v{version}_ptsz", f"{name}_v{version}_ptds"}
         if not names & typedefs and int(version) > 2000 and f"{name}_v{version}" not in typedefs:
             unknown.append((symbol, names))

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 
 enum { GLOBAL = 0, THREAD_LOCAL = 1, RELAXED = 2 };
-enum { ILLEGAL_STATE = 401, WRONG_THREAD = 908, CAPTURED_LEGACY = 906 };
+enum { ILLEGAL_STATE = 401, WRONG_THREAD = 908, CAPTURED_LEGACY = 906, GRAPH_RECAPTURE_FAILURE = 918 };
 
 atomic_int sim_captures;
 static pthread_mutex_t captures_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -78,7 +78,14 @@ CUresult sim_unsafe(void)
 
 CUgraphNode sim_capture_add(CUstream stream, int type)
 {
-    stream->last = sim_node_add(stream->capture->graph, type);
+    CUgraph graph = stream->capture->graph;
+    if (graph->recapturing) {
+        stream->last = graph->recaptured && graph->recaptured->type == type ? graph->recaptured : NULL;
+        graph->recaptured = stream->last ? stream->last->next : NULL;
+        stream->capture->invalidated = !stream->last;
+        return stream->last;
+    }
+    stream->last = sim_node_add(graph, type);
     if (stream->last)
         snprintf(stream->last->mark, sizeof(stream->last->mark), "%s", sim_mark_now());
     return stream->last;
@@ -130,10 +137,24 @@ static CUresult end(CUstream handle, CUgraph *ret, int lane)
     capture->ended = true;
     atomic_fetch_sub(&sim_captures, 1);
     stream->capture = NULL;
+    bool whole = !capture->graph->recapturing || !capture->graph->recaptured;
+    capture->graph->recapturing = false;
     if (capture->invalidated)
         return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+    if (!whole)
+        return GRAPH_RECAPTURE_FAILURE;
     *ret = capture->graph;
     return CUDA_SUCCESS;
+}
+
+static CUresult recapture(CUstream stream, CUgraph graph, int mode, int lane)
+{
+    if (!sim_valid(graph, SIM_GRAPH))
+        return CUDA_ERROR_INVALID_VALUE;
+    CUresult rc = begin(stream, graph, mode, lane);
+    graph->recapturing = !rc;
+    graph->recaptured = graph->first;
+    return rc;
 }
 
 enum { STATUS_NONE = 0, STATUS_ACTIVE = 1, STATUS_INVALIDATED = 2 };
@@ -197,6 +218,15 @@ LANES(cuStreamBeginCapture_v2, (CUstream s, int mode), begin(s, NULL, mode, 0), 
 LANES(cuStreamBeginCaptureToGraph,
       (CUstream s, CUgraph g, const CUgraphNode *d, const void *e, size_t n, int mode),
       ((void)d, (void)e, (void)n, begin(s, g, mode, 0)), ((void)d, (void)e, (void)n, begin(s, g, mode, 1)))
+/* Into a graph that is there: its nodes are taken anew, in the order in which they were made. */
+LANES(cuStreamBeginRecaptureToGraph, (CUstream s, int mode, CUgraph g, void *callback, void *u),
+      ((void)callback, (void)u, recapture(s, g, mode, 0)),
+      ((void)callback, (void)u, recapture(s, g, mode, 1)))
+/* Into the command list of a graphics API: what is captured is that API's to run. */
+LANES(cuStreamBeginCaptureToCig, (CUstream s, CUstreamCigCaptureParams *p),
+      p ? begin(s, NULL, RELAXED, 0) : CUDA_ERROR_INVALID_VALUE,
+      p ? begin(s, NULL, RELAXED, 1) : CUDA_ERROR_INVALID_VALUE)
+LANES(cuStreamEndCaptureToCig, (CUstream s), end(s, &(CUgraph){NULL}, 0), end(s, &(CUgraph){NULL}, 1))
 LANES(cuStreamEndCapture, (CUstream s, CUgraph *ret), end(s, ret, 0), end(s, ret, 1))
 LANES(cuStreamIsCapturing, (CUstream s, int *status), info(s, &(struct info){.status = status}, 0),
       info(s, &(struct info){.status = status}, 1))

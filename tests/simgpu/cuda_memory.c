@@ -488,6 +488,47 @@ LANES(cuMemPrefetchAsync_v2, (CUdeviceptr p, size_t n, CUmemLocation_v1 l, unsig
       ((void)l, (void)f, enqueue(&(struct copy){P(p), P(p), n, ANY, 0, 0, false}, s, 0, false)),
       ((void)l, (void)f, enqueue(&(struct copy){P(p), P(p), n, ANY, 0, 0, false}, s, 1, false)))
 
+/* Copies with attributes, which change where they may be served from and not what they do. */
+COPY_ASYNC(cuMemcpyWithAttributesAsync, ,
+           (CUdeviceptr d, CUdeviceptr f, size_t n, CUmemcpyAttributes *a, CUstream s),
+           {((void)a, P(d)), P(f), n, ANY, 0, 0, false})
+
+/* As cuda.h has it, for operands that are pointers, of rows without gaps. */
+struct batch_op {
+    struct {
+        uint64_t type;
+        CUdeviceptr at;
+        size_t row, layer;
+        CUmemLocation_v1 where;
+    } from, to;
+    size_t width, height, depth;
+};
+static CUresult copy_3d(const void *op, unsigned long long flags, CUstream s, int lane)
+{
+    const struct batch_op *o = op;
+    if (!o || flags || !o->width || !o->height || !o->depth)
+        return CUDA_ERROR_INVALID_VALUE;
+    return enqueue(
+        &(struct copy){P(o->to.at), P(o->from.at), o->width * o->height * o->depth, ANY, 0, 0, false}, s,
+        lane, false);
+}
+LANES(cuMemcpy3DWithAttributesAsync, (CUDA_MEMCPY3D_BATCH_OP * op, unsigned long long f, CUstream s),
+      copy_3d(op, f, s, 0), copy_3d(op, f, s, 1))
+
+static CUresult copy_batch(CUdeviceptr *to, CUdeviceptr *from, size_t *sizes, size_t count, CUstream s,
+                           int lane)
+{
+    CUresult rc = (uintptr_t)s <= 1 && !lane ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS; /* no legacy stream */
+    for (size_t i = 0; i < count && !rc; i++)
+        rc = enqueue(&(struct copy){P(to[i]), P(from[i]), sizes[i], ANY, 0, 0, false}, s, lane, false);
+    return rc;
+}
+LANES(cuMemcpyBatchAsync_v2,
+      (CUdeviceptr * d, CUdeviceptr *f, size_t *n, size_t c, CUmemcpyAttributes *a, size_t *i, size_t k,
+       CUstream s),
+      ((void)a, (void)i, (void)k, copy_batch(d, f, n, c, s, 0)),
+      ((void)a, (void)i, (void)k, copy_batch(d, f, n, c, s, 1)))
+
 static CUresult copy_2d(const CUDA_MEMCPY2D *c, CUstream handle, int lane, bool wait)
 {
     const char *from = c->srcMemoryType == 1 ? c->srcHost : P(c->srcDevice);

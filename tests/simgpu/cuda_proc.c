@@ -16,7 +16,7 @@ static void *find(const char *name, int version, int want_lane, int *ret_status)
     for (const struct sim_entry *e = sim_entries; e < sim_entries + SIM_EXPORTS; e++) {
         if (strcmp(e->name, name) || !e->version || e->lane > want_lane)
             continue;
-        if (e->version > version)
+        if (e->version > version || e->version > sim_machine()->script.driver_version)
             too_new = true;
         else if (!best || e->lane > best->lane || (e->lane == best->lane && e->version > best->version))
             best = e;

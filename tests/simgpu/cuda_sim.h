@@ -149,6 +149,8 @@ struct CUgraph_st {
     uint32_t magic, id;
     CUgraphNode first, last_added;
     size_t nodes;
+    bool recapturing;       /* its nodes are taken anew, in their order */
+    CUgraphNode recaptured; /* the next of them */
 };
 
 struct CUgraphExec_st {

@@ -446,5 +446,7 @@ LANES(cuStreamGetId, _ptsz, (CUstream s, unsigned long long *id), stream_get(s, 
       stream_get(s, 1, NULL, NULL, NULL, id))
 LANES(cuLaunchHostFunc, _ptsz, (CUstream s, CUhostFn fn, void *u), launch_host(s, fn, u, 0),
       launch_host(s, fn, u, 1))
+LANES(cuLaunchHostFunc_v2, _ptsz, (CUstream s, CUhostFn fn, void *u, unsigned mode),
+      ((void)mode, launch_host(s, fn, u, 0)), ((void)mode, launch_host(s, fn, u, 1)))
 LANES(cuStreamAddCallback, _ptsz, (CUstream s, CUstreamCallback c, void *u, unsigned f),
       add_callback(s, c, u, f, 0), add_callback(s, c, u, f, 1))

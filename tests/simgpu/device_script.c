@@ -237,7 +237,7 @@ void sim_script_read(struct sim_script *script, const char *path)
     *script = (struct sim_script){
         .devices = 1,
         .costs_scale = 1,
-        .driver_version = 13000,
+        .driver_version = 13030,
         .idle_w = 60,
         .context_w = 85,
         .cap_w = 700,

@@ -4,6 +4,7 @@
  */
 #include "account/work.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -315,6 +316,44 @@ static int join_intervals(struct kj_account *account, struct kj_work *work)
     return 0;
 }
 
+/* An entry point that was asked for may never have been called: what is known is said. */
+static void warn_of_unhooked(struct kj_report *report)
+{
+    char names[512] = "";
+    size_t used = 0, told = 0, all = 0;
+    for (size_t i = 0; i < report->unhooked_count; i++) {
+        const struct kj_report_unhooked *u = &report->unhooked[i];
+        size_t before = 0; /* the same name of another process, or at another version */
+        while (before < i && strcmp(report->unhooked[before].name, u->name))
+            before++;
+        all += before == i;
+        if (before < i || told == 6)
+            continue;
+        char version[32] = "by its symbol";
+        if (u->version)
+            snprintf(version, sizeof(version), "at CUDA %d.%d", u->version / 1000, u->version % 1000 / 10);
+        int size =
+            snprintf(names + used, sizeof(names) - used, "%s%s (%s)", told ? ", " : "", u->name, version);
+        if (size < 0 || used + (size_t)size >= sizeof(names)) {
+            names[used] = 0;
+            break;
+        }
+        used += (size_t)size;
+        told++;
+    }
+    if (!told)
+        return;
+    char more[32] = "";
+    if (all > told)
+        snprintf(more, sizeof(more), " and %zu more", all - told);
+    kj_report_warn(
+        report,
+        "asked of the driver, and newer than this kjoule: %s%s. Launches and copies through these are not "
+        "seen: they would be missing here, and their energy be told as other kernels' or unattributed. "
+        "Whether they were called is not known; a newer kjoule may know them (quality.unhooked)",
+        names, more);
+}
+
 static int open_views(struct kj_account *account, struct kj_work *work)
 {
     char **names;
@@ -338,6 +377,7 @@ static int open_views(struct kj_account *account, struct kj_work *work)
         launches += kernel_launches(view);
     }
     kj_strings_free(names);
+    warn_of_unhooked(account->report);
     if (!status && initialised && !launches)
         kj_report_warn(
             account->report,
