@@ -34,14 +34,14 @@ LIB_OBJ   := $(LIB_SRC:%.c=$(BUILD)/%.o)
 CMD_OBJ   := $(CMD_SRC:%.c=$(BUILD)/%.o)
 SHIM_OBJ  := $(patsubst %.S,$(BUILD)/%.o,$(SHIM_SRC:%.c=$(BUILD)/%.o))
 
-.PHONY: all help demo fuzz test test-unit test-e2e test-torch torch-venv bench bench-accuracy check-gpu programs simgpu layers format check-format setup install uninstall clean
+.PHONY: all help demo fuzz test test-unit test-e2e test-torch torch-venv bench bench-accuracy programs simgpu layers format check-format setup install uninstall clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
 all: $(BUILD)/kjoule $(BUILD)/libkjoule.so ## the program and the preload library
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n",$$1,$$2}' Makefile
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-16s %s\n",$$1,$$2}' $(filter %Makefile %.mk,$(MAKEFILE_LIST))
 	@echo "  options: V=1 SAN=address,undefined BUILD=dir PREFIX=dir CC=cc NVCC=path"
 
 $(BUILD)/kjoule: $(CMD_OBJ) $(BUILD)/libkjtools.a
@@ -52,11 +52,11 @@ $(BUILD)/libkjtools.a: $(LIB_OBJ)
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && ar rcs $@ $^
 
+SHIM_LINK = -Wl,-soname,libkjoule.so -Wl,-z,nodelete,-z,now,-z,relro -Wl,-Bsymbolic -Wl,--no-undefined -Wl,--as-needed -Wl,--version-script=shim/shim.map
 # -Bsymbolic: the table of wrappers must hold ours, also where another library that wraps the same names comes first.
 $(BUILD)/libkjoule.so: $(SHIM_OBJ) shim/shim.map
 	$(call say,LINK,$@)
-	$(Q)$(CC) -shared -o $@ $(SHIM_OBJ) -Wl,-soname,libkjoule.so -Wl,-z,nodelete,-z,now,-z,relro \
-		-Wl,-Bsymbolic -Wl,--no-undefined -Wl,--as-needed -Wl,--version-script=shim/shim.map $(LDFLAGS)
+	$(Q)$(CC) -shared -o $@ $(SHIM_OBJ) $(SHIM_LINK) $(LDFLAGS)
 
 $(BUILD)/shim/%.o: shim/%.c
 	$(call say,CC,$<)

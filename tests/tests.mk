@@ -104,7 +104,7 @@ test: setup ## everything that needs nothing beyond apt
 	$(Q)$(MAKE) --no-print-directory test-unit fuzz test-e2e
 test-unit: $(UNIT_BIN) ## C unit tests (cmocka)
 	$(Q)fail=0; for t in $(UNIT_BIN); do $$t || fail=1; done; exit $$fail
-test-e2e: all simgpu programs $(BUILD)/bench/launch ## whole runs, wrapped (pytest)
+test-e2e: all simgpu programs $(BUILD)/bench/launch gpu-bundle ## whole runs, wrapped (pytest)
 	$(Q)KJ_BUILD=$(abspath $(BUILD)) KJ_TORCH_PYTHON=$(TORCH_VENV)/bin/python $(PYTHON) -m pytest -q tests/e2e $(PYTEST_ARGS)
 TORCH_VENV ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kjoule/torch-2.9.1
 torch-venv:
@@ -120,12 +120,7 @@ $(BUILD)/bench/accuracy: tests/bench/accuracy.c $(BUILD)/libkjtools.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) -o $@ $< $(BUILD)/libkjtools.a $(TOOL_LIBS)
 TORCH_PYTHON ?= $(firstword $(wildcard $(TORCH_VENV)/bin/python) python3)
-check-gpu: all programs $(BUILD)/gpu/workload ## what only a real card can show; figures into tests/gpu/results
-	$(Q)cd tests/gpu/results && python3 ../check.py --build $(abspath $(BUILD)) --torch $(TORCH_PYTHON) $(CHECK_ARGS)
-$(BUILD)/gpu/workload: tests/gpu/workload.c
-	$(call say,CC,$@)
-	@mkdir -p $(@D)
-	$(Q)$(PROGRAM_CC) -o $@ $< -ldl -lpthread
+include tests/gpu/bundle.mk
 $(BUILD)/bench/launch $(BUILD)/bench/floor: $(BUILD)/bench/%: tests/bench/%.c
 	$(call say,CC,$@)
 	@mkdir -p $(@D)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains a small GPT in plain PyTorch, with the means that real trainings use, each by a flag. Knows nothing of kjoule.
 
-    train_gpt.py [--steps N] [--device cuda|cpu] [--optimizer foreach|fused] [--amp] [--graph] [--workers N] [--pinned] [--streams]
+    train_gpt.py [--steps N] [--seconds S] [--device cuda|cpu] [--optimizer foreach|fused] [--amp] [--graph] [--workers N] [--pinned] [--streams]
                  [--checkpoint] [--compile]
 """
 import argparse
 import math
 import pathlib
+import time
 
 import torch
 from torch import nn
@@ -63,7 +64,7 @@ class Text(Dataset):
         self.data = torch.tensor([letters[c] for c in text])
 
     def __len__(self):
-        return 100000
+        return 10_000_000
 
     def __getitem__(self, i):
         at = i * 7919 % (len(self.data) - self.length - 1)
@@ -112,6 +113,7 @@ def captured(model, optimizer, ids):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--optimizer", choices=["foreach", "fused"], default="foreach")
     for flag in ("amp", "graph", "pinned", "streams", "checkpoint", "compile"):
@@ -128,7 +130,7 @@ def main():
     scaler = torch.amp.GradScaler(options.device, enabled=options.amp)
     loader = DataLoader(text, 16, num_workers=options.workers, pin_memory=options.pinned)
     copies = torch.cuda.Stream() if options.streams else None
-    replay, step = None, 0
+    replay, step, start_s = None, 0, time.monotonic()
     for batch in loader:
         if copies:
             with torch.cuda.stream(copies):
@@ -144,7 +146,7 @@ def main():
         step += 1
         if step % 25 == 0 or step == 1:
             print(f"step {step:4d}  loss {loss.item():.4f}", flush=True)
-        if step == options.steps:
+        if step == options.steps or time.monotonic() - start_s > options.seconds:
             break
     model.eval()
     with torch.no_grad():
