@@ -195,6 +195,14 @@ void kj_ranges_ask(void);
 /* ---- timing (timing.c)
  * ------------------------------------------------------------------------------------------------ */
 
+/* What kind of call enqueues it. */
+enum kj_call {
+    KJ_CALL_KERNEL,
+    KJ_CALL_GRAPH,
+    KJ_CALL_COPY_ASYNC,
+    KJ_CALL_COPY, /* may wait for the device; without a stream of its own */
+    KJ_CALL_HOST, /* not timed */
+};
 struct kj_pair; /* start and end event of one launch */
 /* An event pair with its start recorded on the stream, or NULL: not timed. `burst`: one of all launches, not
  * one of a kernel that is timed alone. */

@@ -16,7 +16,7 @@ struct bracket {
     uint64_t hash;       /* of the activity */
     uint32_t stands_for; /* of a sampled call: launches; else 0 */
     uint64_t begun_ns, called_ns,
-        returned_ns;    /* of a sampled call: the real one lies between the latter two */
+        returned_ns;    /* of a sampled call, or a COPY: the real one lies between the latter two */
     uint64_t launch_ns; /* where CUPTI times it; else 0 */
     bool capturing;     /* it becomes a node of a graph: no launch */
 };
@@ -42,9 +42,10 @@ static void sample_begin(struct bracket *b)
     b->begun_ns = kj_now_ns();
 }
 
-static inline void launch_begin(struct bracket *b, CUstream stream, int lane, bool timed, uint8_t kind,
+static inline void launch_begin(struct bracket *b, CUstream stream, int lane, enum kj_call call, uint8_t kind,
                                 const struct kj_shape *shape)
 {
+    bool timed = call != KJ_CALL_HOST;
     b->ledger = kj_enter();
     if (!b->ledger)
         return;
@@ -60,6 +61,7 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, bo
         timed = false; /* CUPTI's records do */
     }
     b->context = kj_context_current(b->ledger);
+    b->called_ns = call == KJ_CALL_COPY ? kj_now_ns() : 0;
     if (unlikely(!b->context))
         return;
     int mode = timed ? atomic_load_explicit(&kj_timing_on, memory_order_relaxed) : KJ_TIME_NONE;
@@ -69,7 +71,7 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, bo
             (unlikely(mode == KJ_TIME_NEW) && kj_activity_is_new(b->hash, kind, device, shape));
     if (unlikely(atomic_load_explicit(&kj_captures, memory_order_relaxed))) {
         kj_self.inside = true;
-        b->capturing = kj_stream_captures(stream, lane);
+        b->capturing = call != KJ_CALL_COPY && kj_stream_captures(stream, lane);
         kj_self.inside = false;
         if (!b->capturing && !b->launch_ns) { /* CUPTI does not mind */
             __atomic_fetch_add(&b->ledger->untimed_capture, 1, __ATOMIC_RELAXED);
@@ -80,14 +82,14 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, bo
         b->pair = kj_timing_start(b->ledger, b->context, stream, lane, mode == KJ_TIME_ALL);
         kj_self.inside = false;
     }
-    if (unlikely(b->stands_for))
+    if (unlikely(b->stands_for) || (call == KJ_CALL_COPY && b->pair))
         b->called_ns = kj_now_ns();
 }
 
 /* Ends the bracket on the device, right after the real call, so that our own bookkeeping is not in it. */
-static inline void bracket_close(struct bracket *b, CUresult rc, CUstream stream, int lane)
+static inline void bracket_close(struct bracket *b, CUresult rc, CUstream stream, int lane, enum kj_call call)
 {
-    if (unlikely(b->stands_for))
+    if (unlikely(b->stands_for) || call == KJ_CALL_COPY)
         b->returned_ns = kj_now_ns();
     if (b->pair && !rc && !kj_timing_mark(b->pair, stream, lane)) {
         kj_timing_cancel(b->context, b->pair);
@@ -106,10 +108,11 @@ static void sample_end(struct bracket *b)
         kj_timing_harvest(b->ledger, b->context, 2 * KJ_SAMPLE_EVERY); /* keeps its own time */
 }
 
-static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc, uint8_t kind,
-                              const struct kj_shape *shape, uint64_t bytes, CUstream stream, int lane)
+static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc, enum kj_call call,
+                              uint8_t kind, const struct kj_shape *shape, uint64_t bytes, CUstream stream,
+                              int lane)
 {
-    kj_call_count(b->ledger, hook, rc, 0);
+    kj_call_count(b->ledger, hook, rc, call == KJ_CALL_COPY ? b->returned_ns - b->called_ns : 0);
     if (unlikely(rc || b->capturing || !b->context)) {
         if (rc)
             __atomic_fetch_add(&b->ledger->failed_launches, 1, __ATOMIC_RELAXED);
@@ -155,19 +158,21 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
             {(c) ? (c)->blockDimX : 0, (c) ? (c)->blockDimY : 0, (c) ? (c)->blockDimZ : 0},                  \
             (c) ? (c)->sharedMemBytes : 0                                                                    \
     }
-#define ENQUEUE(symbol, lane, stream, timed, kind, bytes, args, ...)                                         \
+#define BRACKET(symbol, lane, stream, call, kind, bytes, args, ...)                                          \
     __typeof__(&symbol) real = REAL(symbol);                                                                 \
     if (unlikely(!real))                                                                                     \
         return REFUSED;                                                                                      \
     struct bracket b;                                                                                        \
     CUstream on = (stream);                                                                                  \
     const struct kj_shape shape = __VA_ARGS__;                                                               \
-    launch_begin(&b, on, lane, timed, kind, &shape);                                                         \
+    launch_begin(&b, on, lane, call, kind, &shape);                                                          \
     CUresult rc = real args;                                                                                 \
     if (unlikely(!b.ledger))                                                                                 \
         return rc;                                                                                           \
-    bracket_close(&b, rc, on, lane);                                                                         \
-    launch_end(&b, KJ_HOOK_##symbol, rc, kind, &shape, bytes, on, lane);                                     \
+    bracket_close(&b, rc, on, lane, call);                                                                   \
+    launch_end(&b, KJ_HOOK_##symbol, rc, call, kind, &shape, rc ? 0 : (bytes), on, lane)
+#define ENQUEUE(symbol, lane, stream, call, kind, bytes, args, ...)                                          \
+    BRACKET(symbol, lane, stream, call, kind, bytes, args, __VA_ARGS__);                                     \
     return rc
 
 static inline uint64_t kj_sum(const size_t *sizes, size_t count)
@@ -178,80 +183,47 @@ static inline uint64_t kj_sum(const size_t *sizes, size_t count)
     return sum;
 }
 
-/* A copy is seen inside a burst and outside of one. */
-static uint32_t copy_flags(bool first)
+/* A copy without a stream of its own is ordered on the legacy one, or on the thread's: so are its events.
+ * What the host waited for, if it did, was over before the call returned, whatever ran before it on that
+ * stream. */
+static void copied(struct kj_ledger_header *ledger, CUresult rc, uint8_t kind, uint64_t took_ns)
 {
-    bool burst = atomic_load_explicit(&kj_timing_on, memory_order_relaxed) == KJ_TIME_ALL;
-    return (first ? KJ_INTERVAL_FIRST : 0) | (burst ? 0 : KJ_INTERVAL_ALONE);
-}
-
-/* A synchronous copy has no stream to put events on: the time of the call, in which the device did it, is its
- * bracket. */
-static void copy_end(struct kj_ledger_header *ledger, enum kj_hook hook, CUresult rc, uint8_t kind,
-                     uint64_t bytes, uint64_t start_ns)
-{
-    uint64_t end_ns = kj_now_ns();
     struct kj_context *context = kj_context_current(ledger);
-    kj_call_count(ledger, hook, rc, end_ns - start_ns);
     if (rc || !context)
         return;
-    bool first;
-    const struct kj_shape shape = {.function = NULL};
-    uint32_t row = kj_activity_find(ledger, kind, kj_context_device(context), &shape, &first);
-    kj_count(&kj_self.counts[row], 1);
-    struct kj_ledger_activity *rows = kj_section(ledger, KJ_SECTION_ACTIVITIES);
-    __atomic_fetch_add(&rows[row].bytes, bytes, __ATOMIC_RELAXED);
-    if (unlikely(atomic_load_explicit(&kj_cupti_on, memory_order_relaxed))) {
-        kj_cupti_launched(ledger, context, row, kj_stream_row(ledger, context, NULL, 0), start_ns);
-        kj_cupti_harvest(ledger, end_ns, false);
-        return;
-    }
-    kj_activity_timed(ledger, row, end_ns - start_ns, first);
-    struct kj_ledger_interval interval = {.start_ns = start_ns,
-                                          .end_ns = end_ns,
-                                          .launch_ns = start_ns,
-                                          .activity = row,
-                                          .stream = kj_stream_row(ledger, context, NULL, 0),
-                                          .thread = kj_self.row,
-                                          .flags = copy_flags(first),
-                                          .context = kj_context_row(context)};
-    kj_interval_publish(ledger, &interval);
+    if (unlikely(atomic_load_explicit(&kj_cupti_on, memory_order_relaxed)))
+        kj_cupti_harvest(ledger, kj_now_ns(), false);
     kj_timing_harvest(ledger, context, 2 * KJ_SAMPLE_EVERY);
     if (unlikely(kj_config.walk > 0) && kind == KJ_ACTIVITY_MEMCPY_DTOH)
-        kj_walk(ledger, false, end_ns - start_ns);
+        kj_walk(ledger, false, took_ns);
 }
 
 #define LAUNCH(symbol, name, version, lane, shape, stream, params, args)                                     \
     CUresult symbol params                                                                                   \
     {                                                                                                        \
-        ENQUEUE(symbol, lane, stream, true, KJ_ACTIVITY_KERNEL, 0, args, shape);                             \
+        ENQUEUE(symbol, lane, stream, KJ_CALL_KERNEL, KJ_ACTIVITY_KERNEL, 0, args, shape);                   \
     }
 #define COPY_ASYNC(symbol, name, version, lane, kind, bytes, params, args)                                   \
     CUresult symbol params                                                                                   \
     {                                                                                                        \
-        ENQUEUE(symbol, lane, stream, true, KJ_ACTIVITY_##kind, bytes, args, {.function = NULL});            \
+        ENQUEUE(symbol, lane, stream, KJ_CALL_COPY_ASYNC, KJ_ACTIVITY_##kind, bytes, args,                   \
+                {.function = NULL});                                                                         \
     }
 #define HOST(symbol, name, version, lane, params, args)                                                      \
     CUresult symbol params                                                                                   \
     {                                                                                                        \
-        ENQUEUE(symbol, lane, stream, false, KJ_ACTIVITY_HOST, 0, args, {.function = NULL});                 \
+        ENQUEUE(symbol, lane, stream, KJ_CALL_HOST, KJ_ACTIVITY_HOST, 0, args, {.function = NULL});          \
     }
 #define GRAPH_LAUNCH(symbol, name, version, lane, params, args)                                              \
     CUresult symbol params                                                                                   \
     {                                                                                                        \
-        ENQUEUE(symbol, lane, stream, true, KJ_ACTIVITY_GRAPH, 0, args, kj_graph_shape(exec));               \
+        ENQUEUE(symbol, lane, stream, KJ_CALL_GRAPH, KJ_ACTIVITY_GRAPH, 0, args, kj_graph_shape(exec));      \
     }
 #define COPY(symbol, name, version, lane, kind, bytes, params, args)                                         \
     CUresult symbol params                                                                                   \
     {                                                                                                        \
-        __typeof__(&symbol) real = REAL(symbol);                                                             \
-        struct kj_ledger_header *ledger = kj_enter();                                                        \
-        if (unlikely(!real || !ledger))                                                                      \
-            return real ? real args : REFUSED;                                                               \
-        uint64_t start_ns = kj_now_ns();                                                                     \
-        kj_self.correlation[0] = 0;                                                                          \
-        CUresult rc = real args;                                                                             \
-        copy_end(ledger, KJ_HOOK_##symbol, rc, KJ_ACTIVITY_##kind, rc ? 0 : bytes, start_ns);                \
+        BRACKET(symbol, lane, NULL, KJ_CALL_COPY, KJ_ACTIVITY_##kind, bytes, args, {.function = NULL});      \
+        copied(b.ledger, rc, KJ_ACTIVITY_##kind, b.returned_ns - b.called_ns);                               \
         return rc;                                                                                           \
     }
 
