@@ -84,6 +84,8 @@ enum {
     CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID = 50,
     CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM = 2,
     CU_EVENT_DEFAULT = 0,
+    CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6,
+    CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT = 7,
 };
 
 /* Stream handles with a meaning of their own (cuda.h, CU_STREAM_LEGACY, CU_STREAM_PER_THREAD). */
@@ -98,6 +100,16 @@ typedef struct {
     void *attrs;
     unsigned numAttrs;
 } CUlaunchConfig;
+
+/* Of `attrs` above. */
+typedef struct {
+    unsigned id;
+    char pad[4];
+    union {
+        char pad[64];
+        int programmaticStreamSerializationAllowed;
+    } value;
+} CUlaunchAttribute;
 
 typedef struct {
     CUfunction function;

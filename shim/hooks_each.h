@@ -4,6 +4,7 @@
  * HOOK, include this file, and HOOK is undefined again. No include guard: that is its use.
  */
 #define LAUNCH(s, n, v, lane, shape, stream, params, args)   HOOK(s, n, v, lane, params, args)
+#define LAUNCH_CONFIG                                        HOOK
 #define COPY(s, n, v, lane, kind, bytes, params, args)       HOOK(s, n, v, lane, params, args)
 #define COPY_ASYNC(s, n, v, lane, kind, bytes, params, args) HOOK(s, n, v, lane, params, args)
 #define HOST                                                 HOOK

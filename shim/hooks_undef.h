@@ -3,6 +3,7 @@
  * hooks_undef.h - forgets the class macros after an expansion of hooks.def.
  */
 #undef LAUNCH
+#undef LAUNCH_CONFIG
 #undef COPY
 #undef COPY_ASYNC
 #undef HOST

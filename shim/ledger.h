@@ -101,15 +101,16 @@ struct kj_ledger_header {
     char exe[128];             /* tail of /proc/self/exe */
     char disabled_reason[128]; /* one line, no newline */
 
-    uint64_t ring_tail;        /* advanced by the recorder alone */
-    uint64_t self_ns;          /* the shim's own time in this process, estimated from its own sampling */
-    uint64_t timed_pairs;      /* event pairs recorded */
-    uint64_t untimed_no_event; /* launches that wanted timing while the event pool was empty */
-    uint64_t untimed_capture;  /* launches made while capturing */
-    uint64_t harvest_errors;   /* event queries that failed */
-    uint64_t failed_launches;  /* launches that the driver refused: not counted as launches */
-    uint64_t gpa_requests;     /* cuGetProcAddress calls seen */
-    uint64_t slow_finds;       /* launches whose row was not known and was looked for under a lock */
+    uint64_t ring_tail;          /* advanced by the recorder alone */
+    uint64_t self_ns;            /* the shim's own time in this process, estimated from its own sampling */
+    uint64_t timed_pairs;        /* event pairs recorded */
+    uint64_t untimed_no_event;   /* launches that wanted timing while the event pool was empty */
+    uint64_t untimed_capture;    /* launches made while capturing */
+    uint64_t harvest_errors;     /* event queries that failed */
+    uint64_t failed_launches;    /* launches that the driver refused: not counted as launches */
+    uint64_t gpa_requests;       /* cuGetProcAddress calls seen */
+    uint64_t slow_finds;         /* launches whose row was not known and was looked for under a lock */
+    uint64_t dependent_launches; /* that may begin before the kernel ahead of them ends: see dependent.c */
 
     uint32_t timing_asked;   /* enum kj_ledger_timing, as KJOULE_TIMING says */
     uint32_t timing_backend; /* the same, as it is now: CUPTI may step aside */

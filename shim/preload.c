@@ -114,6 +114,7 @@ static void after_fork_in_child(void)
         return;
     atomic_store(&kj_ledger, NULL);
     kj_threads_forget();
+    kj_dependent_forget();
     kj_contexts_forget();
     kj_names_forget();
     kj_graphs_forget();

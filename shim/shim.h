@@ -94,6 +94,8 @@ struct kj_thread {
     uint32_t random;                 /* draws the distances */
     int64_t owed_ns;                 /* own time not yet in the ledger */
     struct kj_context *context;      /* current context, NULL: ask the driver */
+    CUstream last_stream;            /* of the newest launch or copy, and its row: see dependent.c */
+    uint32_t last_row;               /* 0: no kernel */
     bool inside;                     /* the shim's own driver calls must not be recorded */
     uint32_t correlation[2]; /* CUPTI's ids of the driver's and the runtime's call under way; 0 none */
 };
@@ -149,6 +151,16 @@ static inline void kj_count(uint64_t *cell, uint64_t add)
         __atomic_fetch_add(cell, add, __ATOMIC_RELAXED);
 }
 
+/* ---- programmatic dependent launches (dependent.c)
+ * ----------------------------------------------------------------- */
+
+extern atomic_bool kj_dependent_seen; /* one was made: from here on threads remember their newest launch */
+bool kj_launch_is_dependent(const CUlaunchConfig *config);
+/* One was made: the kernel that this thread launched before it on the stream is not timed from here on. */
+void kj_dependent_launched(struct kj_ledger_header *ledger, CUstream stream);
+bool kj_dependent_follows(uint32_t row); /* launches of this row of ACTIVITIES */
+void kj_dependent_forget(void);          /* after fork */
+
 /* ---- names of functions (names.c)
  * ----------------------------------------------------------------------------------- */
 
@@ -198,6 +210,7 @@ void kj_ranges_ask(void);
 /* What kind of call enqueues it. */
 enum kj_call {
     KJ_CALL_KERNEL,
+    KJ_CALL_DEPENDENT, /* a kernel that is not timed by events: see dependent.c */
     KJ_CALL_GRAPH,
     KJ_CALL_COPY_ASYNC,
     KJ_CALL_COPY, /* may wait for the device; without a stream of its own */

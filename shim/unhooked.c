@@ -10,6 +10,7 @@
 
 /* The functions that are known and let through on purpose. */
 #define LAUNCH(...)
+#define LAUNCH_CONFIG(...)
 #define COPY(...)
 #define COPY_ASYNC(...)
 #define HOST(...)

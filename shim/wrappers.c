@@ -42,6 +42,16 @@ static void sample_begin(struct bracket *b)
     b->begun_ns = kj_now_ns();
 }
 
+/* Events around this launch would keep apart what overlaps. */
+static bool overlaps(const struct bracket *b, enum kj_call call, uint8_t kind, const struct kj_shape *shape)
+{
+    if (call != KJ_CALL_DEPENDENT &&
+        !kj_dependent_follows(kj_activity_known(b->hash, kind, kj_context_device(b->context), shape, false)))
+        return false;
+    kj_timing_gap(b->context);
+    return true;
+}
+
 static inline void launch_begin(struct bracket *b, CUstream stream, int lane, enum kj_call call, uint8_t kind,
                                 const struct kj_shape *shape)
 {
@@ -69,6 +79,9 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, en
     b->hash = kj_activity_hash(kind, device, shape);
     timed = mode == KJ_TIME_ALL ||
             (unlikely(mode == KJ_TIME_NEW) && kj_activity_is_new(b->hash, kind, device, shape));
+    if (unlikely(timed && (call == KJ_CALL_DEPENDENT ||
+                           atomic_load_explicit(&kj_dependent_seen, memory_order_relaxed))))
+        timed = !overlaps(b, call, kind, shape);
     if (unlikely(atomic_load_explicit(&kj_captures, memory_order_relaxed))) {
         kj_self.inside = true;
         b->capturing = call != KJ_CALL_COPY && kj_stream_captures(stream, lane);
@@ -132,6 +145,12 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
         b->stands_for = 0; /* it took its own time */
     }
     kj_count(&kj_self.counts[row], 1);
+    if (unlikely(call == KJ_CALL_DEPENDENT))
+        kj_dependent_launched(b->ledger, stream);
+    if (unlikely(atomic_load_explicit(&kj_dependent_seen, memory_order_relaxed))) {
+        kj_self.last_stream = stream;
+        kj_self.last_row = kind == KJ_ACTIVITY_KERNEL ? row : 0;
+    }
     if (unlikely(first && kind == KJ_ACTIVITY_GRAPH))
         kj_graph_row_added(b->ledger, (CUgraphExec)shape->function, row);
     if (bytes) {
@@ -202,6 +221,13 @@ static void copied(struct kj_ledger_header *ledger, CUresult rc, uint8_t kind, u
     CUresult symbol params                                                                                   \
     {                                                                                                        \
         ENQUEUE(symbol, lane, stream, KJ_CALL_KERNEL, KJ_ACTIVITY_KERNEL, 0, args, shape);                   \
+    }
+#define LAUNCH_CONFIG(symbol, name, version, lane, params, args)                                             \
+    CUresult symbol params                                                                                   \
+    {                                                                                                        \
+        const enum kj_call kernel = kj_launch_is_dependent(config) ? KJ_CALL_DEPENDENT : KJ_CALL_KERNEL;     \
+        ENQUEUE(symbol, lane, config ? config->hStream : NULL, kernel, KJ_ACTIVITY_KERNEL, 0, args,          \
+                CONFIG_SHAPE(f, config));                                                                    \
     }
 #define COPY_ASYNC(symbol, name, version, lane, kind, bytes, params, args)                                   \
     CUresult symbol params                                                                                   \

@@ -9,7 +9,9 @@ static uint32_t graph_of(CUgraphNode node)
     return node ? node->graph->id : 0;
 }
 
-CUresult sim_run_kernel(CUstream stream, const CUDA_KERNEL_NODE_PARAMS_v2 *p, CUgraphNode node)
+/* dependent: it may begin before the kernel ahead of it on the stream has ended, where nothing is between. */
+static CUresult run_kernel(CUstream stream, const CUDA_KERNEL_NODE_PARAMS_v2 *p, CUgraphNode node,
+                           bool dependent)
 {
     CUfunction function = p->func ? p->func : (CUfunction)p->kern;
     int device = stream->context->device;
@@ -19,9 +21,12 @@ CUresult sim_run_kernel(CUstream stream, const CUDA_KERNEL_NODE_PARAMS_v2 *p, CU
         atomic_store_explicit(&function->kernel[device], kernel, memory_order_relaxed);
     }
     uint64_t blocks = (uint64_t)p->gridDimX * p->gridDimY * p->gridDimZ, start_ns;
-    uint64_t end_ns =
-        sim_work(device, kernel - 1, sim_stream_start(stream), blocks, 0, node != NULL, &start_ns);
+    uint64_t from_ns = sim_stream_start(stream);
+    uint64_t ahead_ns = dependent && stream->kernel_end_ns == from_ns ? stream->kernel_ns : 0;
+    uint64_t end_ns = sim_work(device, kernel - 1, from_ns, ahead_ns, blocks, 0, node != NULL, &start_ns);
     sim_stream_end(stream, end_ns);
+    stream->kernel_ns = end_ns - start_ns;
+    stream->kernel_end_ns = end_ns;
     sim_trace(stream, (struct sim_trace_work){.name = function->name,
                                               .graph = graph_of(node),
                                               .node = (uintptr_t)node,
@@ -33,12 +38,17 @@ CUresult sim_run_kernel(CUstream stream, const CUDA_KERNEL_NODE_PARAMS_v2 *p, CU
     return CUDA_SUCCESS;
 }
 
+CUresult sim_run_kernel(CUstream stream, const CUDA_KERNEL_NODE_PARAMS_v2 *p, CUgraphNode node)
+{
+    return run_kernel(stream, p, node, node->dependent);
+}
+
 CUresult sim_run_copy(CUstream stream, const char *activity, uint64_t bytes, CUgraphNode node)
 {
     int device = stream->context->device;
     uint32_t kernel = sim_kernel_find(device, activity, true);
     uint64_t start_ns,
-        end_ns = sim_work(device, kernel, sim_stream_start(stream), 0, bytes, node != NULL, &start_ns);
+        end_ns = sim_work(device, kernel, sim_stream_start(stream), 0, 0, bytes, node != NULL, &start_ns);
     sim_stream_end(stream, end_ns);
     sim_trace(stream, (struct sim_trace_work){.name = activity,
                                               .copy = true,
@@ -59,7 +69,17 @@ API void simgpu_mark(const char *name)
 
 struct shape {
     unsigned grid[3], block[3];
+    bool dependent;
 };
+
+static bool is_dependent(const CUlaunchConfig *config)
+{
+    const CUlaunchAttribute *attributes = config->attrs;
+    for (unsigned i = 0; i < config->numAttrs; i++)
+        if (attributes[i].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION)
+            return attributes[i].value.programmaticStreamSerializationAllowed != 0;
+    return false;
+}
 
 static CUresult launch(CUfunction function, const struct shape *s, unsigned shared, CUstream handle,
                        void **params, void **extra, int lane)
@@ -87,10 +107,10 @@ static CUresult launch(CUfunction function, const struct shape *s, unsigned shar
     if (sim_capturing(stream, &rc)) {
         CUgraphNode node = rc ? NULL : sim_capture_add(stream, NODE_KERNEL);
         if (node)
-            node->kernel = kernel;
+            node->kernel = kernel, node->dependent = s->dependent;
         return rc;
     }
-    return sim_run_kernel(stream, &kernel, NULL);
+    return run_kernel(stream, &kernel, NULL, s->dependent);
 }
 
 #define GRID                                                                                                 \
@@ -121,7 +141,8 @@ static CUresult launch(CUfunction function, const struct shape *s, unsigned shar
     {                                                                                                        \
         CALLED(symbol);                                                                                      \
         const struct shape shape = {{c->gridDimX, c->gridDimY, c->gridDimZ},                                 \
-                                    {c->blockDimX, c->blockDimY, c->blockDimZ}};                             \
+                                    {c->blockDimX, c->blockDimY, c->blockDimZ},                              \
+                                    is_dependent(c)};                                                        \
         return launch(f, &shape, c->sharedMemBytes, c->hStream, params, extra, lane);                        \
     }
 LAUNCH(cuLaunchKernel, 0)

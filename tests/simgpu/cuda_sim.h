@@ -91,9 +91,10 @@ struct CUstream_st {
     int priority;
     uint64_t id;
     _Atomic uint64_t tail_ns;
-    struct capture *capture; /* under sim_capture_lock */
-    CUgraphNode last;        /* newest node of the capture on this stream */
-    atomic_int callbacks;    /* host functions not run yet */
+    uint64_t kernel_ns, kernel_end_ns; /* of the newest kernel; end 0: an event came after it */
+    struct capture *capture;           /* under sim_capture_lock */
+    CUgraphNode last;                  /* newest node of the capture on this stream */
+    atomic_int callbacks;              /* host functions not run yet */
     struct CUstream_st *next;
 };
 
@@ -141,6 +142,7 @@ struct CUgraphNode_st {
     uint32_t value, element;
     CUgraphNode origin;        /* what this one was copied from */
     bool off;                  /* of an executable: switched off */
+    bool dependent;            /* a programmatic dependent launch */
     char mark[SIM_MARK_BYTES]; /* of who captured it; empty: built by hand */
     struct CUgraphNode_st *next;
 };

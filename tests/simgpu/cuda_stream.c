@@ -251,6 +251,7 @@ static CUresult event_record(CUevent event, CUstream handle, int lane)
     event->time_ns = (tail_ns > now_ns ? tail_ns : now_ns) + (uint64_t)device_ns;
     if (device_ns > 0) /* what follows on the stream waits for the time stamp */
         sim_stream_end(stream, event->time_ns);
+    stream->kernel_end_ns = 0;
     event->recorded = true;
     event->capture = NULL;
     return CUDA_SUCCESS;
@@ -312,6 +313,7 @@ API CUresult cuEventElapsedTime_v2(float *ret_ms, CUevent start, CUevent end)
 static CUresult stream_wait_event(CUstream handle, CUevent event, int lane)
 {
     STREAM(handle, lane);
+    stream->kernel_end_ns = 0;
     if (!sim_valid(event, SIM_EVENT))
         return CUDA_ERROR_INVALID_HANDLE;
     if (event->capture && !event->capture->ended) { /* the stream joins the capture, or is in it already */

@@ -364,12 +364,13 @@ static void make_room(struct sim_device *d)
     sim_sleep_until(until_ns);
 }
 
-uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t grid_blocks, uint64_t bytes,
-                  bool graph, uint64_t *ret_start_ns)
+uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t ahead_ns,
+                  uint64_t grid_blocks, uint64_t bytes, bool graph, uint64_t *ret_start_ns)
 {
     struct sim_machine *m = sim_machine();
     struct sim_device *d = &m->device[device];
     struct sim_kernel *k = &d->kernel[kernel];
+    const uint64_t given_ns = not_before_ns;
     take(&d->arrivals_lock);
     uint64_t now_ns = sim_now_ns();
     double us = k->duration_us;
@@ -379,12 +380,14 @@ uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t 
         us = 4 + (double)grid_blocks * 0.02;
     if (k->sd_us > 0)
         us = fmax(us + k->sd_us * random_normal(d), us * 0.1);
+    double shorter_ns = fmin((double)ahead_ns, us * 1e3);
+    not_before_ns -= (uint64_t)(shorter_ns * m->script.dependent_overlap);
     uint64_t start_ns = not_before_ns > now_ns ? not_before_ns : now_ns;
     uint64_t end_ns = start_ns + (uint64_t)(us * 1e3 + 0.5);
     if (d->arrival_count == SIM_ARRIVALS) {
         pthread_mutex_unlock(&d->arrivals_lock);
         make_room(d);
-        return sim_work(device, kernel, not_before_ns, grid_blocks, bytes, graph, ret_start_ns);
+        return sim_work(device, kernel, given_ns, ahead_ns, grid_blocks, bytes, graph, ret_start_ns);
     }
     uint32_t mark = mark_find(d, sim_mark_now());
     d->arrival[d->arrival_half][d->arrival_count++] =

@@ -53,6 +53,7 @@ struct sim_cost {
 struct sim_script {
     int devices, driver_version;
     double idle_w, context_w, cap_w;
+    double dependent_overlap; /* of the shorter of two kernels, where the second is a dependent launch */
     double copy_gbs, copy_w, copy_latency_us;
     bool calls_cost; /* any does */
     double costs_scale;
@@ -144,9 +145,10 @@ void sim_sleep_until(uint64_t t_ns);
 /* Index of a kernel (or copy) by name, made from the script at first sight. */
 uint32_t sim_kernel_find(int device, const char *name, bool copy);
 /* Puts work on the device: begins at the later of now and not_before, returns its end. grid_blocks decides an
- * automatic duration, bytes a copy's; ret_start_ns says when it begins. */
-uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t grid_blocks, uint64_t bytes,
-                  bool graph, uint64_t *ret_start_ns);
+ * automatic duration, bytes a copy's; ret_start_ns says when it begins. ahead_ns > 0: it may overlap with
+ * what is ahead of it, which takes that long. */
+uint64_t sim_work(int device, uint32_t kernel, uint64_t not_before_ns, uint64_t ahead_ns,
+                  uint64_t grid_blocks, uint64_t bytes, bool graph, uint64_t *ret_start_ns);
 
 /* The mark of what this thread launches: the last one set, else the thread's name. NULL unsets it. */
 void sim_mark_set(const char *name);

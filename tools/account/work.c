@@ -81,6 +81,19 @@ static void warn_of_timing(struct kj_report *report, const struct kj_report_proc
                        row->timing.reason, row->timing.backend, row->timing.records ? " from there on" : "");
 }
 
+/* Events would keep apart what overlaps, so the shim times neither. */
+static void warn_of_dependent(struct kj_report *report, const struct kj_ledger_header *h)
+{
+    if (h->dependent_launches && h->timing_backend == KJ_TIMING_EVENTS)
+        kj_report_warn(
+            report,
+            "process %d (%s) made %llu programmatic dependent launches, which may begin before the "
+            "kernel ahead of them has ended: they and the kernels that they follow are not timed, as an "
+            "event between the two would hold them up; what they used is shared out by the model or "
+            "stays unattributed. --timing cupti times them",
+            h->pid, h->exe, (unsigned long long)h->dependent_launches);
+}
+
 /* How event time was tied to the host's, over all contexts. */
 static void add_clocks(struct kj_report *report, const struct kj_ledger_view *view)
 {
@@ -120,6 +133,7 @@ static int add_process(struct kj_report *report, const struct kj_ledger_view *vi
                                       .timing = timing_of(h)};
     warn_of_process(report, h);
     warn_of_timing(report, row);
+    warn_of_dependent(report, h);
     report->shim_ns += h->self_ns;
     report->shim_device_ns += h->events_device_ns;
     kj_walk_process(report, h);
