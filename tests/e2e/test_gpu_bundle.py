@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -89,6 +90,11 @@ def test_figures_become_constants(whole, tmp_path):
     assert 'GPU_SENSOR(HOPPER, "H100 80GB HBM3", 580, 0, INSTANT, BOX, ' in rows and "counter period_ms=" in rows
 
 
+def test_results_are_named_after_the_card(sim):
+    done = subprocess.run([sys.executable, GPU / "check.py", "--name"], env=kj.environment(sim.env), capture_output=True, check=True)
+    assert re.fullmatch(rb"NVIDIA-H100-80GB-HBM3-580.65.06-\d{4}-\d\d-\d\d\n", done.stdout)
+
+
 def sleepers():
     """Processes of the check that hangs."""
     found = []
@@ -115,8 +121,7 @@ def test_figures_are_kept_when_the_run_is_ended(sim, tmp_path):
     out = tmp_path / "out"
     process = start(sim, out, "--only", "card,names", "--make-hang", "--hang", 30)
     kj.wait_for(lambda: "hang" in json.loads((out / "results.json").read_text())["checks"] if (out / "results.json").exists() else False)
-    (runner,) = [pid for pid in [process.pid] if kj.alive(pid)]
-    os.kill(runner, signal.SIGTERM)
+    os.kill(process.pid, signal.SIGTERM)
     assert process.wait(20) == 143
     results = json.loads((out / "results.json").read_text())
     assert not results["finished"] and results["checks"]["card"]["ok"]

@@ -16,7 +16,7 @@ ROW = re.compile(r"^COST\((\w+), (\d+), (\d+), (\d+)\)(.*)$")
 NODES = 500
 # Variants that are about something else than the call alone: it waits, or goes into a capture.
 APART = ("captured", "pending", "%d nodes" % NODES)
-WAITS = ("cuMemcpyDtoH", "cuMemcpyHtoD")
+WAITS = ("cuMemcpyDtoH",)
 # The only calls whose own time on the stream is no kernel's and no copy's.
 ON_STREAM = ("cuEventRecord", "cuEventRecordWithFlags", "cuStreamWaitEvent")
 

@@ -131,7 +131,7 @@ static const char dependent_image[] = ".version 7.8\n.target sm_90\n.address_siz
                                       "again:\n"
                                       " fma.rn.f32 %a, %a, %b, %b;\n fma.rn.f32 %b, %b, %a, %a;\n"
                                       " sub.u32 %n, %n, 1;\n setp.ne.u32 %p, %n, 0;\n @%p bra again;\n"
-                                      " setp.eq.f32 %p, %a, 0f7FC00001;\n @%p trap;\n ret;\n}\n";
+                                      " setp.eq.f32 %p, %a, 0f12345678;\n @%p trap;\n ret;\n}\n";
 
 static int run_dependent(int count)
 {

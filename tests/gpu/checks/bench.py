@@ -66,9 +66,13 @@ class Bench:
         """The same by a bare LD_PRELOAD."""
         self.number += 1
         folder = self.work / ("run.%d" % self.number)
-        done = self.run(command, env={**kwargs.pop("env", {}), "LD_PRELOAD": str(self.build / "libkjoule.so"), "KJOULE_OUTPUT": str(folder)},
-                        **kwargs)
+        done = self.run(command, env={**preload(self.build / "libkjoule.so"), "KJOULE_OUTPUT": str(folder)}, **kwargs)
         return done, read_json(folder / "report.json")
+
+
+def preload(library):
+    """LD_PRELOAD with that library before the caller's."""
+    return {"LD_PRELOAD": ":".join(filter(None, [str(library), os.environ.get("LD_PRELOAD")]))}
 
 
 def read_json(path):

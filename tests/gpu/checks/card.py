@@ -3,10 +3,11 @@
 import os
 import platform
 import re
+import shutil
 import time
 
 from . import nvidia
-from .bench import GPU, ROOT, lines_of, quality_of, tail
+from .bench import ROOT, lines_of, quality_of, tail
 
 # NVML's fields around energy and power, and their scopes: board, memory, module (0 to 2 where a scope counts)
 FIELDS = [(nvidia.ENERGY, 0), (nvidia.AVERAGE, 0), (nvidia.AVERAGE, 1), (nvidia.INSTANT, 0), (nvidia.INSTANT, 1), (nvidia.INSTANT, 2),
@@ -63,6 +64,9 @@ def check_card(bench):
             facts["ok"] = board["uuid"] in ("GPU-%s" % facts["uuid"], "GPU-%s" % facts["uuid_v2"])
         yield "driver, device %d" % device, facts
     yield "nvml fields", nvml_fields(nvml)
+    smi = shutil.which("nvidia-smi")
+    if smi:
+        yield "nvidia-smi", {"text": bench.run([smi, "-q", "-i", "0"], seconds=10).stdout[:16000]}
 
 
 def nvml_fields(nvml):

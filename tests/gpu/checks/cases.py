@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs of the kinds that are easily recorded wrongly, each beside what it knows of itself."""
-from .bench import Skip, alike, kernel_of, launches_of, lines_of, quality_of, said, tail, timing_of, within
+from .bench import Skip, alike, kernel_of, launches_of, lines_of, preload, quality_of, said, tail, timing_of, within
 from .timing import cupti_environment, shell_status
 
 
@@ -40,8 +40,8 @@ def check_early(bench):
     """Row 0: a library that asks for the driver in its constructor, before a preloaded library's own has run."""
     early = bench.program("gpu/early.so")[0]
     command = bench.program("gpu/workload", "launches", 500)
-    for how, (done, report) in (("wrapped", bench.wrapped(command, env={"LD_PRELOAD": early}, seconds=5)),
-                                ("bind now", bench.wrapped(command, env={"LD_PRELOAD": early, "LD_BIND_NOW": "1"}, seconds=5))):
+    for how, (done, report) in (("wrapped", bench.wrapped(command, env=preload(early), seconds=5)),
+                                ("bind now", bench.wrapped(command, env={**preload(early), "LD_BIND_NOW": "1"}, seconds=5))):
         seen = launches_of(report) or {}
         yield how, {"ok": seen == said(done)["launches"], "launches": said(done)["launches"], "seen": seen, "stderr": tail(done.stderr)}
     for name in ("cudart_static", "cudart_per_thread"):
