@@ -19,16 +19,7 @@ import kj
 
 BUNDLE = kj.BUILD / "gpu-bundle"
 GPU = kj.ROOT / "tests" / "gpu"
-SCRIPT = """
-power idle=60 context=85
-kernel *_2us duration_us=2 power=300
-kernel *_5us duration_us=5 power=300
-kernel *_10us duration_us=10 power=350
-kernel *_50us duration_us=50 power=400
-kernel burn duration_us=1000 power=450
-kernel once duration_us=5 power=300
-kernel nothing duration_us=1 power=200
-"""
+SCRIPT = (GPU / "simgpu.script").read_text()
 # Checks whose "ok" is about counts and results; that of the others is about times, which need a quiet machine.
 EXACT = ("card", "doctor", "hooks", "early", "names", "ends", "driver programs", "graphs")
 FILES_CAP, FILE_BYTES_CAP, RESULTS_BYTES_CAP = 8, 16 << 20, 1 << 20
@@ -40,6 +31,11 @@ def start(sim, out, *options):
     env = {**sim.env, "LD_LIBRARY_PATH": "%s:%s/cupti" % (kj.SIMGPU, kj.SIMGPU)}
     return subprocess.Popen(["bash", str(BUNDLE / "run"), str(out), "--python", kj.PYTHON, *map(str, options)], env=kj.environment(env),
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+@pytest.fixture
+def sim(make_sim):
+    return make_sim(SCRIPT)
 
 
 def run(sim, out, *options):

@@ -183,11 +183,10 @@ static int run_green(int unused)
     *(void **)&describe = card_symbol("cuDevResourceGenerateDesc");
     *(void **)&create = card_symbol("cuGreenCtxCreate");
     *(void **)&create_stream = card_symbol("cuGreenCtxStreamCreate");
-    if (!get_resource || !split || !describe || !create || !create_stream) {
+    if (!get_resource || !split || !describe || !create || !create_stream || get_resource(0, all, 1)) {
         printf("{\"skipped\": \"the driver has no green contexts\"}\n");
         return 0;
     }
-    MUST(get_resource(0, all, 1));
     MUST(split(parts[0], &groups, all, rest, 0, card.multiprocessors / 2));
     MUST(describe(&description, parts[0], 1));
     MUST(create(&green, description, 0, 1));

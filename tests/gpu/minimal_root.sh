@@ -21,7 +21,7 @@ mkdir -p "$folder"
 copy() {
     for file in "$@"; do
         [ -e "$root$file" ] || install -D "$file" "$root$file"
-        ldd "$file" 2>/dev/null | grep -o '/[^ ]*' | while read -r library; do
+        { ldd "$file" 2>/dev/null | grep -o '/[^ ]*' || true; } | while read -r library; do
             [ -e "$root$library" ] || install -D "$library" "$root$library"
         done
     done
@@ -35,6 +35,8 @@ if [ ! -e "$root/complete" ]; then
         library=$(/usr/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
         mkdir -p "$root"/{proc,dev,tmp,sys,bin,usr/bin}
         copy "$(realpath /usr/bin/python3)" /bin/bash
+        libraries=$(ldd /bin/bash | sed -n 's|.* => \(/.*\)/libc.so.6 .*|\1|p')
+        copy "$libraries"/lib{m.so.6,pthread.so.0,dl.so.2,rt.so.1}
         ln -sf "$(realpath /usr/bin/python3)" "$root/usr/bin/python3"
         ln -sf bash "$root/bin/sh"
         mkdir -p "$root$library" && cp -a "$library/." "$root$library"
@@ -44,23 +46,15 @@ if [ ! -e "$root/complete" ]; then
     touch "$root/complete"
 fi
 rm -rf "$root"/{bundle,driver,results} && cp -a "$bundle" "$root/bundle" && cp -aL "$simgpu" "$root/driver" && mkdir -p "$root/results"
-cat >"$root/driver/script" <<'SCRIPT'
-power idle=60 context=85
-kernel *_2us duration_us=2 power=300
-kernel *_5us duration_us=5 power=300
-kernel *_10us duration_us=10 power=350
-kernel *_50us duration_us=50 power=400
-kernel burn duration_us=1000 power=450
-kernel once duration_us=5 power=300
-kernel nothing duration_us=1 power=200
-SCRIPT
+cp "$(dirname "$0")/simgpu.script" "$root/driver/script"
 start=$SECONDS status=0
 unshare --mount --pid --fork --net --propagation private /bin/bash -c '
     root=$0; mount -t proc proc "$root/proc"; mount -t tmpfs tmpfs "$root/tmp"; mount -t tmpfs tmpfs "$root/dev"
     for name in null zero urandom; do touch "$root/dev/$name"; mount --bind "/dev/$name" "$root/dev/$name"; done
     mkdir "$root/dev/shm"
-    exec chroot "$root" /bin/bash -c "cd /tmp; env -i PATH=/usr/bin:/bin HOME=/tmp LD_LIBRARY_PATH=/driver:/driver/cupti KJ_SIM_SCRIPT=/driver/script \
-        KJ_SIM_STATE=/tmp/state bash /bundle/run /results \"\$@\"" run "$@"' "$root" "$@" || status=$?
+    exec env -i PATH=/usr/bin:/bin HOME=/tmp LD_LIBRARY_PATH=/driver:/driver/cupti KJ_SIM_SCRIPT=/driver/script KJ_SIM_STATE=/tmp/state \
+        /usr/sbin/chroot "$root" /bin/bash /bundle/run /results "$@"' "$root" "$@" || status=$?
 rm -rf "$folder/results" && cp -a "$root/results" "$folder/results"
-echo "  ROOT    $kind ${suite}: $((SECONDS - start)) s, results in $folder/results"
+[ $kind = debian ] && kind=$suite
+echo "  ROOT    $kind: $((SECONDS - start)) s, results in $folder/results"
 exit $status

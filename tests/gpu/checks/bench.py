@@ -85,7 +85,7 @@ def read_json(path):
 def said(done):
     """What one of our programs printed: one JSON object."""
     if done.status:
-        raise Skip("ended with %d: %s" % (done.status, tail(done.stderr)))
+        raise RuntimeError("ended with %d: %s" % (done.status, tail(done.stderr)))
     values = json.loads(done.stdout.strip().splitlines()[-1])
     if "skipped" in values:
         raise Skip(values["skipped"])
@@ -151,7 +151,7 @@ def ratio_of_pairs(bench, command, options, pairs, seconds_of, **kwargs):
         for kind in ("bare", "wrapped") if i % 2 else ("wrapped", "bare"):
             done = bench.run(command, **kwargs) if kind == "bare" else bench.wrapped(command, *options, **kwargs)[0]
             if done.status:
-                raise Skip("%s ended with %d: %s" % (kind, done.status, tail(done.stderr)))
+                raise RuntimeError("%s ended with %d: %s" % (kind, done.status, tail(done.stderr)))
             took[kind] = seconds_of(done)
             seconds[kind].append(round(took[kind], 5))
         ratios.append(took["wrapped"] / took["bare"])

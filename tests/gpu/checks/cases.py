@@ -27,8 +27,16 @@ def check_driver_programs(bench):
         for how, (done, report) in (("wrapped", bench.wrapped(command, seconds=5)),
                                     *([("preloaded", bench.preloaded(command, seconds=5))] if not flags else [])):
             seen = sum((launches_of(report) or {}).values())
-            yield "%s %s" % (how, " ".join(flags) or "plain"), {"ok": alike(plain, done) and seen == own, "said": own, "seen": seen,
+            yield "%s %s" % (how, " ".join(flags) or "plain"), {"ok": plain.status == 0 and alike(plain, done) and seen == own, "said": own, "seen": seen,
                                                                  "stderr": "" if alike(plain, done) else tail(done.stderr)}
+
+
+def holds(kernel, us_each):
+    """Is that time of a launch within what the report says of the kernel's? None where it says no time, which is no lie."""
+    if kernel.get("time_ns") is None or us_each is None:
+        return None
+    truth_ns = us_each * 1e3 * kernel["launches"]
+    return kernel.get("time_low_ns", kernel["time_ns"]) <= truth_ns <= kernel.get("time_high_ns", kernel["time_ns"])
 
 
 def launches_said(text):
@@ -95,7 +103,9 @@ def check_graph_rows(bench):
         kernels = {name: kernel_of(report, name) for name in ("in_graph_5us", "in_graph_50us")}
         if how == "cupti" and timing_of(report)["backend"] == "cupti":
             by_cupti = {name: kernel.get("us_each") for name, kernel in kernels.items()}
-        yield "kernels in a graph alone, " + how, {**figures, "kernels": kernels, "us_each_by_cupti": by_cupti, "timing": timing_of(report)}
+        held = [holds(kernel, by_cupti[name]) for name, kernel in kernels.items()] if by_cupti and how != "cupti" else []
+        yield "kernels in a graph alone, " + how, {**figures, "kernels": kernels, "us_each_by_cupti": by_cupti, "timing": timing_of(report),
+                                                   "holds": held, "ok": figures["ok"] and False not in held}
 
 
 def check_shapes(bench):
@@ -109,8 +119,8 @@ def check_dependent(bench):
     """Row 7: programmatic dependent launches overlap beside us as they do alone."""
     for how, options in (("1 % budget", []), ("every launch", ["--budget", "100"])):
         own, report, figures = recorded(bench, bench.program("gpu/cases", "dependent", bench.scaled(3000, 500)), *options, seconds=5)
-        figures["kernel"] = kernel_of(report, "dependent")
-        yield how, figures
+        alone, wrapped = (figures[way].get("us_each_overlapping") for way in ("alone", "wrapped"))
+        yield how, {**figures, "kernel": kernel_of(report, "dependent"), "overlapping, wrapped over alone": wrapped / alone}
 
 
 def check_names(bench):
@@ -124,9 +134,12 @@ def check_names(bench):
 def check_once(bench):
     """Row 16: one kernel, launched once: its interval holds its time; counted alone, it has no joules, which is not 0."""
     own, report, figures = recorded(bench, bench.program("gpu/cases", "once"))
-    yield "timed", {**figures, "kernel": kernel_of(report, "once"), "own_us_about": own["once_us_about"]}
+    kernel = kernel_of(report, "once")
+    yield "timed", {**figures, "kernel": kernel, "own_us_about": own["once_us_about"],
+                    "ok": figures["ok"] and holds(kernel, own["once_us_about"]) is not False}
     own, report, figures = recorded(bench, bench.program("gpu/cases", "once"), "--timing", "count")
-    yield "counted", {**figures, "kernel": kernel_of(report, "once")}
+    kernel = kernel_of(report, "once")
+    yield "counted", {**figures, "kernel": kernel, "ok": figures["ok"] and kernel.get("energy_uj") != 0}
 
 
 def check_ends(bench):
