@@ -175,7 +175,8 @@ def check_overhead(bench):
 def check_nvcc(bench):
     """NVIDIA's runtime as compiled here, shared and per thread."""
     nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
-    for kind, flags in (("shared", ["-cudart", "shared"]), ("per thread", ["-cudart", "static", "--default-stream", "per-thread"])):
+    kinds = (("shared", ["-cudart", "shared"]), ("per thread", ["-cudart", "static", "--default-stream", "per-thread"]))
+    for kind, flags in kinds[: bench.scaled(2, 1)]:
         program = bench.work / kind.replace(" ", "_")
         done = bench.run([nvcc, "-O1", "-std=c++17", "-arch=native", *flags, "-o", program, PROGRAMS / "cuda_runtime.cu"], seconds=40)
         if done.status:
