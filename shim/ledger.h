@@ -22,7 +22,8 @@
 #define KJ_LEDGER_MAGIC     0x3172656764656c6bULL /* "kledger1" as little-endian bytes */
 #define KJ_LEDGER_VERSION   4u
 #define KJ_LEDGER_MAX_BYTES (64u << 20)
-#define KJ_LEDGER_PREFIX    "ledger." /* file name in the run folder: ledger.<pid>.<start_ticks> */
+#define KJ_LEDGER_UNNAMED   "(unnamed kernel" /* begins the name of a kernel whose own nobody could tell */
+#define KJ_LEDGER_PREFIX    "ledger."         /* file name in the run folder: ledger.<pid>.<start_ticks> */
 
 /* section, row type, cap in rows, what it holds */
 #define KJ_LEDGER_SECTIONS(X)                                                                                \

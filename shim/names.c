@@ -184,17 +184,32 @@ static uint32_t known_name(struct kj_ledger_header *ledger, const void *function
     return name;
 }
 
+/* A launch takes a kernel or a function, and the driver refuses to tell the one's name as the other's. It is
+ * asked during a capture, too: its answer touches no stream, and in relaxed mode no call ends a capture. */
+static const char *ask_name(void *function)
+{
+    const char *kernel = NULL, *name = NULL;
+    CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+    bool exchanged = atomic_load(&kj_captures) && kj_driver.cuThreadExchangeStreamCaptureMode &&
+                     !kj_driver.cuThreadExchangeStreamCaptureMode(&mode);
+    if (!kj_driver.cuKernelGetName || kj_driver.cuKernelGetName(&kernel, (CUkernel)function))
+        kernel = NULL;
+    if (!kernel && (!kj_driver.cuFuncGetName || kj_driver.cuFuncGetName(&name, (CUfunction)function)))
+        name = NULL;
+    if (exchanged)
+        kj_driver.cuThreadExchangeStreamCaptureMode(&mode);
+    return kernel ? kernel : name;
+}
+
 uint32_t kj_function_name(struct kj_ledger_header *ledger, void *function)
 {
     uint32_t name = known_name(ledger, function);
     if (name)
         return name;
-    const char *text = NULL;
     char unnamed[48];
-    if (kj_driver.cuFuncGetName && !atomic_load(&kj_captures))
-        kj_driver.cuFuncGetName(&text, (CUfunction)function);
+    const char *text = ask_name(function);
     if (!text) {
-        snprintf(unnamed, sizeof(unnamed), "(unnamed kernel %p)", function);
+        snprintf(unnamed, sizeof(unnamed), KJ_LEDGER_UNNAMED " %p)", function);
         text = unnamed;
     }
     learn(function, &names, text); /* owner: nobody whose unload we would see */

@@ -30,26 +30,42 @@ static CUfunction *same_as(const void *owner, const char *name)
     return &same_hash[(h ^ h >> 32) % SAME];
 }
 
-static CUresult function_get(CUfunction *ret, void *owner, const char *name)
+/* Under sim_lock. */
+static CUfunction function_make(void *owner, const char *name, bool is_kernel)
+{
+    CUfunction f = calloc(1, sizeof(*f)), *first = same_as(owner, name);
+    if (!f)
+        return NULL;
+    f->magic = SIM_FUNCTION;
+    f->owner = owner;
+    f->name = strdup(name);
+    f->is_kernel = is_kernel;
+    f->next = functions;
+    functions = f;
+    f->same = *first;
+    *first = f;
+    return f;
+}
+
+static CUresult function_get(CUfunction *ret, void *owner, const char *name, bool is_kernel)
 {
     if (!name || !ret)
         return CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&sim_lock);
-    CUfunction *first = same_as(owner, name), f = *first;
-    while (f && (f->owner != owner || strcmp(f->name, name)))
+    CUfunction f = *same_as(owner, name);
+    while (f && (f->owner != owner || f->is_twin || f->is_kernel != is_kernel || strcmp(f->name, name)))
         f = f->same;
-    if (!f && (f = calloc(1, sizeof(*f)))) {
-        f->magic = SIM_FUNCTION;
-        f->owner = owner;
-        f->name = strdup(name);
-        f->next = functions;
-        functions = f;
-        f->same = *first;
-        *first = f;
-    }
+    f = f ? f : function_make(owner, name, is_kernel);
     pthread_mutex_unlock(&sim_lock);
     *ret = f;
     return f ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+/* Not of CUDA: a handle that no public function hands out, as the private tables of a runtime do. */
+API CUresult simgpu_unseen(CUfunction *ret, const char *name, int is_kernel);
+API CUresult simgpu_unseen(CUfunction *ret, const char *name, int is_kernel)
+{
+    return function_get(ret, NULL, name, is_kernel);
 }
 
 /* The structs stay, without their magic: a late use is an error and not a crash. */
@@ -77,7 +93,7 @@ static CUresult enumerate(CUfunction *ret, unsigned count, void *owner, unsigned
     unsigned total = 0;
     pthread_mutex_lock(&sim_lock);
     for (CUfunction f = functions; f; f = f->next)
-        if (f->owner == owner) {
+        if (f->owner == owner && !f->is_twin) {
             if (ret && total < count)
                 ret[total] = f;
             total++;
@@ -164,7 +180,7 @@ API CUresult cuModuleUnload(CUmodule module)
 API CUresult cuModuleGetFunction(CUfunction *ret, CUmodule module, const char *name)
 {
     CALLED(cuModuleGetFunction);
-    return sim_valid(module, SIM_MODULE) ? function_get(ret, module, name) : CUDA_ERROR_INVALID_HANDLE;
+    return sim_valid(module, SIM_MODULE) ? function_get(ret, module, name, false) : CUDA_ERROR_INVALID_HANDLE;
 }
 
 API CUresult cuModuleGetFunctionCount(unsigned *ret_count, CUmodule module)
@@ -231,7 +247,8 @@ API CUresult cuLibraryUnload(CUlibrary library)
 API CUresult cuLibraryGetKernel(CUfunction *ret, CUlibrary library, const char *name)
 {
     CALLED(cuLibraryGetKernel);
-    return sim_valid(library, SIM_LIBRARY) ? function_get(ret, library, name) : CUDA_ERROR_INVALID_HANDLE;
+    return sim_valid(library, SIM_LIBRARY) ? function_get(ret, library, name, true)
+                                           : CUDA_ERROR_INVALID_HANDLE;
 }
 
 API CUresult cuLibraryGetKernelCount(unsigned *ret_count, CUlibrary library)
@@ -274,8 +291,14 @@ API CUresult cuLibraryGetManaged(CUdeviceptr *ret_at, size_t *ret_bytes, CUlibra
 API CUresult cuKernelGetFunction(CUfunction *ret, CUfunction kernel)
 {
     CALLED(cuKernelGetFunction);
-    *ret = kernel;
-    return sim_valid(kernel, SIM_FUNCTION) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+    if (!sim_valid(kernel, SIM_FUNCTION) || !kernel->is_kernel)
+        return CUDA_ERROR_INVALID_HANDLE;
+    pthread_mutex_lock(&sim_lock);
+    if (!kernel->twin && (kernel->twin = function_make(kernel->owner, kernel->name, false)))
+        kernel->twin->is_twin = true;
+    pthread_mutex_unlock(&sim_lock);
+    *ret = kernel->twin;
+    return *ret ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
 API CUresult cuKernelGetLibrary(CUlibrary *ret, CUfunction kernel)
@@ -286,9 +309,12 @@ API CUresult cuKernelGetLibrary(CUlibrary *ret, CUfunction kernel)
     return CUDA_SUCCESS;
 }
 
-static CUresult name_of(const char **ret, CUfunction function)
+/* Of handles of the right kind alone, and not before CUDA 12.3. */
+static CUresult name_of(const char **ret, CUfunction function, bool is_kernel)
 {
-    if (!sim_valid(function, SIM_FUNCTION))
+    if (sim_machine()->script.driver_version < 12030)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    if (!sim_valid(function, SIM_FUNCTION) || function->is_kernel != is_kernel)
         return CUDA_ERROR_INVALID_HANDLE;
     *ret = function->name;
     return CUDA_SUCCESS;
@@ -296,12 +322,12 @@ static CUresult name_of(const char **ret, CUfunction function)
 API CUresult cuKernelGetName(const char **ret, CUfunction kernel)
 {
     CALLED(cuKernelGetName);
-    return name_of(ret, kernel);
+    return name_of(ret, kernel, true);
 }
 API CUresult cuFuncGetName(const char **ret, CUfunction function)
 {
     CALLED(cuFuncGetName);
-    return name_of(ret, function);
+    return name_of(ret, function, false);
 }
 
 API CUresult cuFuncGetModule(CUmodule *ret, CUfunction function)

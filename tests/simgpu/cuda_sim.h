@@ -119,11 +119,14 @@ struct CUlib_st {
     CUmodule module;
 };
 
-/* A function is a kernel too: both handle types point here, as a driver allows. */
+/* A function or a kernel: a launch takes either, as a driver's does. */
 struct CUfunc_st {
     uint32_t magic;
     void *owner;
     char *name;
+    bool is_kernel;  /* a CUkernel; else a CUfunction */
+    CUfunction twin; /* the CUfunction of a CUkernel, where it was asked for */
+    bool is_twin;
     _Atomic uint32_t kernel[SIM_DEVICES]; /* index + 1 */
     struct CUfunc_st *next, *same;
 };

@@ -81,6 +81,25 @@ static void warn_of_timing(struct kj_report *report, const struct kj_report_proc
                        row->timing.reason, row->timing.backend, row->timing.records ? " from there on" : "");
 }
 
+/* Handles that came by private ways are asked about, which drivers can answer since CUDA 12.3. */
+static void warn_of_unnamed(struct kj_report *report, const struct kj_ledger_view *view)
+{
+    const struct kj_ledger_header *h = kj_ledger_view_header(view);
+    struct kj_ledger_activity activity;
+    uint64_t launches = 0;
+    for (uint32_t i = 0; kj_ledger_view_row(view, KJ_SECTION_ACTIVITIES, i, &activity); i++)
+        if (!strncmp(kj_ledger_view_name(view, activity.name), KJ_LEDGER_UNNAMED, strlen(KJ_LEDGER_UNNAMED)))
+            launches += kj_ledger_view_launches(view, i);
+    if (launches)
+        kj_report_warn(
+            report,
+            "process %d (%s): %llu launches are of kernels that have no name here: the program was given "
+            "their handles in a way that is not seen, and the driver (CUDA %d.%d) did not tell%s",
+            h->pid, h->exe, (unsigned long long)launches, h->cuda_driver_version / 1000,
+            h->cuda_driver_version % 1000 / 10,
+            h->cuda_driver_version < 12030 ? "; one of CUDA 12.3 or newer does" : "");
+}
+
 /* Events would keep apart what overlaps, so the shim times neither. */
 static void warn_of_dependent(struct kj_report *report, const struct kj_ledger_header *h)
 {
@@ -134,6 +153,7 @@ static int add_process(struct kj_report *report, const struct kj_ledger_view *vi
     warn_of_process(report, h);
     warn_of_timing(report, row);
     warn_of_dependent(report, h);
+    warn_of_unnamed(report, view);
     report->shim_ns += h->self_ns;
     report->shim_device_ns += h->events_device_ns;
     kj_walk_process(report, h);
