@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cuda_core.c - start, devices, contexts.
+ * cuda_core.c - start, devices.
  */
 #include "cuda_sim.h"
 
@@ -12,18 +12,30 @@
 atomic_bool sim_initialised, sim_torn_down;
 pthread_mutex_t sim_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static CUcontext contexts; /* all alive ones, under sim_lock */
-static struct {
-    struct CUctx_st context;
-    bool active;
-} primaries[SIM_DEVICES];
-static __thread CUcontext stack[64];
-static __thread int depth;
 static int visible[SIM_DEVICES], visible_count = -1;
+static int visible_instance; /* of the board visible[0], where MIG is on: a process sees one instance */
 
-bool sim_valid(const void *handle, uint32_t magic)
+static bool mig(void)
 {
-    return handle && (uintptr_t)handle > 4096 && *(const uint32_t *)handle == magic;
+    return sim_machine()->script.mig_instances > 0;
+}
+
+/* "MIG-<uuid>" as a driver takes it, of any board. */
+static bool find_instance(const char *word, int *ret_device, int *ret_instance)
+{
+    char text[SIM_UUID_TEXT];
+    uint8_t uuid[16];
+    for (int d = 0; d < sim_machine()->script.devices; d++)
+        for (int i = 0; i < sim_machine()->script.mig_instances; i++) {
+            sim_instance_uuid(d, i, uuid);
+            sim_uuid_text("MIG", uuid, text);
+            if (!strcmp(word, text)) {
+                *ret_device = d;
+                *ret_instance = i;
+                return true;
+            }
+        }
+    return false;
 }
 
 static void read_visible(void)
@@ -37,16 +49,21 @@ static void read_visible(void)
         char copy[256], *save;
         snprintf(copy, sizeof(copy), "%s", text);
         for (char *word = strtok_r(copy, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
-            char *end;
-            long index = strtol(word, &end, 10);
-            if (!strncmp(word, "GPU-", 4))
+            char *end = "";
+            int of_instance = -1;
+            long index;
+            if (find_instance(word, &of_instance, &visible_instance))
+                index = of_instance;
+            else if (!strncmp(word, "GPU-", 4))
                 index = strtol(word + strlen(word) - 2, &end, 16);
+            else
+                index = strtol(word, &end, 10);
             if (*end || index < 0 || index >= devices || count >= SIM_DEVICES)
                 break; /* as the driver: what follows an invalid one is not visible */
             visible[count++] = (int)index;
         }
     }
-    visible_count = count;
+    visible_count = mig() && count > 1 ? 1 : count;
 }
 
 int sim_visible_devices(void)
@@ -130,20 +147,29 @@ API CUresult cuDeviceGet(CUdevice *device, int ordinal)
 API CUresult cuDeviceGetName(char *name, int size, CUdevice device)
 {
     NEED_DEVICE(device);
-    snprintf(name, (size_t)size, "NVIDIA H100 80GB HBM3");
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuDeviceGetUuid(CUuuid *uuid, CUdevice device)
-{
-    NEED_DEVICE(device);
-    sim_uuid(sim_ordinal_to_device(device), (uint8_t *)uuid->bytes);
+    snprintf(name, (size_t)size, "NVIDIA H100 80GB HBM3%s", mig() ? " MIG 1g.10gb" : "");
     return CUDA_SUCCESS;
 }
 
 API CUresult cuDeviceGetUuid_v2(CUuuid *uuid, CUdevice device)
 {
-    return cuDeviceGetUuid(uuid, device);
+    NEED_DEVICE(device);
+    int board = sim_ordinal_to_device(device);
+    if (mig())
+        sim_instance_uuid(board, visible_instance, (uint8_t *)uuid->bytes);
+    else
+        sim_uuid(board, (uint8_t *)uuid->bytes);
+    return CUDA_SUCCESS;
+}
+
+/* From before there was MIG: the board's. */
+API CUresult cuDeviceGetUuid(CUuuid *uuid, CUdevice device)
+{
+    if (sim_machine()->script.mig_board_uuid <= 0)
+        return cuDeviceGetUuid_v2(uuid, device);
+    NEED_DEVICE(device);
+    sim_uuid(sim_ordinal_to_device(device), (uint8_t *)uuid->bytes);
+    return CUDA_SUCCESS;
 }
 
 API CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice device)
@@ -200,6 +226,8 @@ API CUresult cuDeviceGetAttribute(int *value, int attribute, CUdevice device)
     for (size_t i = 0; i < sizeof(attributes) / sizeof(*attributes); i++)
         if (attributes[i].attribute == attribute)
             *value = attributes[i].value;
+    if (attribute == 16 && mig())
+        *value /= (int)sim_machine()->script.mig_instances;
     return CUDA_SUCCESS;
 }
 
@@ -222,304 +250,6 @@ API CUresult cuDeviceGetP2PAttribute(int *value, int attribute, CUdevice a, CUde
     NEED_DEVICE(a);
     *value = attribute != 1 && a != b;
     return CUDA_SUCCESS;
-}
-
-/* ---- contexts
- * ------------------------------------------------------------------------------------------------------- */
-
-CUcontext sim_current(void)
-{
-    return depth ? stack[depth - 1] : NULL;
-}
-
-CUresult sim_current_get(void **ret_context)
-{
-    *ret_context = sim_current();
-    return CUDA_SUCCESS;
-}
-
-static CUstream make_legacy(CUcontext context)
-{
-    CUstream stream = calloc(1, sizeof(*stream));
-    stream->magic = SIM_STREAM;
-    stream->context = context;
-    return stream;
-}
-
-static void context_begin(CUcontext context, int device, bool primary, unsigned flags)
-{
-    *context = (struct CUctx_st){.magic = SIM_CONTEXT, .device = device, .primary = primary, .flags = flags};
-    context->legacy = make_legacy(context);
-    context->next = contexts;
-    contexts = context;
-    sim_context_made(device);
-}
-
-static void context_end(CUcontext context)
-{
-    for (CUcontext *p = &contexts; *p; p = &(*p)->next)
-        if (*p == context) {
-            *p = context->next;
-            break;
-        }
-    context->magic = 0;
-    sim_context_gone(context->device);
-}
-
-CUresult sim_primary(CUcontext *ret_context, int device, bool retain)
-{
-    pthread_mutex_lock(&sim_lock);
-    CUcontext context = &primaries[device].context;
-    if (!primaries[device].active) {
-        context_begin(context, device, true, context->flags);
-        primaries[device].active = true;
-    }
-    context->references += retain;
-    *ret_context = context;
-    pthread_mutex_unlock(&sim_lock);
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuDevicePrimaryCtxRetain(CUcontext *ret_context, CUdevice device)
-{
-    CALLED(cuDevicePrimaryCtxRetain);
-    NEED_DEVICE(device);
-    return sim_primary(ret_context, sim_ordinal_to_device(device), true);
-}
-
-static CUresult primary_end(CUdevice device, bool reset)
-{
-    NEED_DEVICE(device);
-    int index = sim_ordinal_to_device(device);
-    pthread_mutex_lock(&sim_lock);
-    CUcontext context = &primaries[index].context;
-    CUresult rc = primaries[index].active ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
-    if (!rc && !reset && context->references > 0)
-        context->references--;
-    if (!rc && (reset || !context->references)) {
-        primaries[index].active = false;
-        context_end(context);
-    }
-    pthread_mutex_unlock(&sim_lock);
-    return rc;
-}
-
-API CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device)
-{
-    CALLED(cuDevicePrimaryCtxRelease_v2);
-    return primary_end(device, false);
-}
-API CUresult cuDevicePrimaryCtxRelease(CUdevice device)
-{
-    return primary_end(device, false);
-}
-API CUresult cuDevicePrimaryCtxReset_v2(CUdevice device)
-{
-    CALLED(cuDevicePrimaryCtxReset_v2);
-    return primary_end(device, true);
-}
-API CUresult cuDevicePrimaryCtxReset(CUdevice device)
-{
-    return primary_end(device, true);
-}
-
-API CUresult cuDevicePrimaryCtxGetState(CUdevice device, unsigned *flags, int *active)
-{
-    NEED_DEVICE(device);
-    int index = sim_ordinal_to_device(device);
-    *flags = primaries[index].context.flags;
-    *active = primaries[index].active;
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuDevicePrimaryCtxSetFlags_v2(CUdevice device, unsigned flags)
-{
-    NEED_DEVICE(device);
-    primaries[sim_ordinal_to_device(device)].context.flags = flags;
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuCtxCreate_v2(CUcontext *ret_context, unsigned flags, CUdevice device)
-{
-    CALLED(cuCtxCreate_v2);
-    NEED_DEVICE(device);
-    CUcontext context = calloc(1, sizeof(*context));
-    if (!context || depth == 64)
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    pthread_mutex_lock(&sim_lock);
-    context_begin(context, sim_ordinal_to_device(device), false, flags);
-    pthread_mutex_unlock(&sim_lock);
-    stack[depth++] = context;
-    *ret_context = context;
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuCtxCreate_v3(CUcontext *ret_context, void *params, int count, unsigned flags, CUdevice device)
-{
-    (void)params, (void)count;
-    return cuCtxCreate_v2(ret_context, flags, device);
-}
-API CUresult cuCtxCreate_v4(CUcontext *ret_context, void *params, unsigned flags, CUdevice device)
-{
-    (void)params;
-    return cuCtxCreate_v2(ret_context, flags, device);
-}
-
-API CUresult cuCtxDestroy_v2(CUcontext context)
-{
-    CALLED(cuCtxDestroy_v2);
-    NEED_READY();
-    if (!sim_valid(context, SIM_CONTEXT) || context->primary)
-        return CUDA_ERROR_INVALID_CONTEXT;
-    pthread_mutex_lock(&sim_lock);
-    context_end(context);
-    pthread_mutex_unlock(&sim_lock);
-    if (depth && stack[depth - 1] == context)
-        depth--;
-    return CUDA_SUCCESS; /* the struct stays, without its magic: a late use is an error */
-}
-
-API CUresult cuCtxSetCurrent(CUcontext context)
-{
-    CALLED(cuCtxSetCurrent);
-    NEED_READY();
-    if (context && !sim_valid(context, SIM_CONTEXT))
-        return CUDA_ERROR_INVALID_CONTEXT;
-    if (!depth)
-        depth = 1;
-    stack[depth - 1] = context;
-    if (!context)
-        depth--;
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuCtxGetCurrent(CUcontext *ret_context)
-{
-    CALLED(cuCtxGetCurrent);
-    NEED_READY();
-    *ret_context = sim_current();
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuCtxPushCurrent_v2(CUcontext context)
-{
-    CALLED(cuCtxPushCurrent_v2);
-    NEED_READY();
-    if (!sim_valid(context, SIM_CONTEXT) || depth == 64)
-        return CUDA_ERROR_INVALID_CONTEXT;
-    stack[depth++] = context;
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuCtxPopCurrent_v2(CUcontext *ret_context)
-{
-    CALLED(cuCtxPopCurrent_v2);
-    NEED_READY();
-    if (!depth)
-        return CUDA_ERROR_INVALID_CONTEXT;
-    depth--;
-    if (ret_context)
-        *ret_context = stack[depth];
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuCtxGetDevice(CUdevice *ret_device)
-{
-    CALLED(cuCtxGetDevice);
-    NEED_READY();
-    CUcontext context = sim_current();
-    if (!sim_valid(context, SIM_CONTEXT))
-        return CUDA_ERROR_INVALID_CONTEXT;
-    for (int i = 0; i < visible_count; i++)
-        if (visible[i] == context->device)
-            *ret_device = i;
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuCtxGetDevice_v2(CUdevice *ret_device, CUcontext context)
-{
-    (void)context;
-    return cuCtxGetDevice(ret_device);
-}
-
-API CUresult cuCtxGetFlags(unsigned *flags)
-{
-    CUcontext context = sim_current();
-    *flags = context ? context->flags : 0;
-    return context ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
-}
-
-API CUresult cuCtxGetApiVersion(CUcontext context, unsigned *version)
-{
-    (void)context;
-    *version = 3020;
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuCtxGetId(CUcontext context, unsigned long long *id)
-{
-    CALLED(cuCtxGetId);
-    *id = (uintptr_t)(context ? context : sim_current());
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuCtxGetLimit(size_t *value, int limit)
-{
-    static const size_t limits[] = {1024, 8388608, 8388608, 2, 2048, 128, 0};
-    *value = limit >= 0 && limit < 7 ? limits[limit] : 0;
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuCtxSetLimit(int limit, size_t value)
-{
-    (void)limit, (void)value;
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuCtxGetStreamPriorityRange(int *least, int *greatest)
-{
-    if (least)
-        *least = 0;
-    if (greatest)
-        *greatest = -5;
-    return CUDA_SUCCESS;
-}
-
-API CUresult cuCtxEnablePeerAccess(CUcontext peer, unsigned flags)
-{
-    (void)peer, (void)flags;
-    return CUDA_SUCCESS;
-}
-API CUresult cuCtxGetCacheConfig(int *config)
-{
-    *config = 0;
-    return CUDA_SUCCESS;
-}
-API CUresult cuCtxSetCacheConfig(int config)
-{
-    (void)config;
-    return CUDA_SUCCESS;
-}
-
-static CUresult context_sync(CUcontext context)
-{
-    NEED_READY();
-    CUresult rc = sim_unsafe();
-    if (rc)
-        return rc;
-    return sim_valid(context, SIM_CONTEXT) ? sim_context_wait(context) : CUDA_ERROR_INVALID_CONTEXT;
-}
-
-API CUresult cuCtxSynchronize(void)
-{
-    CALLED(cuCtxSynchronize);
-    return context_sync(sim_current());
-}
-
-API CUresult cuCtxSynchronize_v2(CUcontext context)
-{
-    CALLED(cuCtxSynchronize_v2);
-    return context_sync(context ? context : sim_current());
 }
 
 /* ---- texts
@@ -560,7 +290,7 @@ static void lab_identity(int device, uint8_t ret_uuid[16], int32_t ret_pci[3])
 
 static int lab_primary(void **ret_context, int device)
 {
-    return cuDevicePrimaryCtxRetain((CUcontext *)ret_context, device);
+    return sim_primary((CUcontext *)ret_context, sim_ordinal_to_device(device), true);
 }
 
 API CUresult cuModuleLoadData(CUmodule *ret_module, const void *image);

@@ -11,10 +11,9 @@
 
 CUgraphNode sim_node_add(CUgraph graph, int type)
 {
-    CUgraphNode node = calloc(1, sizeof(*node));
+    CUgraphNode node = sim_handle_make(SIM_NODE, sizeof(*node));
     if (!node)
         return NULL;
-    node->magic = SIM_NODE;
     node->type = type;
     node->graph = graph;
     pthread_mutex_lock(&sim_lock);
@@ -31,11 +30,9 @@ CUgraphNode sim_node_add(CUgraph graph, int type)
 CUgraph sim_graph_new(void)
 {
     static _Atomic uint32_t last_id;
-    CUgraph graph = calloc(1, sizeof(*graph));
-    if (graph) {
-        graph->magic = SIM_GRAPH;
+    CUgraph graph = sim_handle_make(SIM_GRAPH, sizeof(*graph));
+    if (graph)
         graph->id = atomic_fetch_add(&last_id, 1) + 1;
-    }
     return graph;
 }
 
@@ -47,7 +44,9 @@ static CUgraph copy_graph(CUgraph from)
         if (!node)
             return NULL;
         CUgraphNode next = node->next;
+        struct sim_head head = node->head;
         *node = *n;
+        node->head = head;
         node->graph = to;
         node->next = next;
         node->origin = n;
@@ -63,12 +62,10 @@ static void free_graph(CUgraph graph)
         CUgraphNode next = n->next;
         if (n->type == NODE_GRAPH)
             free_graph(n->child);
-        n->magic = 0;
-        free(n);
+        sim_handle_destroy(n);
         n = next;
     }
-    graph->magic = 0;
-    free(graph);
+    sim_handle_destroy(graph);
 }
 
 #define NEED(handle, kind)                                                                                   \
@@ -361,10 +358,9 @@ static CUresult instantiate(CUgraphExec *ret, CUgraph graph)
 {
     NEED(graph, SIM_GRAPH);
     sim_charge_items(SIM_cuGraphInstantiate, graph->nodes);
-    CUgraphExec exec = calloc(1, sizeof(*exec));
+    CUgraphExec exec = sim_handle_make(SIM_EXEC, sizeof(*exec));
     if (!exec || !(exec->graph = copy_graph(graph)))
         return CUDA_ERROR_OUT_OF_MEMORY;
-    exec->magic = SIM_EXEC;
     *ret = exec;
     return CUDA_SUCCESS;
 }
@@ -404,8 +400,7 @@ API CUresult cuGraphExecDestroy(CUgraphExec exec)
     NEED(exec, SIM_EXEC);
     sim_charge_items(SIM_cuGraphExecDestroy, exec->graph->nodes);
     free_graph(exec->graph);
-    exec->magic = 0;
-    free(exec);
+    sim_handle_destroy(exec);
     return CUDA_SUCCESS;
 }
 

@@ -33,10 +33,9 @@ static CUfunction *same_as(const void *owner, const char *name)
 /* Under sim_lock. */
 static CUfunction function_make(void *owner, const char *name, bool is_kernel)
 {
-    CUfunction f = calloc(1, sizeof(*f)), *first = same_as(owner, name);
+    CUfunction f = sim_handle_make(SIM_FUNCTION, sizeof(*f)), *first = same_as(owner, name);
     if (!f)
         return NULL;
-    f->magic = SIM_FUNCTION;
     f->owner = owner;
     f->name = strdup(name);
     f->is_kernel = is_kernel;
@@ -68,10 +67,9 @@ API CUresult simgpu_unseen(CUfunction *ret, const char *name, int is_kernel)
     return function_get(ret, NULL, name, is_kernel);
 }
 
-/* The structs stay, without their magic: a late use is an error and not a crash. */
+/* Under sim_lock. */
 static void forget(void *owner)
 {
-    pthread_mutex_lock(&sim_lock);
     for (CUfunction *p = &functions; *p;) {
         CUfunction f = *p;
         if (f->owner == owner) {
@@ -79,13 +77,29 @@ static void forget(void *owner)
             while (*same != f)
                 same = &(*same)->same;
             *same = f->same;
-            f->magic = 0;
             *p = f->next;
+            sim_handle_destroy(f);
         } else {
             p = &f->next;
         }
     }
-    pthread_mutex_unlock(&sim_lock);
+}
+
+static CUmodule modules; /* of contexts, under sim_lock */
+
+/* With the context all its modules go; those of libraries are of no context. */
+void sim_modules_end(CUcontext context)
+{
+    for (CUmodule *p = &modules; *p;) {
+        CUmodule module = *p;
+        if (module->context != context) {
+            p = &module->next;
+            continue;
+        }
+        *p = module->next;
+        forget(module);
+        sim_handle_destroy(module);
+    }
 }
 
 static CUresult enumerate(CUfunction *ret, unsigned count, void *owner, unsigned *ret_total)
@@ -139,11 +153,17 @@ API CUresult cuModuleLoadData(CUmodule *ret_module, const void *image)
         return rc;
     if (!image || !ret_module)
         return CUDA_ERROR_INVALID_VALUE;
-    CUmodule module = calloc(1, sizeof(*module));
+    rc = sim_current_rc();
+    if (rc)
+        return rc;
+    CUmodule module = *ret_module = sim_handle_make(SIM_MODULE, sizeof(*module));
     if (!module)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    module->magic = SIM_MODULE;
-    *ret_module = module;
+    pthread_mutex_lock(&sim_lock);
+    module->context = sim_current();
+    module->next = modules;
+    modules = module;
+    pthread_mutex_unlock(&sim_lock);
     return CUDA_SUCCESS;
 }
 
@@ -172,8 +192,15 @@ API CUresult cuModuleUnload(CUmodule module)
     CALLED(cuModuleUnload);
     if (!sim_valid(module, SIM_MODULE))
         return CUDA_ERROR_INVALID_HANDLE;
+    pthread_mutex_lock(&sim_lock);
+    for (CUmodule *p = &modules; *p; p = &(*p)->next)
+        if (*p == module) {
+            *p = module->next;
+            break;
+        }
     forget(module);
-    module->magic = 0;
+    sim_handle_destroy(module);
+    pthread_mutex_unlock(&sim_lock);
     return CUDA_SUCCESS;
 }
 
@@ -219,12 +246,8 @@ API CUresult cuLibraryLoadData(CUlibrary *ret_library, const void *code, int *a,
         return rc;
     if (!code || !ret_library)
         return CUDA_ERROR_INVALID_VALUE;
-    CUlibrary library = calloc(1, sizeof(*library));
-    if (!library)
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    library->magic = SIM_LIBRARY;
-    *ret_library = library;
-    return CUDA_SUCCESS;
+    *ret_library = sim_handle_make(SIM_LIBRARY, sizeof(**ret_library));
+    return *ret_library ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
 API CUresult cuLibraryLoadFromFile(CUlibrary *ret_library, const char *path, int *a, void **b, unsigned c,
@@ -239,8 +262,12 @@ API CUresult cuLibraryUnload(CUlibrary library)
     CALLED(cuLibraryUnload);
     if (!sim_valid(library, SIM_LIBRARY))
         return CUDA_ERROR_INVALID_HANDLE;
+    pthread_mutex_lock(&sim_lock);
     forget(library);
-    library->magic = 0;
+    if (library->module)
+        sim_handle_destroy(library->module);
+    sim_handle_destroy(library);
+    pthread_mutex_unlock(&sim_lock);
     return CUDA_SUCCESS;
 }
 
@@ -269,10 +296,8 @@ API CUresult cuLibraryGetModule(CUmodule *ret_module, CUlibrary library)
     if (!sim_valid(library, SIM_LIBRARY))
         return CUDA_ERROR_INVALID_HANDLE;
     pthread_mutex_lock(&sim_lock);
-    if (!library->module && (library->module = calloc(1, sizeof(*library->module)))) {
-        library->module->magic = SIM_MODULE;
+    if (!library->module && (library->module = sim_handle_make(SIM_MODULE, sizeof(*library->module))))
         library->module->library = library;
-    }
     pthread_mutex_unlock(&sim_lock);
     *ret_module = library->module;
     return CUDA_SUCCESS;

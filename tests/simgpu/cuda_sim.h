@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * cuda_sim.h - what the files of the simulated driver share. Handles are pointers to these structs; each
- * begins with a magic word, so that a stale or foreign handle is an error and not a crash.
+ * begins with a magic word, so that a foreign handle is an error, and a destroyed one ends the program by
+ * name.
  */
 #ifndef SIM_CUDA_H
 #define SIM_CUDA_H
@@ -34,11 +35,13 @@ extern const struct sim_entry sim_entries[SIM_EXPORTS];
 
 /* A call under way, for a listener (trace.h). */
 struct sim_call {
-    const char *symbol; /* NULL: nobody listens */
+    const char *symbol;     /* NULL: nobody listens */
+    const char *outer_name; /* of the call that this one is made in */
     uint32_t outer;
 };
 struct sim_call sim_call_begin(int export);
 void sim_call_end(struct sim_call *call);
+const char *sim_call_name(void); /* of the call under way */
 
 enum {
     CUDA_ERROR_OUT_OF_MEMORY = 2,
@@ -61,15 +64,30 @@ enum sim_magic {
     SIM_GRAPH,
     SIM_NODE,
     SIM_EXEC,
-    SIM_POOL
+    SIM_POOL,
+    SIM_GREEN,
+    SIM_KINDS_END
+};
+
+/* Every handle's struct begins with it. */
+struct sim_head {
+    uint32_t magic;  /* enum sim_magic; its complement: destroyed */
+    uint32_t serial; /* no two handles of a process have the same; 0: destroyed */
+};
+
+/* The context that an object belongs to, and dies with. */
+struct sim_owner {
+    CUcontext context;
+    uint32_t serial; /* of the context, when the object was made */
 };
 
 struct CUctx_st {
-    uint32_t magic;
+    struct sim_head head;
     int device, references;
-    bool primary;
+    bool primary, green;
     unsigned flags;
     CUstream legacy;                /* its default stream */
+    _Atomic uint64_t gone_tail;     /* latest end on a stream that was destroyed */
     _Atomic uint64_t blocking_tail; /* latest end on any blocking stream: the legacy stream waits for it */
     struct CUctx_st *next;
 };
@@ -85,8 +103,12 @@ struct capture {
 };
 
 struct CUstream_st {
-    uint32_t magic;
-    CUcontext context;
+    struct sim_head head;
+    union {
+        struct sim_owner owner;
+        CUcontext context;
+    };
+    bool green; /* of a green context */
     unsigned flags;
     int priority;
     uint64_t id;
@@ -99,8 +121,11 @@ struct CUstream_st {
 };
 
 struct CUevent_st {
-    uint32_t magic;
-    CUcontext context;
+    struct sim_head head;
+    union {
+        struct sim_owner owner;
+        CUcontext context;
+    };
     unsigned flags;
     bool recorded;
     uint64_t time_ns;
@@ -110,18 +135,20 @@ struct CUevent_st {
 };
 
 struct CUmod_st {
-    uint32_t magic;
+    struct sim_head head;
     CUlibrary library;
+    CUcontext context; /* NULL: of a library */
+    CUmodule next;
 };
 
 struct CUlib_st {
-    uint32_t magic;
+    struct sim_head head;
     CUmodule module;
 };
 
 /* A function or a kernel: a launch takes either, as a driver's does. */
 struct CUfunc_st {
-    uint32_t magic;
+    struct sim_head head;
     void *owner;
     char *name;
     bool is_kernel;  /* a CUkernel; else a CUfunction */
@@ -132,7 +159,7 @@ struct CUfunc_st {
 };
 
 struct CUgraphNode_st {
-    uint32_t magic;
+    struct sim_head head;
     int type;
     CUDA_KERNEL_NODE_PARAMS_v2 kernel;
     uint64_t bytes;       /* copies, fills */
@@ -151,7 +178,8 @@ struct CUgraphNode_st {
 };
 
 struct CUgraph_st {
-    uint32_t magic, id;
+    struct sim_head head;
+    uint32_t id;
     CUgraphNode first, last_added;
     size_t nodes;
     bool recapturing;       /* its nodes are taken anew, in their order */
@@ -159,16 +187,19 @@ struct CUgraph_st {
 };
 
 struct CUgraphExec_st {
-    uint32_t magic;
+    struct sim_head head;
     CUgraph graph; /* a copy of its own */
 };
 
 /* State */
 extern atomic_bool sim_initialised, sim_torn_down;
 extern pthread_mutex_t sim_lock;
-CUresult sim_ready(void);    /* NOT_INITIALIZED, DEINITIALIZED or 0 */
-CUcontext sim_current(void); /* NULL when there is none */
+CUresult sim_ready(void);      /* NOT_INITIALIZED, DEINITIALIZED or 0 */
+CUcontext sim_current(void);   /* NULL when there is none, or it has been destroyed */
+CUresult sim_current_rc(void); /* why there is none */
 CUresult sim_primary(CUcontext *ret_context, int device, bool retain);
+/* Takes `count` references away; it ends without any, or at once by a reset. */
+CUresult sim_primary_end(int device, int count, bool reset);
 int sim_ordinal_to_device(int ordinal); /* by CUDA_VISIBLE_DEVICES */
 int sim_device_to_ordinal(int device);
 int sim_visible_devices(void);
@@ -185,7 +216,29 @@ void sim_charge_call(int export);
 void sim_charge_items(int export, uint64_t items);
 CUresult sim_stream_wait(CUstream stream);
 CUresult sim_context_wait(CUcontext context);
-bool sim_valid(const void *handle, uint32_t magic);
+CUresult sim_stream_make(CUstream *ret, CUcontext context, unsigned flags, int priority);
+CUstream sim_legacy_make(CUcontext context);
+/* The latest end of what runs on a context's streams; all of them begin no sooner than a time. */
+uint64_t sim_context_tail(CUcontext context);
+void sim_context_delay(CUcontext context, uint64_t until_ns);
+/* With the context all its streams and modules go. Under sim_lock. */
+void sim_streams_end(CUcontext context);
+void sim_modules_end(CUcontext context);
+
+/* Contexts, under sim_lock. */
+void sim_context_begin(CUcontext context, int device);
+void sim_context_end(CUcontext context);
+
+/* Handles (cuda_handles.c). The one destroyed last is the next one made. */
+void *sim_handle_make(enum sim_magic kind, size_t size);
+void sim_handle_destroy(void *handle);
+void sim_handle_begin(void *handle, enum sim_magic kind); /* memory of one's own */
+void sim_handle_end(void *handle);
+/* False for what is no such handle. Does not return for a destroyed one. */
+bool sim_valid(const void *handle, enum sim_magic kind);
+/* A use of what is gone: ends the program with a line, unless the script says otherwise. */
+void sim_destroyed(const void *handle, const char *what);
+bool sim_owner_alive(const struct sim_owner *owner);
 
 /* Captures */
 extern atomic_int sim_captures;

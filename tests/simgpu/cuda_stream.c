@@ -11,15 +11,23 @@
 
 static CUstream streams; /* all alive, under sim_lock */
 static _Atomic uint64_t next_id = 16;
-static __thread CUstream own[SIM_DEVICES]; /* per-thread default streams */
+static __thread struct {
+    CUstream stream;
+    uint32_t serial;
+} own[SIM_DEVICES]; /* per-thread default streams */
+
+static struct sim_owner owned_by(CUcontext context)
+{
+    return (struct sim_owner){context, context->head.serial};
+}
 
 static CUstream stream_make(CUcontext context, unsigned flags, int priority)
 {
-    CUstream stream = calloc(1, sizeof(*stream));
+    CUstream stream = sim_handle_make(SIM_STREAM, sizeof(*stream));
     if (!stream)
         return NULL;
-    stream->magic = SIM_STREAM;
-    stream->context = context;
+    stream->owner = owned_by(context);
+    stream->green = context->green;
     stream->flags = flags;
     stream->priority = priority;
     stream->id = next_id++;
@@ -30,30 +38,59 @@ static CUstream stream_make(CUcontext context, unsigned flags, int priority)
     return stream;
 }
 
+CUresult sim_stream_make(CUstream *ret, CUcontext context, unsigned flags, int priority)
+{
+    *ret = stream_make(context, flags, priority);
+    return *ret ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+CUstream sim_legacy_make(CUcontext context)
+{
+    CUstream stream = sim_handle_make(SIM_STREAM, sizeof(*stream));
+    stream->owner = owned_by(context);
+    return stream;
+}
+
+/* What its context's end took with it is destroyed too; streams of green contexts are left, and refused. */
+static CUresult check_stream(CUstream stream)
+{
+    if (!sim_valid(stream, SIM_STREAM))
+        return CUDA_ERROR_INVALID_HANDLE;
+    if (sim_owner_alive(&stream->owner))
+        return CUDA_SUCCESS;
+    if (!stream->green)
+        sim_destroyed(stream, "a stream of a destroyed context");
+    return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+}
+
+static CUresult check_event(CUevent event)
+{
+    if (!sim_valid(event, SIM_EVENT))
+        return CUDA_ERROR_INVALID_HANDLE;
+    if (sim_owner_alive(&event->owner))
+        return CUDA_SUCCESS;
+    sim_destroyed(event, "an event of a destroyed context");
+    return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+}
+
 CUstream sim_stream(CUstream handle, int lane, CUresult *ret_rc)
 {
+    bool fixed = (uintptr_t)handle <= 2;
+    CUcontext context = fixed ? sim_current() : NULL;
     *ret_rc = sim_ready();
+    if (!*ret_rc)
+        *ret_rc = fixed ? sim_current_rc() : check_stream(handle);
     if (*ret_rc)
         return NULL;
-    CUcontext context = sim_current();
-    bool fixed = (uintptr_t)handle <= 2;
-    if (fixed && !sim_valid(context, SIM_CONTEXT)) {
-        *ret_rc = CUDA_ERROR_INVALID_CONTEXT;
-        return NULL;
-    }
     if (handle == CU_STREAM_PER_THREAD || (!handle && lane)) {
-        CUstream *mine = &own[context->device];
-        if (!*mine || (*mine)->context != context)
-            *mine = stream_make(context, 0, 0);
-        return *mine;
+        __typeof__(&own[0]) mine = &own[context->device];
+        if (!mine->stream || mine->stream->head.serial != mine->serial || mine->stream->context != context) {
+            mine->stream = stream_make(context, 0, 0);
+            mine->serial = mine->stream->head.serial;
+        }
+        return mine->stream;
     }
-    if (fixed)
-        return context->legacy;
-    if (!sim_valid(handle, SIM_STREAM)) {
-        *ret_rc = CUDA_ERROR_INVALID_HANDLE;
-        return NULL;
-    }
-    return handle;
+    return fixed ? context->legacy : handle;
 }
 
 static bool is_legacy(CUstream stream)
@@ -94,15 +131,30 @@ CUresult sim_stream_wait(CUstream stream)
     return CUDA_SUCCESS;
 }
 
-CUresult sim_context_wait(CUcontext context)
+uint64_t sim_context_tail(CUcontext context)
 {
-    uint64_t until_ns = atomic_load(&context->legacy->tail_ns);
+    uint64_t until_ns = atomic_load(&context->legacy->tail_ns), gone_ns = atomic_load(&context->gone_tail);
     pthread_mutex_lock(&sim_lock);
     for (CUstream s = streams; s; s = s->next)
         if (s->context == context && atomic_load(&s->tail_ns) > until_ns)
             until_ns = atomic_load(&s->tail_ns);
     pthread_mutex_unlock(&sim_lock);
-    sim_sleep_until(until_ns);
+    return until_ns > gone_ns ? until_ns : gone_ns;
+}
+
+void sim_context_delay(CUcontext context, uint64_t until_ns)
+{
+    raise_to(&context->legacy->tail_ns, until_ns);
+    pthread_mutex_lock(&sim_lock);
+    for (CUstream s = streams; s; s = s->next)
+        if (s->context == context)
+            raise_to(&s->tail_ns, until_ns);
+    pthread_mutex_unlock(&sim_lock);
+}
+
+CUresult sim_context_wait(CUcontext context)
+{
+    sim_sleep_until(sim_context_tail(context));
     for (bool busy = true; busy;) {
         busy = atomic_load(&context->legacy->callbacks) != 0;
         pthread_mutex_lock(&sim_lock);
@@ -122,13 +174,8 @@ API CUresult cuStreamCreateWithPriority(CUstream *ret_stream, unsigned flags, in
 {
     CALLED(cuStreamCreateWithPriority);
     CUresult rc = sim_ready();
-    if (rc)
-        return rc;
-    CUcontext context = sim_current();
-    if (!sim_valid(context, SIM_CONTEXT))
-        return CUDA_ERROR_INVALID_CONTEXT;
-    *ret_stream = stream_make(context, flags, priority);
-    return *ret_stream ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+    rc = rc ? rc : sim_current_rc();
+    return rc ? rc : sim_stream_make(ret_stream, sim_current(), flags, priority);
 }
 
 API CUresult cuStreamCreate(CUstream *ret_stream, unsigned flags)
@@ -136,11 +183,40 @@ API CUresult cuStreamCreate(CUstream *ret_stream, unsigned flags)
     return cuStreamCreateWithPriority(ret_stream, flags, 0);
 }
 
+/* A host function that is still to come finds its stream: that one's memory is not used again. */
+static void stream_end(CUstream stream)
+{
+    if (atomic_load(&stream->callbacks))
+        sim_handle_end(stream);
+    else
+        sim_handle_destroy(stream);
+}
+
+void sim_streams_end(CUcontext context)
+{
+    for (CUstream *p = &streams; *p;) {
+        CUstream stream = *p;
+        if (stream->context != context) {
+            p = &stream->next;
+            continue;
+        }
+        *p = stream->next;
+        /* A green context leaves its streams behind: each call with one is an error. */
+        if (!context->green)
+            stream_end(stream);
+    }
+    stream_end(context->legacy);
+}
+
+/* Returns at once: what it holds will be done all the same. */
 API CUresult cuStreamDestroy_v2(CUstream stream)
 {
     CALLED(cuStreamDestroy_v2);
-    if (!sim_valid(stream, SIM_STREAM))
-        return CUDA_ERROR_INVALID_HANDLE;
+    CUresult rc = sim_ready();
+    rc = rc ? rc : check_stream(stream);
+    if (rc)
+        return rc;
+    raise_to(&stream->context->gone_tail, atomic_load(&stream->tail_ns));
     pthread_mutex_lock(&sim_lock);
     for (CUstream *p = &streams; *p; p = &(*p)->next)
         if (*p == stream) {
@@ -148,8 +224,12 @@ API CUresult cuStreamDestroy_v2(CUstream stream)
             break;
         }
     pthread_mutex_unlock(&sim_lock);
-    stream->magic = 0; /* kept: a late use is an error and not a crash */
+    stream_end(stream);
     return CUDA_SUCCESS;
+}
+API CUresult cuStreamDestroy(CUstream stream)
+{
+    return cuStreamDestroy_v2(stream);
 }
 
 #define STREAM(handle, lane)                                                                                 \
@@ -205,14 +285,13 @@ API CUresult cuEventCreate(CUevent *ret_event, unsigned flags)
     CUresult rc = sim_ready();
     if (rc)
         return rc;
-    CUcontext context = sim_current();
-    if (!sim_valid(context, SIM_CONTEXT))
-        return CUDA_ERROR_INVALID_CONTEXT;
-    CUevent event = calloc(1, sizeof(*event));
+    rc = sim_current_rc();
+    if (rc)
+        return rc;
+    CUevent event = sim_handle_make(SIM_EVENT, sizeof(*event));
     if (!event)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    event->magic = SIM_EVENT;
-    event->context = context;
+    event->owner = owned_by(sim_current());
     event->flags = flags;
     *ret_event = event;
     return CUDA_SUCCESS;
@@ -224,18 +303,22 @@ API CUresult cuEventDestroy_v2(CUevent event)
     CUresult rc = sim_ready();
     if (rc)
         return rc;
-    if (!sim_valid(event, SIM_EVENT))
-        return CUDA_ERROR_INVALID_HANDLE;
-    event->magic = 0;
-    free(event);
-    return CUDA_SUCCESS;
+    rc = check_event(event);
+    if (!rc)
+        sim_handle_destroy(event);
+    return rc;
+}
+API CUresult cuEventDestroy(CUevent event)
+{
+    return cuEventDestroy_v2(event);
 }
 
 static CUresult event_record(CUevent event, CUstream handle, int lane)
 {
     STREAM(handle, lane);
-    if (!sim_valid(event, SIM_EVENT))
-        return CUDA_ERROR_INVALID_HANDLE;
+    rc = check_event(event);
+    if (rc)
+        return rc;
     if (event->context != stream->context)
         return CUDA_ERROR_INVALID_HANDLE;
     if (sim_capturing(stream, &rc)) {
@@ -263,9 +346,8 @@ API CUresult cuEventQuery(CUevent event)
     CUresult rc = sim_ready();
     if (rc)
         return rc;
-    if (!sim_valid(event, SIM_EVENT))
-        return CUDA_ERROR_INVALID_HANDLE;
-    rc = sim_unsafe();
+    rc = check_event(event);
+    rc = rc ? rc : sim_unsafe();
     if (rc)
         return rc;
     if (event->capture)
@@ -279,9 +361,8 @@ API CUresult cuEventSynchronize(CUevent event)
     CUresult rc = sim_ready();
     if (rc)
         return rc;
-    if (!sim_valid(event, SIM_EVENT))
-        return CUDA_ERROR_INVALID_HANDLE;
-    rc = sim_unsafe();
+    rc = check_event(event);
+    rc = rc ? rc : sim_unsafe();
     if (!rc && event->recorded)
         sim_sleep_until(event->time_ns);
     return rc;
@@ -293,8 +374,12 @@ API CUresult cuEventElapsedTime(float *ret_ms, CUevent start, CUevent end)
     CUresult rc = sim_ready();
     if (rc)
         return rc;
-    if (!sim_valid(start, SIM_EVENT) || !sim_valid(end, SIM_EVENT) || ((start->flags | end->flags) & 2) ||
-        !start->recorded || !end->recorded)
+    rc = check_event(start);
+    rc = rc ? rc : check_event(end);
+    if (rc)
+        return rc;
+    if (start->context != end->context || ((start->flags | end->flags) & 2) || !start->recorded ||
+        !end->recorded)
         return CUDA_ERROR_INVALID_HANDLE;
     uint64_t now_ns = sim_now_ns();
     if (now_ns < start->time_ns || now_ns < end->time_ns)
@@ -314,8 +399,9 @@ static CUresult stream_wait_event(CUstream handle, CUevent event, int lane)
 {
     STREAM(handle, lane);
     stream->kernel_end_ns = 0;
-    if (!sim_valid(event, SIM_EVENT))
-        return CUDA_ERROR_INVALID_HANDLE;
+    rc = check_event(event);
+    if (rc)
+        return rc;
     if (event->capture && !event->capture->ended) { /* the stream joins the capture, or is in it already */
         if (!sim_capture_of(stream)) {
             stream->capture = event->capture;

@@ -13,6 +13,7 @@ static const char *const symbols[] = {
 static _Atomic(const struct sim_tracer *) tracer;
 static _Atomic uint32_t last_correlation;
 static __thread uint32_t correlation; /* of the call under way */
+static __thread const char *name_now;
 
 API void sim_trace_set(const struct sim_tracer *listener)
 {
@@ -21,7 +22,8 @@ API void sim_trace_set(const struct sim_tracer *listener)
 
 struct sim_call sim_call_begin(int export)
 {
-    struct sim_call call = {.symbol = NULL, .outer = correlation};
+    struct sim_call call = {.symbol = NULL, .outer_name = name_now, .outer = correlation};
+    name_now = symbols[export];
     const struct sim_tracer *t = atomic_load_explicit(&tracer, memory_order_acquire);
     if (t) {
         call.symbol = symbols[export];
@@ -38,6 +40,12 @@ void sim_call_end(struct sim_call *call)
     if (t && call->symbol)
         t->call(call->symbol, correlation, false);
     correlation = call->outer;
+    name_now = call->outer_name;
+}
+
+const char *sim_call_name(void)
+{
+    return name_now ? name_now : "a call";
 }
 
 void sim_trace(CUstream stream, struct sim_trace_work work)

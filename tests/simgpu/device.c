@@ -454,3 +454,17 @@ void sim_uuid(int device, uint8_t ret_uuid[16])
     memcpy(ret_uuid, uuid, 16);
     ret_uuid[15] = (uint8_t)device;
 }
+
+void sim_instance_uuid(int device, int instance, uint8_t ret_uuid[16])
+{
+    sim_uuid(device, ret_uuid);
+    ret_uuid[0] = 0x4d;
+    ret_uuid[14] = (uint8_t)(instance + 1);
+}
+
+void sim_uuid_text(const char *prefix, const uint8_t u[16], char ret_text[SIM_UUID_TEXT])
+{
+    snprintf(ret_text, SIM_UUID_TEXT,
+             "%s-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", prefix, u[0], u[1],
+             u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+}

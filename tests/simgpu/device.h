@@ -25,7 +25,7 @@ enum {
     SIM_GRID = 1 << 15, /* milliseconds of history */
     SIM_RULES = 256,
     SIM_CALLS = 1024,
-    SIM_CONTEXTS = 64,
+    SIM_CONTEXTS = 256,
     SIM_RING = 120, /* samples that the driver keeps */
     SIM_MARKS = 64,
     SIM_MARK_BYTES = 32,
@@ -58,9 +58,12 @@ struct sim_script {
     bool calls_cost; /* any does */
     double costs_scale;
     struct sim_cost cost[SIM_COSTS];
-    double copies_wait; /* each synchronous one, and no other, waits for the device */
-    double spin;        /* waiting spins and does not sleep, as a driver's does by default */
-    double drift_ppm;   /* events' clock gains this on the host's */
+    double copies_wait;                  /* each synchronous one, and no other, waits for the device */
+    double spin;                         /* waiting spins and does not sleep, as a driver's does by default */
+    double drift_ppm;                    /* events' clock gains this on the host's */
+    double handles_abort, handles_reuse; /* what happens to a destroyed handle: cuda_handles.c */
+    double mig_instances;                /* of each board; 0: MIG is off */
+    double mig_board_uuid;               /* the driver tells the board's UUID beside the instance's */
     double window_ms, period_ms, delay_ms, gain, offset_w, noise; /* instant power */
     double lag_ms;                                                /* > 0: a first-order lag, no window */
     double counter_period_ms, counter_gain;
@@ -175,6 +178,11 @@ double sim_base_w(const struct sim_device *d);
 void sim_bury(struct sim_device *d);
 
 void sim_uuid(int device, uint8_t ret_uuid[16]);
+/* Of a MIG instance of the board. */
+void sim_instance_uuid(int device, int instance, uint8_t ret_uuid[16]);
+/* As NVML writes it, after "GPU" or "MIG". */
+enum { SIM_UUID_TEXT = 48 };
+void sim_uuid_text(const char *prefix, const uint8_t uuid[16], char ret_text[SIM_UUID_TEXT]);
 /* One line start_ns,end_ns,name for each work of this process, into KJ_SIM_TIMELINE where that is set. Under
  * the device's lock. */
 void sim_timeline_add(int device, uint64_t start_ns, uint64_t end_ns, const char *name);

@@ -44,6 +44,10 @@ static const struct setting {
     S("counter", "gain", counter_gain),
     S("clock", "drift_ppm", drift_ppm),
     S("wait", "spin", spin),
+    S("handles", "abort", handles_abort),
+    S("handles", "reuse", handles_reuse),
+    S("mig", "instances", mig_instances),
+    S("mig", "board_uuid", mig_board_uuid),
     S("counter", "window_ms", counter_window_ms),
     S("ring", "period_ms", ring_period_ms),
     S("ring", "window_ms", ring_window_ms),
@@ -255,6 +259,9 @@ void sim_script_read(struct sim_script *script, const char *path)
         .ring_window_ms = 20,
         .ring_clock = CLOCK_REALTIME,
         .architecture = 9, /* Hopper */
+        .handles_abort = 1,
+        .handles_reuse = 1,
+        .mig_board_uuid = 1,
         .board = "NVIDIA H100 80GB HBM3",
         .driver = "580.65.06",
     };

@@ -124,15 +124,84 @@ EXPORTED(nvmlDeviceGetHandleByIndex, unsigned index, nvml_device *handle)
     return nvmlDeviceGetHandleByIndex_v2(index, handle);
 }
 
+/* ---- MIG: an instance's handle is a number above those of boards, and has no sensors
+ * -------------------------------------------------- */
+
+enum { INSTANCES = 0x1000, INSTANCES_MOST = 7 };
+
+static bool find_instance(nvml_device handle, int *ret_board, int *ret_instance)
+{
+    int number = (int)(uintptr_t)handle - INSTANCES;
+    *ret_board = number / 16;
+    *ret_instance = number % 16;
+    return number >= 0 && *ret_board < sim_machine()->script.devices &&
+           *ret_instance < sim_machine()->script.mig_instances;
+}
+
+EXPORTED(nvmlDeviceGetMigMode, nvml_device handle, unsigned *current, unsigned *pending)
+{
+    DEVICE(handle);
+    *current = *pending = sim_machine()->script.mig_instances > 0;
+    return SUCCESS;
+}
+EXPORTED(nvmlDeviceGetMaxMigDeviceCount, nvml_device handle, unsigned *count)
+{
+    DEVICE(handle);
+    *count = INSTANCES_MOST;
+    return SUCCESS;
+}
+EXPORTED(nvmlDeviceGetMigDeviceHandleByIndex, nvml_device handle, unsigned index, nvml_device *ret_instance)
+{
+    DEVICE(handle);
+    if (index >= sim_machine()->script.mig_instances)
+        return NOT_FOUND;
+    *ret_instance = (nvml_device)(uintptr_t)(INSTANCES + device * 16 + (int)index);
+    return SUCCESS;
+}
+EXPORTED(nvmlDeviceGetDeviceHandleFromMigDeviceHandle, nvml_device handle, nvml_device *ret_board)
+{
+    int board, instance;
+    if (!find_instance(handle, &board, &instance))
+        return INVALID_ARGUMENT;
+    *ret_board = (nvml_device)(uintptr_t)(board + 1);
+    return SUCCESS;
+}
+EXPORTED(nvmlDeviceIsMigDeviceHandle, nvml_device handle, unsigned *ret_is)
+{
+    int board, instance;
+    *ret_is = find_instance(handle, &board, &instance);
+    return SUCCESS;
+}
+
+/* nvmlPciInfo_t */
+struct pci {
+    char legacy[16];
+    unsigned domain, bus, device, device_id, subsystem_id;
+    char text[32];
+};
+EXPORTED(nvmlDeviceGetPciInfo_v3, nvml_device handle, struct pci *ret)
+{
+    DEVICE(handle);
+    *ret =
+        (struct pci){.bus = (unsigned)(0x18 + device), .device_id = 0x233010DE, .subsystem_id = 0x16C110DE};
+    snprintf(ret->legacy, sizeof(ret->legacy), "0000:%02X:00.0", (unsigned char)ret->bus);
+    snprintf(ret->text, sizeof(ret->text), "00000000:%02X:00.0", ret->bus);
+    return SUCCESS;
+}
+
 EXPORTED(nvmlDeviceGetUUID, nvml_device handle, char *uuid, unsigned size)
 {
-    uint8_t u[16];
-    char line[64];
+    uint8_t bytes[16];
+    char line[SIM_UUID_TEXT];
+    int board, instance;
+    if (started && find_instance(handle, &board, &instance)) {
+        sim_instance_uuid(board, instance, bytes);
+        sim_uuid_text("MIG", bytes, line);
+        return text(line, uuid, size);
+    }
     DEVICE(handle);
-    sim_uuid(device, u);
-    snprintf(line, sizeof(line), "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
-             u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14],
-             u[15]);
+    sim_uuid(device, bytes);
+    sim_uuid_text("GPU", bytes, line);
     return text(line, uuid, size);
 }
 
@@ -142,6 +211,13 @@ EXPORTED(nvmlDeviceGetHandleByUUID, const char *uuid, nvml_device *handle)
     for (int i = 0; i < sim_machine()->script.devices; i++) {
         *handle = (nvml_device)(uintptr_t)(i + 1);
         if (!nvmlDeviceGetUUID(*handle, line, sizeof(line)) && !strcmp(line, uuid))
+            return SUCCESS;
+    }
+    for (int i = 0; i < sim_machine()->script.devices * 16; i++) {
+        *handle = (nvml_device)(uintptr_t)(INSTANCES + i);
+        int board, instance;
+        if (find_instance(*handle, &board, &instance) && !nvmlDeviceGetUUID(*handle, line, sizeof(line)) &&
+            !strcmp(line, uuid))
             return SUCCESS;
     }
     return NOT_FOUND;
@@ -164,12 +240,6 @@ EXPORTED(nvmlDeviceGetArchitecture, nvml_device handle, unsigned *architecture)
     *architecture = (unsigned)sim_machine()->script.architecture;
     if (!*architecture)
         return NOT_SUPPORTED;
-    return SUCCESS;
-}
-EXPORTED(nvmlDeviceGetMigMode, nvml_device handle, unsigned *current, unsigned *pending)
-{
-    DEVICE(handle);
-    *current = *pending = 0;
     return SUCCESS;
 }
 EXPORTED(nvmlDeviceGetMemoryInfo, nvml_device handle, unsigned long long *info)
