@@ -204,7 +204,8 @@ int64_t kj_row_reserve(struct kj_ledger_header *ledger, enum kj_ledger_section s
     if (entry->used < entry->cap)
         return (int64_t)entry->used;
     entry->dropped++;
-    ledger->flags |= KJ_LEDGER_PARTIAL;
+    if (section == KJ_SECTION_ACTIVITIES || section == KJ_SECTION_GRAPH_NODES)
+        __atomic_fetch_or(&ledger->flags, KJ_LEDGER_PARTIAL, __ATOMIC_RELAXED);
     return -1;
 }
 

@@ -28,14 +28,16 @@
 /* section, row type, cap in rows, what it holds */
 #define KJ_LEDGER_SECTIONS(X)                                                                                \
     X(DEVICES, struct kj_ledger_device, 32, "CUDA devices as this process sees them")                        \
-    X(CONTEXTS, struct kj_ledger_context, 64, "contexts and how GPU event time is tied to host time")        \
+    X(CONTEXTS, struct kj_ledger_context, 64,                                                                \
+      "contexts and how GPU event time is tied to host time; a row is used again when its context has "      \
+      "ended")                                                                                               \
     X(ACTIVITIES, struct kj_ledger_activity, KJ_LEDGER_ACTIVITIES_CAP,                                       \
       "what ran: kernel x device x role x launch shape; copies; graphs")                                     \
     X(COUNTS, uint64_t, KJ_LEDGER_COUNTS_CAP *KJ_LEDGER_SHARDS,                                              \
       "launches of activity a in shard s: [s * COUNTS_CAP + a]; calls of hook h: [.. + CALLS_BASE + h]")     \
     X(CALLS, struct kj_ledger_call, 512, "one row per hooked driver function, in the order of hooks.def")    \
     X(THREADS, struct kj_ledger_thread, 4096, "threads that made a hooked call")                             \
-    X(STREAMS, struct kj_ledger_stream, 1024, "streams in the order they were first used")                   \
+    X(STREAMS, struct kj_ledger_stream, 4096, "streams that were timed; row 0 is nobody's")                  \
     X(GRAPH_NODES, struct kj_ledger_graph_node, 65536,                                                       \
       "nodes of instantiated graphs: kernels, copies, fills")                                                \
     X(UNHOOKED, struct kj_ledger_unhooked, 256,                                                              \
@@ -73,7 +75,7 @@ enum kj_ledger_state {
 enum kj_ledger_flag {
     KJ_LEDGER_CUDA_LOADED = 1 << 0, /* a cu* entry point was looked up or called */
     KJ_LEDGER_CUDA_INIT = 1 << 1,   /* cuInit succeeded */
-    KJ_LEDGER_PARTIAL = 1 << 2,     /* some table overflowed */
+    KJ_LEDGER_PARTIAL = 1 << 2,     /* kernels, or nodes of graphs, found no row of their own */
 };
 
 /* How launches are timed. */
@@ -112,6 +114,9 @@ struct kj_ledger_header {
     uint64_t gpa_requests;       /* cuGetProcAddress calls seen */
     uint64_t slow_finds;         /* launches whose row was not known and was looked for under a lock */
     uint64_t dependent_launches; /* that may begin before the kernel ahead of them ends: see dependent.c */
+    /* Times that a thread's current context was not the one that the calls seen had left. */
+    uint64_t context_repairs;
+    uint64_t contextless_launches; /* launches whose context, and so device, the driver would not tell */
 
     uint32_t timing_asked;   /* enum kj_ledger_timing, as KJOULE_TIMING says */
     uint32_t timing_backend; /* the same, as it is now: CUPTI may step aside */
@@ -217,9 +222,9 @@ struct kj_ledger_thread {
 };
 
 struct kj_ledger_stream {
-    uint64_t id; /* per process, never reused; 0 legacy default, 1 per-thread default */
-    uint32_t context;
-    uint32_t flags;
+    uint64_t id;      /* counts the streams of the process; the row is used again once the stream is gone */
+    uint32_t context; /* row of CONTEXTS */
+    uint32_t flags;   /* 1: a default stream */
 };
 
 struct kj_ledger_graph_node {

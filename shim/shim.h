@@ -78,7 +78,7 @@ extern atomic_flag kj_cold_lock;
 void kj_lock_cold(void);
 void kj_unlock_cold(void);
 
-/* ---- threads, contexts, streams (threads.c, contexts.c)
+/* ---- threads, contexts, streams (threads.c, contexts.c, streams.c)
  * ----------------------------------------------------------- */
 
 struct kj_context; /* one per CUDA context; timing state inside */
@@ -96,6 +96,8 @@ struct kj_thread {
     struct kj_context *context;      /* current context, NULL: ask the driver */
     CUstream last_stream;            /* of the newest launch or copy, and its row: see dependent.c */
     uint32_t last_row;               /* 0: no kernel */
+    CUcontext context_handle;        /* as the driver told it */
+    uint32_t context_serial;         /* it is still that one while the context has this serial */
     bool inside;                     /* the shim's own driver calls must not be recorded */
     uint32_t correlation[2]; /* CUPTI's ids of the driver's and the runtime's call under way; 0 none */
 };
@@ -105,14 +107,47 @@ void kj_threads_forget(void); /* after fork */
 
 /* The thread's current context, asked of the driver when the cache is empty; NULL when there is none. */
 struct kj_context *kj_context_current(struct kj_ledger_header *ledger);
-/* That of a stream, as far as a launch or copy has made it known; else the current one. */
+/* Where the program has switched it by what is no call that we see, the cache is emptied, and that is
+ * counted. */
+void kj_context_check(struct kj_ledger_header *ledger);
+/* That of a stream: it need not be current. Of a default stream, the current one. Asked once a stream. */
 struct kj_context *kj_context_of_stream(struct kj_ledger_header *ledger, CUstream stream);
+/* By its handle, which is alive. NULL: nothing is known of it. */
+struct kj_context *kj_context_meet(struct kj_ledger_header *ledger, CUcontext handle);
 uint16_t kj_context_device(const struct kj_context *context);
+/* An event of this context, whichever one is current. */
+CUresult kj_context_event(const struct kj_context *context, CUevent *ret_event);
+/* The current one has just been made by the program; one more reference to it was taken. */
+void kj_context_created(struct kj_ledger_header *ledger);
+void kj_context_attached(struct kj_ledger_header *ledger);
+/* It was launched to from where another one is current, so that its own waits may never come. */
+void kj_context_visited(struct kj_context *context);
+void kj_contexts_harvest_visited(struct kj_ledger_header *ledger);
+void kj_contexts_forget(void); /* after fork */
+
+/* A call that ends a context, or takes a reference to one away: which, and what became of it. What has not
+ * ended loses nothing. */
+struct kj_ending {
+    struct kj_context *context; /* named by the call; NULL: none, or not known */
+    bool ends;                  /* this call ends it, if it succeeds */
+    CUdevice ordinal; /* the call takes a reference from this device's primary context; -1: from none */
+    struct kj_context *primary; /* closed to timing meanwhile, as it may end */
+    bool may_end, unsure;
+    uint32_t retained;
+};
+struct kj_ending kj_ending_of_context(CUcontext handle);
+struct kj_ending kj_ending_of_primary(CUdevice ordinal);
+struct kj_ending kj_ending_of_green(CUgreenCtx green);
+void kj_ending_begin(struct kj_ledger_header *ledger, struct kj_ending *ending, enum kj_hook hook);
+void kj_ending_end(struct kj_ledger_header *ledger, struct kj_ending *ending, enum kj_hook hook, CUresult rc);
+
 /* Row of STREAMS for a handle as given to a call of this lane. */
 uint16_t kj_stream_row(struct kj_ledger_header *ledger, struct kj_context *context, CUstream stream,
                        int lane);
+/* Its handle is another stream's from now on. */
 void kj_stream_forget(CUstream stream);
-void kj_contexts_forget(void); /* after fork */
+/* The context's streams have gone with it. NULL: all, after fork. */
+void kj_streams_forget(const struct kj_context *context);
 
 /* ---- activities: what is counted (activities.c)
  * -------------------------------------------------------------------- */
@@ -232,9 +267,8 @@ void kj_timing_cancel(struct kj_context *context, struct kj_pair *pair);
 void kj_timing_harvest(struct kj_ledger_header *ledger, struct kj_context *context, unsigned most);
 /* Nothing that was timed is under way, as far as the last harvest saw. */
 bool kj_timing_is_idle(const struct kj_context *context);
-/* The context may be gone after this. */
-void kj_timing_release(struct kj_ledger_header *ledger, struct kj_context *context);
 void kj_activity_timed(struct kj_ledger_header *ledger, uint32_t activity, uint64_t ns, bool first);
+/* NULL: there are more contexts than places, and this one's launches are not timed. */
 struct kj_timing *kj_context_timing(struct kj_context *context);
 uint32_t kj_context_row(const struct kj_context *context);
 

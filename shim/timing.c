@@ -5,6 +5,7 @@
  */
 #include "timing.h"
 
+#include <sched.h>
 #include <string.h>
 
 #define BASE_LIFE_NS  2000000000u
@@ -31,14 +32,15 @@ void kj_timing_init(struct kj_timing *timing)
     atomic_flag_clear(&timing->lock);
 }
 
-static void make_pairs(struct kj_ledger_header *ledger, struct kj_timing *timing)
+static void make_pairs(struct kj_ledger_header *ledger, const struct kj_context *context,
+                       struct kj_timing *timing)
 {
     uint64_t begun_ns = kj_now_ns();
     for (int i = 0; i < KJ_PAIRS_BATCH && timing->made < KJ_PAIRS_CAP; i++) {
         struct kj_pair *pair = &timing->pairs[timing->made];
-        if (kj_driver.cuEventCreate(&pair->start, CU_EVENT_DEFAULT))
+        if (kj_context_event(context, &pair->start))
             break;
-        if (kj_driver.cuEventCreate(&pair->end, CU_EVENT_DEFAULT)) {
+        if (kj_context_event(context, &pair->end)) {
             kj_driver.cuEventDestroy_v2(pair->start);
             break;
         }
@@ -72,7 +74,7 @@ static bool base_ready(struct kj_ledger_header *ledger, struct kj_context *conte
     struct kj_tie *next = tie->recorded ? &timing->tie[timing->base ^ 1] : tie;
     if (next->pending)
         return true; /* the other one is still in use: renew later */
-    if (!next->event && kj_driver.cuEventCreate(&next->event, CU_EVENT_DEFAULT))
+    if (!next->event && kj_context_event(context, &next->event))
         return false;
     if (record(next->event, stream, lane))
         return false;
@@ -118,11 +120,12 @@ struct kj_pair *kj_timing_start(struct kj_ledger_header *ledger, struct kj_conte
         return NULL;
     struct kj_timing *timing = kj_context_timing(context);
     struct kj_pair *pair = NULL;
-    if (try_lock(timing)) {
+    if (timing && try_lock(timing)) {
         uint64_t now_ns = kj_now_ns();
-        if (!timing->free_count)
-            make_pairs(ledger, timing);
-        if (timing->free_count && base_ready(ledger, context, stream, lane, now_ns))
+        bool open = !atomic_load_explicit(&timing->closed, memory_order_relaxed);
+        if (open && !timing->free_count)
+            make_pairs(ledger, context, timing);
+        if (open && timing->free_count && base_ready(ledger, context, stream, lane, now_ns))
             pair = take_pair(timing, stream, now_ns, burst);
         unlock(timing);
     }
@@ -133,8 +136,10 @@ struct kj_pair *kj_timing_start(struct kj_ledger_header *ledger, struct kj_conte
         return NULL;
     }
     pair->stream_row = kj_stream_row(ledger, context, stream, lane);
-    if (record(pair->start, stream, lane)) {
+    if (record(pair->start, stream, lane)) { /* is it another context's stream than we took it for? */
         kj_timing_cancel(context, pair);
+        kj_stream_forget(stream);
+        kj_context_check(ledger);
         return NULL;
     }
     return pair;
@@ -142,9 +147,11 @@ struct kj_pair *kj_timing_start(struct kj_ledger_header *ledger, struct kj_conte
 
 void kj_timing_gap(struct kj_context *context)
 {
-    atomic_bool *gap = &kj_context_timing(context)->gap;
-    if (!atomic_load_explicit(gap, memory_order_relaxed))
-        atomic_store_explicit(gap, true, memory_order_relaxed);
+    struct kj_timing *timing = kj_context_timing(context);
+    if (unlikely(!timing)) /* then each context's next pair comes after a gap */
+        atomic_fetch_add(&kj_timing_epoch, 1);
+    else if (!atomic_load_explicit(&timing->gap, memory_order_relaxed))
+        atomic_store_explicit(&timing->gap, true, memory_order_relaxed);
 }
 
 bool kj_timing_mark(struct kj_pair *pair, CUstream stream, int lane)
@@ -319,8 +326,12 @@ static unsigned collect(struct kj_ledger_header *ledger, struct kj_context *cont
 void kj_timing_harvest(struct kj_ledger_header *ledger, struct kj_context *context, unsigned most)
 {
     struct kj_timing *timing = kj_context_timing(context);
-    if (!timing->count || atomic_load(&kj_captures) || !try_lock(timing))
+    if (!timing || !timing->count || atomic_load(&kj_captures) || !try_lock(timing))
         return;
+    if (atomic_load_explicit(&timing->closed, memory_order_relaxed)) {
+        unlock(timing);
+        return;
+    }
     uint64_t begun_ns = kj_now_ns();
     kj_self.inside = true;
     CUstreamCaptureMode mode =
@@ -344,21 +355,49 @@ void kj_timing_harvest(struct kj_ledger_header *ledger, struct kj_context *conte
 
 bool kj_timing_is_idle(const struct kj_context *context)
 {
-    return !kj_context_timing((struct kj_context *)context)->count;
+    const struct kj_timing *timing = kj_context_timing((struct kj_context *)context);
+    return timing && !timing->count;
 }
 
-void kj_timing_drop(struct kj_timing *timing)
+/* ---- the context's end
+ * ------------------------------------------------------------------------------------------------ */
+
+#define CLOSE_NS 1000000000u
+
+bool kj_timing_is_free(const struct kj_timing *timing)
 {
-    if (!try_lock(timing))
-        return; /* another thread is inside: leave the events to the context's end */
-    kj_self.inside = true;
-    for (uint32_t i = 0; i < timing->made; i++) {
-        kj_driver.cuEventDestroy_v2(timing->pairs[i].start);
-        kj_driver.cuEventDestroy_v2(timing->pairs[i].end);
-    }
-    for (int i = 0; i < 2; i++)
-        if (timing->tie[i].event)
-            kj_driver.cuEventDestroy_v2(timing->tie[i].event);
-    kj_self.inside = false;
-    kj_timing_init(timing); /* unlocks too */
+    for (uint32_t i = 0; i < timing->count; i++)
+        if (__atomic_load_n(&timing->pairs[timing->pending[(timing->head + i) % KJ_PAIRS_CAP]].open,
+                            __ATOMIC_ACQUIRE))
+            return false;
+    return true;
+}
+
+void kj_timing_close(struct kj_timing *timing)
+{
+    const uint64_t until_ns = kj_now_ns() + CLOSE_NS;
+    bool locked;
+    while (!(locked = try_lock(timing)) && kj_now_ns() < until_ns)
+        sched_yield();
+    atomic_store(&timing->closed, true);
+    if (locked)
+        unlock(timing);
+    while (!kj_timing_is_free(timing) && kj_now_ns() < until_ns)
+        sched_yield();
+}
+
+void kj_timing_open(struct kj_timing *timing)
+{
+    atomic_store(&timing->closed, false);
+}
+
+uint32_t kj_timing_abandon(struct kj_timing *timing)
+{
+    uint32_t lost = 0;
+    atomic_store(&timing->closed, true); /* until it is another context's */
+    for (uint32_t i = 0; i < timing->count; i++)
+        lost += timing->pairs[timing->pending[(timing->head + i) % KJ_PAIRS_CAP]].activity != UINT32_MAX;
+    if (lost)
+        atomic_fetch_add(&kj_timing_epoch, 1); /* a gap before whatever is timed next */
+    return lost;
 }

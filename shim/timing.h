@@ -44,7 +44,8 @@ struct kj_tie {
 struct kj_timing {
     atomic_flag
         lock; /* held for short stretches of our own; taken by trying, never waited for on the launch path */
-    uint32_t made; /* pairs with events */
+    atomic_bool closed; /* the context may be ending: no pair is taken, no event asked */
+    uint32_t made;      /* pairs with events */
     uint32_t free_count, head, count;
     uint16_t free[KJ_PAIRS_CAP];
     uint16_t pending[KJ_PAIRS_CAP]; /* ring of pairs in the order of their launches */
@@ -71,7 +72,13 @@ void kj_tie_continue(struct kj_tie *tie, const struct kj_tie *before, uint64_t n
 void kj_tie_narrow(struct kj_tie *tie, const struct kj_pair *pair, uint64_t seen_ns, uint32_t *conflicts);
 /* When the pair started, and how far off that may be either way. */
 int64_t kj_tie_host_ns(const struct kj_tie *tie, const struct kj_pair *pair, uint64_t *ret_error_ns);
-/* Destroys the events; the context is still alive. */
-void kj_timing_drop(struct kj_timing *timing);
+/* The context is about to end, or may be. Returns once nobody is at work on it any more; waits at most a
+ * second. */
+void kj_timing_close(struct kj_timing *timing);
+void kj_timing_open(struct kj_timing *timing); /* it lives on */
+/* The context has ended, and its events with it. Returns how many launches have lost their time. */
+uint32_t kj_timing_abandon(struct kj_timing *timing);
+/* Nobody holds a pair of it: it may be another context's. */
+bool kj_timing_is_free(const struct kj_timing *timing);
 
 #endif

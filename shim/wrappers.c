@@ -39,7 +39,17 @@ static void sample_begin(struct bracket *b)
 {
     b->stands_for = kj_self.sample_distance;
     kj_self.sample_distance = kj_self.until_sample = draw_sample();
+    uint64_t asked_ns = kj_now_ns();
+    kj_context_check(b->ledger);
     b->begun_ns = kj_now_ns();
+    kj_governor_sample(b->ledger, (int64_t)(b->begun_ns - asked_ns), 1); /* the other calls do not ask */
+}
+
+static void place_again(struct bracket *b, CUstream stream, uint8_t kind, const struct kj_shape *shape)
+{
+    b->context = kj_context_of_stream(b->ledger, stream);
+    if (b->context)
+        b->hash = kj_activity_hash(kind, kj_context_device(b->context), shape);
 }
 
 /* Events around this launch would keep apart what overlaps. */
@@ -70,7 +80,7 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, en
         kj_self.correlation[0] = 0;
         timed = false; /* CUPTI's records do */
     }
-    b->context = kj_context_current(b->ledger);
+    b->context = kj_context_of_stream(b->ledger, stream);
     b->called_ns = call == KJ_CALL_COPY ? kj_now_ns() : 0;
     if (unlikely(!b->context))
         return;
@@ -94,6 +104,8 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, en
         kj_self.inside = true;
         b->pair = kj_timing_start(b->ledger, b->context, stream, lane, mode == KJ_TIME_ALL);
         kj_self.inside = false;
+        if (unlikely(!b->pair && !kj_self.context)) /* it was found to be another context */
+            place_again(b, stream, kind, shape);
     }
     if (unlikely(b->stands_for) || (call == KJ_CALL_COPY && b->pair))
         b->called_ns = kj_now_ns();
@@ -129,6 +141,8 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
     if (unlikely(rc || b->capturing || !b->context)) {
         if (rc)
             __atomic_fetch_add(&b->ledger->failed_launches, 1, __ATOMIC_RELAXED);
+        else if (!b->context)
+            __atomic_fetch_add(&b->ledger->contextless_launches, 1, __ATOMIC_RELAXED);
         if (b->pair)
             kj_timing_cancel(b->context, b->pair);
         if (!rc && b->capturing)
@@ -260,9 +274,12 @@ static void wait_end(struct kj_ledger_header *ledger, enum kj_hook hook, CUresul
 {
     uint64_t end_ns = kj_now_ns();
     kj_call_count(ledger, hook, rc, end_ns - start_ns);
+    kj_context_check(ledger);
     struct kj_context *context = kj_context_current(ledger);
     if (!rc && context)
         kj_timing_harvest(ledger, context, 0);
+    if (!rc)
+        kj_contexts_harvest_visited(ledger);
     if (unlikely(atomic_load_explicit(&kj_cupti_on, memory_order_relaxed)))
         kj_cupti_harvest(ledger, end_ns, false);
     kj_governor_tick(ledger, end_ns);
@@ -298,28 +315,54 @@ static void wait_end(struct kj_ledger_header *ledger, enum kj_hook hook, CUresul
         return rc;                                                                                           \
     }
 
-static void release_begin(struct kj_ledger_header *ledger)
+static void context_changed(struct kj_ledger_header *ledger, enum kj_hook hook, CUresult rc)
 {
-    struct kj_context *context = kj_context_current(ledger);
-    if (context && !atomic_load(&kj_captures))
-        kj_timing_release(ledger, context);
+    kj_self.context = NULL;
+    switch (rc ? KJ_HOOK_COUNT : hook) {
+    case KJ_HOOK_cuCtxCreate:
+    case KJ_HOOK_cuCtxCreate_v2:
+    case KJ_HOOK_cuCtxCreate_v3:
+    case KJ_HOOK_cuCtxCreate_v4:
+        kj_context_created(ledger);
+        break;
+    case KJ_HOOK_cuCtxAttach:
+        kj_context_attached(ledger);
+        break;
+    default:
+        break;
+    }
+}
+
+/* The end of a context waits for what still runs in it. */
+static void release_begin(struct kj_ledger_header *ledger, struct kj_ending *ending, enum kj_hook hook)
+{
+    kj_ending_begin(ledger, ending, hook);
     if (unlikely(atomic_load_explicit(&kj_cupti_on, memory_order_relaxed)))
         kj_cupti_harvest(ledger, kj_now_ns(), true);
 }
 
-/* The context's end has waited for what still ran in it. */
-static void release_end(struct kj_ledger_header *ledger)
+static void release_end(struct kj_ledger_header *ledger, struct kj_ending *ending, enum kj_hook hook,
+                        CUresult rc)
 {
-    kj_self.context = NULL;
+    kj_ending_end(ledger, ending, hook, rc);
     if (unlikely(atomic_load_explicit(&kj_cupti_on, memory_order_relaxed)))
         kj_cupti_harvest(ledger, kj_now_ns(), true);
 }
+
+/* By the type of what the call names: a context, a device, a green context. */
+#define ENDING_OF(named)                                                                                     \
+    _Generic((named), CUcontext                                                                              \
+             : kj_ending_of_context, CUdevice                                                                \
+             : kj_ending_of_primary, CUgreenCtx                                                              \
+             : kj_ending_of_green)(named)
 
 #define QUERY(symbol, name, version, lane, params, args) BRACKETED(symbol, params, args, , )
 #define CONTEXT(symbol, name, version, lane, params, args)                                                   \
-    BRACKETED(symbol, params, args, , kj_self.context = NULL)
+    BRACKETED(symbol, params, args, , context_changed(ledger, KJ_HOOK_##symbol, rc))
 #define RELEASE(symbol, name, version, lane, params, args)                                                   \
-    BRACKETED(symbol, params, args, release_begin(ledger), release_end(ledger))
+    BRACKETED(symbol, params, args, struct kj_ending ending = ENDING_OF args;                                \
+              release_begin(ledger, &ending, KJ_HOOK_##symbol),                                              \
+              release_end(ledger, &ending, KJ_HOOK_##symbol, rc))
 #define BEGIN_CAPTURE(symbol, name, version, lane, params, args)                                             \
     BRACKETED(symbol, params, args, atomic_fetch_add(&kj_captures, 1), kj_capture_begun(rc))
 #define END_CAPTURE(symbol, name, version, lane, params, args)                                               \
@@ -362,7 +405,8 @@ CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *list, unsigned
     return rc;
 }
 
-#define PLAIN(symbol, params, args, after) BRACKETED(symbol, params, args, , after)
+/* Before the real call: after it the handle may be another stream's already. */
+#define PLAIN(symbol, params, args, before) BRACKETED(symbol, params, args, before, )
 PLAIN(cuStreamCreate, (CUstream * ret_stream, unsigned flags), (ret_stream, flags), )
 PLAIN(cuStreamCreateWithPriority, (CUstream * ret_stream, unsigned flags, int priority),
       (ret_stream, flags, priority), )

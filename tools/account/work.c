@@ -18,6 +18,17 @@ static void warn_of_process(struct kj_report *report, const struct kj_ledger_hea
                        "process %d (%s) ran more kinds of kernels than its ledger holds; what did not fit is "
                        "not in kernels[]",
                        h->pid, h->exe);
+    if (h->sections[KJ_SECTION_CONTEXTS].dropped)
+        kj_report_warn(report,
+                       "process %d (%s) had more than %u CUDA contexts at once; launches in those beyond are "
+                       "counted, and their time is that of the same kernels elsewhere",
+                       h->pid, h->exe, h->sections[KJ_SECTION_CONTEXTS].cap);
+    if (h->contextless_launches)
+        kj_report_warn(
+            report,
+            "process %d (%s): the driver would not tell on which device %llu launches ran; they are "
+            "not in kernels[]",
+            h->pid, h->exe, (unsigned long long)h->contextless_launches);
 }
 
 static const char *state_name(uint32_t state)
@@ -160,6 +171,8 @@ static int add_process(struct kj_report *report, const struct kj_ledger_view *vi
     add_clocks(report, view);
     report->untimed_launches += h->untimed_no_event + h->untimed_capture;
     report->harvest_errors += h->harvest_errors;
+    report->context_repairs += h->context_repairs;
+    report->contextless_launches += h->contextless_launches;
     struct kj_ledger_unhooked unhooked;
     for (uint32_t i = 0; kj_ledger_view_row(view, KJ_SECTION_UNHOOKED, i, &unhooked); i++) {
         struct kj_report_unhooked *entry = kj_report_add_unhooked(report);

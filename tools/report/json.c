@@ -411,6 +411,8 @@ static json_t *quality_json(const struct kj_report *r)
     set(quality, "untimed_launches", json_integer((json_int_t)r->untimed_launches));
     set(quality, "harvest_errors", json_integer((json_int_t)r->harvest_errors));
     set(quality, "dropped_intervals", json_integer((json_int_t)r->dropped_intervals));
+    set(quality, "context_repairs", json_integer((json_int_t)r->context_repairs));
+    set(quality, "contextless_launches", json_integer((json_int_t)r->contextless_launches));
     return quality;
 }
 

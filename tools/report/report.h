@@ -272,6 +272,7 @@ struct kj_report {
         uint64_t retied, conflicts;
     } clock;
     uint64_t untimed_launches, harvest_errors, dropped_intervals;
+    uint64_t context_repairs, contextless_launches; /* as the ledger's */
     double residual_relative;
     char **warnings;
     size_t warnings_count;

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * streams.c - on which stream: its context, asked of the driver once, and its row. The table is a cache:
+ * found without a lock, any entry can be made again, so that neither many streams at once nor many one after
+ * the other fill it for good.
+ *
+ * A bucket is a cache line of keys, and a stream has two of them. A reader takes what stands beside its key,
+ * and looks at the key again: another stream may have taken the place meanwhile.
+ */
+#include "shim.h"
+
+#include <string.h>
+
+enum { BUCKETS = 1024, WAYS = 8, ROWS = 4096, DEFAULT_STREAM = 4 };
+
+static _Alignas(64) _Atomic(uintptr_t) keys[BUCKETS][WAYS]; /* 0: free */
+static struct value {
+    _Atomic(struct kj_context *) context;
+    _Atomic uint16_t row; /* of STREAMS; 0: none yet */
+} values[BUCKETS][WAYS];
+static uint32_t next_victim; /* under the cold lock, as all below */
+
+/* Rows whose streams are gone, the one that has been free for longest first: what is still under way on a
+ * destroyed stream has its row. */
+static uint16_t free_rows[ROWS];
+static uint32_t free_first, free_count;
+static uint64_t streams_met;
+
+static inline unsigned bucket_of(uintptr_t key, int choice)
+{
+    uint64_t hash = (uint64_t)key * 0x9e3779b97f4a7c15ULL;
+    return (unsigned)(choice ? hash >> 44 : hash >> 54) & (BUCKETS - 1);
+}
+
+/* A copy of what is known of the stream. */
+struct known {
+    struct kj_context *context; /* NULL: nothing */
+    uint16_t row;
+};
+
+static inline struct known known_at(uintptr_t key, unsigned bucket)
+{
+    for (unsigned w = 0; w < WAYS; w++) {
+        if (atomic_load_explicit(&keys[bucket][w], memory_order_acquire) != key)
+            continue;
+        struct value *value = &values[bucket][w];
+        struct known known = {atomic_load_explicit(&value->context, memory_order_relaxed),
+                              atomic_load_explicit(&value->row, memory_order_relaxed)};
+        atomic_thread_fence(memory_order_acquire);
+        if (likely(atomic_load_explicit(&keys[bucket][w], memory_order_relaxed) == key))
+            return known;
+    }
+    return (struct known){NULL, 0};
+}
+
+static inline struct known known_of(uintptr_t key)
+{
+    struct known known = known_at(key, bucket_of(key, 0));
+    return likely(known.context) ? known : known_at(key, bucket_of(key, 1));
+}
+
+/* ---- places and rows, under the cold lock
+ * ---------------------------------------------------------------------------------------- */
+
+static void row_free(struct value *value)
+{
+    uint16_t row = atomic_exchange(&value->row, 0);
+    if (row)
+        free_rows[(free_first + free_count++) % ROWS] = row;
+}
+
+static void entry_drop(unsigned bucket, unsigned way)
+{
+    atomic_store_explicit(&keys[bucket][way], 0, memory_order_release);
+    atomic_thread_fence(memory_order_release);
+    row_free(&values[bucket][way]);
+}
+
+static struct value *entry_find(uintptr_t key)
+{
+    for (int choice = 0; choice < 2; choice++) {
+        unsigned bucket = bucket_of(key, choice);
+        for (unsigned w = 0; w < WAYS; w++)
+            if (atomic_load(&keys[bucket][w]) == key)
+                return &values[bucket][w];
+    }
+    return NULL;
+}
+
+static struct value *entry_add(uintptr_t key, struct kj_context *context)
+{
+    unsigned bucket = 0, way = WAYS;
+    for (int choice = 0; choice < 2 && way == WAYS; choice++) {
+        bucket = bucket_of(key, choice);
+        for (way = 0; way < WAYS && atomic_load(&keys[bucket][way]); way++)
+            ;
+    }
+    if (way == WAYS) { /* both are full: one that comes back is asked for again */
+        way = next_victim++ % WAYS;
+        entry_drop(bucket, way);
+    }
+    atomic_store_explicit(&values[bucket][way].context, context, memory_order_relaxed);
+    atomic_store_explicit(&keys[bucket][way], key, memory_order_release);
+    return &values[bucket][way];
+}
+
+/* Takes the row of the next stream in the table's order that has one. */
+static void row_take_back(void)
+{
+    static uint32_t hand;
+    for (unsigned i = 0; i < BUCKETS * WAYS; i++, hand++) {
+        struct value *value = &values[hand / WAYS % BUCKETS][hand % WAYS];
+        if (atomic_load(&value->row)) {
+            row_free(value);
+            return;
+        }
+    }
+}
+
+static uint16_t row_make(struct kj_ledger_header *ledger, const struct kj_context *context, uint32_t flags)
+{
+    struct kj_ledger_section_entry *section = &ledger->sections[KJ_SECTION_STREAMS];
+    struct kj_ledger_stream *rows = kj_section(ledger, KJ_SECTION_STREAMS);
+    if (!section->used) { /* row 0 is nobody's */
+        kj_row_reserve(ledger, KJ_SECTION_STREAMS);
+        kj_row_publish(ledger, KJ_SECTION_STREAMS);
+    }
+    bool fresh = section->used < section->cap && section->used < ROWS;
+    if (!fresh && !free_count)
+        row_take_back();
+    if (!fresh && !free_count)
+        return 0;
+    uint16_t row = fresh ? (uint16_t)section->used : free_rows[free_first % ROWS];
+    rows[row] =
+        (struct kj_ledger_stream){.id = ++streams_met, .context = kj_context_row(context), .flags = flags};
+    if (fresh)
+        kj_row_publish(ledger, KJ_SECTION_STREAMS);
+    else
+        free_first++, free_count--;
+    return row;
+}
+
+/* ---- for the launch path
+ * ---------------------------------------------------------------------------------------------- */
+
+static struct kj_context *stream_meet(struct kj_ledger_header *ledger, CUstream stream)
+{
+    CUcontext handle = NULL;
+    bool inside = kj_self.inside;
+    kj_self.inside = true;
+    bool told = kj_driver.cuStreamGetCtx && !kj_driver.cuStreamGetCtx(stream, &handle) && handle;
+    struct kj_context *context = told ? kj_context_meet(ledger, handle) : NULL;
+    kj_self.inside = inside;
+    if (!context)
+        return kj_context_current(ledger);
+    kj_lock_cold();
+    if (!entry_find((uintptr_t)stream))
+        entry_add((uintptr_t)stream, context);
+    kj_unlock_cold();
+    return context;
+}
+
+struct kj_context *kj_context_of_stream(struct kj_ledger_header *ledger, CUstream stream)
+{
+    if ((uintptr_t)stream <= 2) /* the default streams are the current context's */
+        return kj_context_current(ledger);
+    struct kj_context *context = known_of((uintptr_t)stream).context;
+    if (unlikely(!context))
+        context = stream_meet(ledger, stream);
+    if (unlikely(context != kj_self.context) && context && kj_self.context)
+        kj_context_visited(context);
+    return context;
+}
+
+uint16_t kj_stream_row(struct kj_ledger_header *ledger, struct kj_context *context, CUstream stream, int lane)
+{
+    /* The two default streams exist once per context, and per thread for the second. */
+    uintptr_t key = (uintptr_t)stream;
+    if (!stream)
+        key = (uintptr_t)(lane ? CU_STREAM_PER_THREAD : CU_STREAM_LEGACY);
+    if (key <= 2)
+        key = (key << 8 | (uintptr_t)kj_context_row(context) << 16 |
+               (key == 2 ? (uintptr_t)kj_self.row << 32 : 0)) |
+              DEFAULT_STREAM;
+    uint16_t row = known_of(key).row;
+    if (likely(row))
+        return row;
+    kj_lock_cold();
+    struct value *value = entry_find(key);
+    value = value ? value : entry_add(key, context);
+    row = atomic_load(&value->row);
+    if (!row)
+        atomic_store(&value->row, row = row_make(ledger, context, key & DEFAULT_STREAM ? 1 : 0));
+    kj_unlock_cold();
+    return row;
+}
+
+void kj_stream_forget(CUstream stream)
+{
+    if ((uintptr_t)stream <= 2)
+        return;
+    kj_lock_cold();
+    for (int choice = 0; choice < 2; choice++) {
+        unsigned bucket = bucket_of((uintptr_t)stream, choice);
+        for (unsigned w = 0; w < WAYS; w++)
+            if (atomic_load(&keys[bucket][w]) == (uintptr_t)stream)
+                entry_drop(bucket, w);
+    }
+    kj_unlock_cold();
+}
+
+void kj_streams_forget(const struct kj_context *context)
+{
+    if (!context) { /* in a fork's child: the rows were of the parent's ledger */
+        memset(keys, 0, sizeof(keys));
+        memset(values, 0, sizeof(values));
+        free_count = 0;
+        return;
+    }
+    kj_lock_cold();
+    for (unsigned bucket = 0; bucket < BUCKETS; bucket++)
+        for (unsigned w = 0; w < WAYS; w++)
+            if (atomic_load_explicit(&keys[bucket][w], memory_order_relaxed) &&
+                atomic_load_explicit(&values[bucket][w].context, memory_order_relaxed) == context)
+                entry_drop(bucket, w);
+    kj_unlock_cold();
+}
