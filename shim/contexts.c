@@ -52,12 +52,16 @@ static int attribute(CUdevice_attribute which, CUdevice device)
 static struct kj_ledger_device describe(CUdevice ordinal)
 {
     struct kj_ledger_device device = {.ordinal = ordinal};
-    CUuuid uuid;
-    __typeof__(kj_driver.cuDeviceGetUuid) get_uuid =
-        kj_driver.cuDeviceGetUuid_v2 ? kj_driver.cuDeviceGetUuid_v2 : kj_driver.cuDeviceGetUuid;
-    if (get_uuid && !get_uuid(&uuid, ordinal)) {
-        memcpy(device.uuid, uuid.bytes, 16);
+    CUuuid board, instance;
+    bool known = kj_driver.cuDeviceGetUuid && !kj_driver.cuDeviceGetUuid(&board, ordinal);
+    bool newer = kj_driver.cuDeviceGetUuid_v2 && !kj_driver.cuDeviceGetUuid_v2(&instance, ordinal);
+    if (known || newer) { /* the older of the two does not know MIG */
+        memcpy(device.uuid, known ? board.bytes : instance.bytes, 16);
         device.uuid_known = 1;
+    }
+    if (known && newer && memcmp(board.bytes, instance.bytes, 16) != 0) {
+        memcpy(device.instance_uuid, instance.bytes, 16);
+        device.instance_known = 1;
     }
     if (kj_driver.cuDeviceGetName)
         kj_driver.cuDeviceGetName(device.name, sizeof(device.name) - 1, ordinal);

@@ -144,12 +144,15 @@ struct kj_ledger_header {
 };
 
 struct kj_ledger_device {
-    uint8_t uuid[16]; /* as cuDeviceGetUuid; NVML's "GPU-..." text is the same bytes */
+    uint8_t uuid[16]; /* as cuDeviceGetUuid; NVML's "GPU-..." text is the same bytes, where it is a board's */
     int32_t ordinal;  /* in this process, after CUDA_VISIBLE_DEVICES */
     uint32_t uuid_known;
     char name[64];
     int32_t multiprocessors; /* 0 unknown */
     int32_t pci_domain, pci_bus, pci_device;
+    /* As cuDeviceGetUuid_v2, where that is another one: of the MIG instance. NVML writes "MIG-...". */
+    uint8_t instance_uuid[16];
+    uint32_t instance_known;
 };
 
 struct kj_ledger_context {

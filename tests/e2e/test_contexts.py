@@ -125,3 +125,54 @@ def test_the_simulated_driver_names_what_is_used_too_late(make_sim, which, what)
     assert done.status == -6 and f"simgpu: cuEventRecord: used {what}".encode() in done.stderr
     done = kj.bare(command, env=lenient.env)
     assert done.status == 0 and done.stdout.startswith(b"returned 400\n")
+
+
+BOARDS = ["GPU-5eed0000-6b6a-4075-806c-6573696d7500", "GPU-5eed0000-6b6a-4075-806c-6573696d7501"]
+
+
+def instance(board, index):
+    """The UUID that the simulated driver gives to a MIG instance."""
+    return f"MIG-4ded0000-6b6a-4075-806c-6573696d{index + 1:02x}{board:02x}"
+
+
+def mig(make_sim, folder, words, visible=None, copies=1):
+    sim = make_sim(f"devices 2\nmig {words}\n" + SCRIPT.split("\n", 1)[1])
+    command = [kj.program("cuda_driver"), "--steps", 200, "--processes", copies]
+    env = {**sim.env, "CUDA_VISIBLE_DEVICES": visible}
+    done = kj.wrapped(command, folder, options=["--budget", 100], env=env)
+    assert done.status == 0, done.stderr.decode()
+    return sim, done
+
+
+@pytest.mark.parametrize("words", ["instances=4", "instances=4 board_uuid=0"])
+@pytest.mark.parametrize("board, index", [(0, 0), (0, 2), (1, 3)])
+def test_a_mig_instance_is_of_its_board(make_sim, folder, words, board, index):
+    """By the board's UUID, or where the driver tells none by its place on the bus."""
+    sim, done = mig(make_sim, folder, words, visible=instance(board, index))
+    [device] = done.report["devices"]
+    assert device["device"] == BOARDS[board] and device["instances"] == [instance(board, index)]
+    assert device["launches"] == 600 == sum(sim.kernels().values())
+    assert device["energy_uj"] > 0 and device["kernels_uj"] > 0
+    assert is_said(done, f"{BOARDS[board]}: the run had {instance(board, index)} of this board, whose energy is the whole board's")
+    assert f"the run had {instance(board, index)}; its energy is the whole board's".encode() in done.stderr
+
+
+def test_a_mig_instance_by_default(make_sim, folder):
+    _, done = mig(make_sim, folder, "instances=7", copies=2)
+    [device] = done.report["devices"]
+    assert device["device"] == BOARDS[0] and device["instances"] == [instance(0, 0)] and device["launches"] == 1200
+
+
+def test_a_board_has_no_instances(make_sim, folder):
+    _, done = mig(make_sim, folder, "instances=0")
+    assert [d["instances"] for d in done.report["devices"]] == [[]]
+    assert not is_said(done, "of this board")
+
+
+def test_two_instances_of_one_board(make_sim, folder):
+    sim = make_sim("mig instances=4\n")
+    program, instances = kj.program("cuda_driver"), [instance(0, 1), instance(0, 3)]
+    script = " & ".join(f"CUDA_VISIBLE_DEVICES={i} {program} --steps 100" for i in instances) + " & wait"
+    done = kj.wrapped(["sh", "-c", script], folder, env=sim.env)
+    [device] = done.report["devices"]
+    assert device["device"] == BOARDS[0] and sorted(device["instances"]) == instances and device["launches"] == 600

@@ -277,6 +277,7 @@ static void test_series(void **state)
     channel.method = KJ_MEASURED;
     channel.low_factor = channel.high_factor = 1;
     channel.limit_mw = 450000;
+    strcpy(channel.pci, "0:18:0");
     kj_calibration_apply(&calibration, &channel);
     int dir = open(place, O_RDONLY | O_DIRECTORY);
     assert_int_equal(kj_series_create(dir, &channel, 1, &writer), 0);
@@ -290,6 +291,7 @@ static void test_series(void **state)
     assert_int_equal(c->delay_ns, 8000000);
     assert_true(fabs(c->gain - 0.954) < 1e-6 && c->gain_mean == 1 && c->noise_mw == 1500);
     assert_true(c->limit_mw == 450000);
+    assert_string_equal(c->pci, "0:18:0");
     assert_true(fabs(c->delay_sd_ns * 2 * KJ_Z90 / 2e6 - 1) < 1e-4);
     kj_series_free(series);
 

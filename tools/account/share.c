@@ -309,6 +309,10 @@ static int share_device(struct kj_account *a, const struct kj_work *work, uint32
     double *phase_shares = kj_phase_shares(work, &classes);
     row->device = strdup(work->devices[d].key);
     row->model = strdup(work->devices[d].model);
+    if (kj_work_name_instances(a->report, row, &work->devices[d])) {
+        free_classes(&m);
+        return -1;
+    }
     row->busy_ns = -1;
     row->walk_ns = (uint64_t)kj_walk_idle_ns(work, d);
     if (component && component->energy.known &&

@@ -208,34 +208,6 @@ static int add_calls(struct kj_report *report, const struct kj_ledger_view *view
     return 0;
 }
 
-static void device_key(const struct kj_ledger_device *device, char *ret_key, size_t size)
-{
-    const uint8_t *u = device->uuid;
-    if (!device->uuid_known)
-        snprintf(ret_key, size, "cuda-%d", device->ordinal);
-    else
-        snprintf(ret_key, size, "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
-                 u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13],
-                 u[14], u[15]);
-}
-
-static uint32_t find_device(struct kj_work *work, const struct kj_ledger_device *device)
-{
-    char key[64];
-    device_key(device, key, sizeof(key));
-    for (size_t i = 0; i < work->device_count; i++)
-        if (!strcmp(work->devices[i].key, key))
-            return (uint32_t)i;
-    void *devices = realloc(work->devices, (work->device_count + 1) * sizeof(*work->devices));
-    if (!devices)
-        return KJ_NO_CLASS;
-    work->devices = devices;
-    struct kj_work_device *row = memset(&work->devices[work->device_count], 0, sizeof(*row));
-    memcpy(row->key, key, sizeof(row->key));
-    snprintf(row->model, sizeof(row->model), "%.*s", (int)sizeof(device->name) - 1, device->name);
-    return (uint32_t)work->device_count++;
-}
-
 /* One activity of one ledger on its way to its class. */
 struct row {
     const char *name;
@@ -263,8 +235,9 @@ static size_t collect_rows(struct kj_work *work, uint32_t view_index, struct row
     size_t count = 0;
     uint32_t device_rows = kj_ledger_view_rows(view, KJ_SECTION_DEVICES);
     for (uint32_t d = 0; d < device_rows && d < 32; d++)
-        devices[d] = kj_ledger_view_row(view, KJ_SECTION_DEVICES, d, &device) ? find_device(work, &device)
-                                                                              : KJ_NO_CLASS;
+        devices[d] = kj_ledger_view_row(view, KJ_SECTION_DEVICES, d, &device)
+                         ? kj_work_find_device(work, &device)
+                         : KJ_NO_CLASS;
     for (uint32_t a = 0; kj_ledger_view_row(view, KJ_SECTION_ACTIVITIES, a, &activity); a++) {
         work->class_of[view_index][a] = KJ_NO_CLASS;
         uint32_t on =
@@ -437,6 +410,8 @@ static int open_views(struct kj_account *account, struct kj_work *work)
 struct kj_work *kj_work_read(struct kj_account *account)
 {
     struct kj_work *work = calloc(1, sizeof(*work));
+    if (work)
+        work->series = account->series;
     if (!work || open_views(account, work) || join_classes(work) || join_intervals(account, work) ||
         !(work->gpus = calloc(work->device_count + 1, sizeof(*work->gpus))))
         return kj_work_free(work);

@@ -31,10 +31,14 @@ struct kj_work_class {
     double phase_untimed[KJ_PHASE_COUNT];
 };
 
-#define KJ_PHASE_BLOCKS 10
+#define KJ_PHASE_BLOCKS  10
+#define KJ_DEVICE_TEXT   64
+#define KJ_INSTANCES_CAP 8 /* a board has at most 7 */
 struct kj_work_device {
-    char key[64]; /* "GPU-<uuid>" as NVML has it; "cuda-<ordinal>" where the driver told none */
+    char key[KJ_DEVICE_TEXT]; /* "GPU-<uuid>" as NVML has it; "cuda-<ordinal>" where the driver told none */
     char model[64];
+    char instances[KJ_INSTANCES_CAP][KJ_DEVICE_TEXT]; /* "MIG-...": the run's parts of the board */
+    size_t instance_count;
     bool phases_sampled; /* some launches' phases are not told one by one, but by those of bursts */
     /* Of the launches whose phase their order tells: seen in bursts, in blocks one after the other. */
     double block_ns[KJ_PHASE_BLOCKS][KJ_PHASE_COUNT];
@@ -67,6 +71,7 @@ struct kj_work_delay {
 };
 
 struct kj_work {
+    const struct kj_series *series; /* the account's */
     struct kj_ledger_view **views;
     uint32_t **class_of; /* [view][activity]: index in classes */
     struct kj_work_phase **phase_of;
@@ -93,6 +98,13 @@ struct kj_time kj_work_time(const struct kj_work_class *class);
 /* work_spans.c: the bursts of one process, from its intervals as its ledger has them. 0 or -1. */
 int kj_work_add_spans(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *rows,
                       size_t count);
+
+/* work_devices.c: the index of a process's device, a new one where it is the first of its board; KJ_NO_CLASS
+ * when out of memory. */
+uint32_t kj_work_find_device(struct kj_work *work, const struct kj_ledger_device *device);
+/* The MIG instances by name, with a warning of whose the energy is. 0 or -1. */
+int kj_work_name_instances(struct kj_report *report, struct kj_report_device *row,
+                           const struct kj_work_device *device);
 
 /* work.c: room for so many more intervals. 0 or -1. */
 int kj_work_reserve(struct kj_work *work, size_t more);

@@ -7,11 +7,13 @@
  * recorder writes at least once a second) and a torn last line is recognised and dropped: kjoule.series/1
  *     channel,<id>,<source>,<name>,<device>,<model>,<component>,<kind>,<method>,<gain_sd>,<low>,<high>,<window_ns>,<period_ns>,<basis>
  *     shape,<channel>,<none|inferred|table|calibrated>,<box|lag>,<delay_ns>,<gain>,<gain_mean>,<noise_mw>,<limit_mw>,<delay_sd_ns>
+ *     board,<channel>,pci,<address>
  *     s,<channel>,<t_ns>,<value>
  *     m,<channel>,<t_first_ns>,<t_last_ns>,<n>,<first>,<min>,<mean>,<max>,<last>     thinned: n samples
  * folded into one lost,<channel>,<t_ns>,<reason>
- * A shape line is of a GPU sensor, after its channel line; readers older than it, or than its last field,
- * skip that. Text fields are escaped: comma, newline, backslash and control bytes as \xHH.
+ * A board line is of a GPU, where it is known. A shape line is of a GPU sensor, after its channel line;
+ * readers older than it, or than its last field, skip that. Text fields are escaped: comma, newline,
+ * backslash and control bytes as \xHH.
  *
  * A long run stays bounded: when the files pass the cap (64 MiB), the oldest are thinned, first to 1 s, then
  * to 10 s, then to 100 s.

@@ -39,6 +39,12 @@ void kj_series_format_channel(const struct kj_channel *c, char *ret_line, size_t
 {
     format_channel(c, ret_line, size);
     size_t length = strlen(ret_line);
+    if (c->pci[0]) {
+        char pci[100];
+        kj_csv_escape(c->pci, pci, sizeof(pci));
+        snprintf(ret_line + length, size - length, "board,%u,pci,%s\n", c->id, pci);
+        length += strlen(ret_line + length);
+    }
     if (c->shape)
         kj_shape_format(c, ret_line + length, size - length);
 }
@@ -153,6 +159,10 @@ static bool parse_line(struct kj_series *series, char *line)
         return false;
     if (!strcmp(f[0], "shape"))
         return !kj_shape_parse(f, count, &c->channel);
+    if (!strcmp(f[0], "board") && count == 4 && !strcmp(f[2], "pci")) {
+        kj_csv_unescape(f[3], c->channel.pci, sizeof(c->channel.pci));
+        return true;
+    }
     if (!strcmp(f[0], "s") && count == 4 && kj_csv_u64(f[2], &v[0]) && kj_csv_u64(f[3], &v[1]))
         return add_point(c, (struct kj_series_point){v[0], v[1], v[1], v[1], 1});
     if (!strcmp(f[0], "lost") && kj_csv_u64(f[2], &v[0])) {

@@ -205,6 +205,9 @@ static int open_board(struct nvml *nvml, unsigned index, struct kj_power *power,
         return kj_nvml_errno(result);
     if (nvml->api.name && nvml->api.name(board->handle, channel.model, sizeof(channel.model)) != NVML_SUCCESS)
         channel.model[0] = 0;
+    struct nvml_pci pci;
+    if (nvml->api.pci && nvml->api.pci(board->handle, &pci) == NVML_SUCCESS)
+        kj_text(channel.pci, sizeof(channel.pci), "%x:%x:%x", pci.domain, pci.bus, pci.device);
     unsigned limit_mw = 0;
     if (nvml->api.power_limit && nvml->api.power_limit(board->handle, &limit_mw) == NVML_SUCCESS)
         channel.limit_mw = limit_mw;

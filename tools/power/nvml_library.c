@@ -29,6 +29,7 @@ static const struct {
     {"nvmlDeviceGetArchitecture", offsetof(struct nvml_library, architecture), false},
     {"nvmlDeviceGetEnforcedPowerLimit", offsetof(struct nvml_library, power_limit), false},
     {"nvmlDeviceGetMigMode", offsetof(struct nvml_library, mig_mode), false},
+    {"nvmlDeviceGetPciInfo_v3", offsetof(struct nvml_library, pci), false},
     {"nvmlDeviceGetComputeRunningProcesses_v3", offsetof(struct nvml_library, processes3), false},
     {"nvmlDeviceGetComputeRunningProcesses_v2", offsetof(struct nvml_library, processes2), false},
     {"nvmlErrorString", offsetof(struct nvml_library, error_string), false},

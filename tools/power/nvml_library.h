@@ -48,6 +48,13 @@ struct nvml_sample {
     union nvml_value value;
 };
 
+/* nvmlPciInfo_t */
+struct nvml_pci {
+    char legacy_text[16];
+    unsigned domain, bus, device, device_id, subsystem_id;
+    char text[32];
+};
+
 /* nvmlProcessInfo_t, as of ..._v2 and _v3 */
 struct nvml_process {
     unsigned pid;
@@ -72,6 +79,7 @@ struct nvml_library {
     nvml_return (*architecture)(nvml_device, unsigned *);
     nvml_return (*power_limit)(nvml_device, unsigned *); /* mW */
     nvml_return (*mig_mode)(nvml_device, unsigned *, unsigned *);
+    nvml_return (*pci)(nvml_device, struct nvml_pci *);
     nvml_return (*processes3)(nvml_device, unsigned *, struct nvml_process *);
     nvml_return (*processes2)(nvml_device, unsigned *, struct nvml_process *);
     const char *(*error_string)(nvml_return);

@@ -54,6 +54,7 @@ struct kj_channel {
     char name[48];   /* within the source: "energy_counter", "power_instant", "package" */
     char device[64]; /* "GPU-<uuid>", "package-0", "dram-0", "node" */
     char model[96];  /* "NVIDIA H100 80GB HBM3", CPU model name; "" unknown */
+    char pci[20];    /* of a GPU: "0:18:0", domain, bus and device in hexadecimal; "" unknown */
     enum kj_component component;
     enum kj_quantity_kind kind;
     enum kj_method method;

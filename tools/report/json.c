@@ -211,6 +211,18 @@ static json_t *energy_json(const struct kj_report *r)
     return energy;
 }
 
+/* Of "MIG-..., MIG-...". */
+static json_t *instances_json(const char *instances)
+{
+    json_t *list = json_array();
+    for (const char *at = instances ? instances : ""; *at;) {
+        size_t length = strcspn(at, ",");
+        json_array_append_new(list, json_stringn(at, length));
+        at += length + strspn(at + length, ", ");
+    }
+    return list;
+}
+
 static json_t *devices_json(const struct kj_report *r)
 {
     json_t *list = json_array();
@@ -219,6 +231,7 @@ static json_t *devices_json(const struct kj_report *r)
         json_t *row = json_object();
         set(row, "device", text(d->device));
         set(row, "model", text(d->model));
+        set(row, "instances", instances_json(d->instances));
         set_energy(row, "", &d->energy);
         set(row, "method", method(&d->energy));
         set(row, "kernels_uj", d->energy.known ? json_integer(d->kernels_uj) : json_null());

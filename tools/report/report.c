@@ -95,6 +95,7 @@ static void free_device(struct kj_report_device *row)
 {
     free(row->device);
     free(row->model);
+    free(row->instances);
 }
 static void free_kernel(struct kj_report_kernel *row)
 {

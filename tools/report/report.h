@@ -72,6 +72,7 @@ struct kj_report_sensor {
 
 struct kj_report_device {
     char *device, *model;
+    char *instances; /* "MIG-..., MIG-...": the run's parts of the board; NULL: it had all of it */
     struct kj_energy energy;
     int64_t kernels_uj, idle_uj, unattributed_uj; /* add up to energy */
     uint64_t kernels_unknown; /* kernels whose energy is not known: it is in unattributed, and idle */

@@ -141,7 +141,7 @@ static void write_cpu(const struct kj_report *r, FILE *out)
 
 static void write_devices(const struct kj_report *r, FILE *out)
 {
-    char kernels[24], idle[24], rest[24], device[48];
+    char kernels[24], idle[24], rest[24], device[48], instances[512];
     for (size_t i = 0; i < r->devices_count; i++) {
         const struct kj_report_device *d = &r->devices[i];
         fprintf(out, "  %s: %llu launches", clean(d->device, device, 44), (unsigned long long)d->launches);
@@ -153,6 +153,9 @@ static void write_devices(const struct kj_report *r, FILE *out)
                     kj_format_energy(idle, sizeof(idle), (double)d->idle_uj),
                     kj_format_energy(rest, sizeof(rest), (double)d->unattributed_uj));
         fputc('\n', out);
+        if (d->instances)
+            fprintf(out, "    of the board the run had %s; its energy is the whole board's\n",
+                    clean(d->instances, instances, sizeof(instances) - 1));
         kj_report_sensors_text(r, d->device, out);
     }
 }
