@@ -14,6 +14,7 @@ case ${1-} in
 debian) kind=debian suite=$2; shift 2 ;;
 host) kind=host; shift ;;
 esac
+[ $kind = host ] || kind=$suite
 root=$folder/root.$kind
 mkdir -p "$folder"
 
@@ -29,7 +30,7 @@ copy() {
 
 if [ ! -e "$root/complete" ]; then
     rm -rf "$root"
-    if [ $kind = debian ]; then
+    if [ $kind != host ]; then
         debootstrap --variant=minbase --include=python3 "$suite" "$root" http://deb.debian.org/debian >"$folder/debootstrap.log"
     else
         library=$(/usr/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
@@ -55,6 +56,5 @@ unshare --mount --pid --fork --net --propagation private /bin/bash -c '
     exec env -i PATH=/usr/bin:/bin HOME=/tmp LD_LIBRARY_PATH=/driver:/driver/cupti KJ_SIM_SCRIPT=/driver/script KJ_SIM_STATE=/tmp/state \
         /usr/sbin/chroot "$root" /bin/bash /bundle/run /results "$@"' "$root" "$@" || status=$?
 rm -rf "$folder/results" && cp -a "$root/results" "$folder/results"
-[ $kind = debian ] && kind=$suite
 echo "  ROOT    $kind: $((SECONDS - start)) s, results in $folder/results"
 exit $status

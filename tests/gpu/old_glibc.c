@@ -6,7 +6,9 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <link.h>
+#include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -34,6 +36,33 @@ HIDDEN int fstat(int file, struct stat *ret_status)
 {
     return (int)syscall(SYS_fstat, file, ret_status);
 }
+
+/* 2.38: what _GNU_SOURCE makes of these names, because of 0b101. The plain ones by their symbols. */
+#define OLD_STRTO(type, name)                                                                                \
+    type plain_##name(const char *text, char **ret_end, int base) __asm__(#name);                            \
+    type __isoc23_##name(const char *text, char **ret_end, int base);                                        \
+    HIDDEN type __isoc23_##name(const char *text, char **ret_end, int base)                                  \
+    {                                                                                                        \
+        return plain_##name(text, ret_end, base);                                                            \
+    }
+OLD_STRTO(long, strtol)
+OLD_STRTO(unsigned long, strtoul)
+OLD_STRTO(long long, strtoll)
+OLD_STRTO(unsigned long long, strtoull)
+
+#define OLD_SCANF(type, name)                                                                                \
+    int plain_v##name(type from, const char *format, va_list values) __asm__("__isoc99_v" #name);            \
+    int __isoc23_##name(type from, const char *format, ...);                                                 \
+    HIDDEN int __isoc23_##name(type from, const char *format, ...)                                           \
+    {                                                                                                        \
+        va_list values;                                                                                      \
+        va_start(values, format);                                                                            \
+        int found = plain_v##name(from, format, values);                                                     \
+        va_end(values);                                                                                      \
+        return found;                                                                                        \
+    }
+OLD_SCANF(const char *, sscanf)
+OLD_SCANF(FILE *, fscanf)
 
 /* 2.32, and 2.36: of libstdc++. */
 HIDDEN char __libc_single_threaded;
