@@ -61,6 +61,11 @@ def test_all_checks(whole):
         assert figures["rows"] or figures["skipped"], name
     wrong = {name: results["checks"][name] for name in EXACT if results["checks"][name]["ok"] is not True}
     assert not wrong, json.dumps(wrong, indent=1)
+    counts = [(row["seen"], row["launches"]) for figures in results["checks"].values() for row in figures["rows"].values()
+              if isinstance(row.get("seen"), dict)]
+    assert len(counts) > 12
+    for seen, launches in counts:
+        assert launches.items() <= seen.items()
     assert len(results["checks"]["calls"]["rows"]["calls"]["table"]) > 40
     with gzip.open(out / "wave.csv.gz", "rt") as wave:
         kinds = {line.split(",")[0] for line in wave}

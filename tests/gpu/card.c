@@ -60,6 +60,11 @@ void card_open(void)
     MUST(cu.CtxSetCurrent(card.context));
     MUST(cu.DeviceGetAttribute(&multiprocessors, 16, 0));
     card.multiprocessors = (unsigned)multiprocessors;
+    card_load();
+}
+
+void card_load(void)
+{
     MUST(cu.ModuleLoadData(&card.module, card_image));
     MUST(cu.ModuleGetFunction(&card.nothing, card.module, "nothing"));
     for (int i = 0; i < KERNEL_COUNT; i++)

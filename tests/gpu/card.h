@@ -163,8 +163,11 @@ void card_find_driver(void);
 /* Another function of the driver, NULL where it has none. */
 void *card_symbol(const char *name);
 
-/* Also the context, a stream, two events and the kernels of device 0. */
+/* Also the primary context of device 0, and in it what card_load makes. */
 void card_open(void);
+
+/* The kernels, a stream and two events in the current context. */
+void card_load(void);
 
 double card_now_s(void);
 

@@ -173,7 +173,7 @@ static int run_green(int unused)
     int (*get_resource)(int, void *, int),
         (*split)(void *, unsigned *, const void *, void *, unsigned, unsigned);
     int (*describe)(handle *, void *, unsigned), (*create)(handle *, handle, int, unsigned);
-    int (*create_stream)(handle *, handle, unsigned, int);
+    int (*create_stream)(handle *, handle, unsigned, int), (*to_context)(handle *, handle);
     static char all[256], parts[4][256], rest[256];
     unsigned groups = 1;
     handle description, green;
@@ -183,13 +183,18 @@ static int run_green(int unused)
     *(void **)&describe = card_symbol("cuDevResourceGenerateDesc");
     *(void **)&create = card_symbol("cuGreenCtxCreate");
     *(void **)&create_stream = card_symbol("cuGreenCtxStreamCreate");
-    if (!get_resource || !split || !describe || !create || !create_stream || get_resource(0, all, 1)) {
+    *(void **)&to_context = card_symbol("cuCtxFromGreenCtx");
+    if (!to_context || !get_resource || !split || !describe || !create || !create_stream ||
+        get_resource(0, all, 1)) {
         printf("{\"skipped\": \"the driver has no green contexts\"}\n");
         return 0;
     }
     MUST(split(parts[0], &groups, all, rest, 0, card.multiprocessors / 2));
     MUST(describe(&description, parts[0], 1));
     MUST(create(&green, description, 0, 1));
+    MUST(to_context(&card.context, green));
+    MUST(cu.CtxSetCurrent(card.context));
+    card_load(); /* a kernel or an event of one context is of no use in another */
     MUST(create_stream(&card.stream, green, 1, 0));
     int first;
     unsigned rounds = rounds_of(KERNEL_burn_50us, 50, 20, &first);
