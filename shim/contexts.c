@@ -194,11 +194,13 @@ struct kj_context *kj_context_current(struct kj_ledger_header *ledger)
 void kj_context_check(struct kj_ledger_header *ledger)
 {
     CUcontext handle = NULL;
-    if (!kj_self.context || !kj_driver.cuCtxGetCurrent || kj_driver.cuCtxGetCurrent(&handle) ||
+    const struct kj_context *cached = kj_self.context;
+    if (!cached || !kj_driver.cuCtxGetCurrent || kj_driver.cuCtxGetCurrent(&handle) ||
         handle == kj_self.context_handle)
         return;
     kj_self.context = NULL;
-    __atomic_fetch_add(&ledger->context_repairs, 1, __ATOMIC_RELAXED);
+    if (atomic_load(&cached->serial) == kj_self.context_serial) /* else it has ended, and that was seen */
+        __atomic_fetch_add(&ledger->context_repairs, 1, __ATOMIC_RELAXED);
 }
 
 /* Makes a context current for a moment. False: it cannot be. */
@@ -419,9 +421,10 @@ void kj_contexts_harvest_visited(struct kj_ledger_header *ledger)
             kj_timing_harvest(ledger, &contexts[i], 0);
 }
 
-void kj_context_visited(struct kj_context *context)
+void kj_context_visit(struct kj_ledger_header *ledger, struct kj_context *context)
 {
-    if (!atomic_load_explicit(&context->visited, memory_order_relaxed))
+    if (kj_context_current(ledger) != context &&
+        !atomic_load_explicit(&context->visited, memory_order_relaxed))
         atomic_store_explicit(&context->visited, true, memory_order_relaxed);
 }
 

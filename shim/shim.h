@@ -120,8 +120,8 @@ CUresult kj_context_event(const struct kj_context *context, CUevent *ret_event);
 /* The current one has just been made by the program; one more reference to it was taken. */
 void kj_context_created(struct kj_ledger_header *ledger);
 void kj_context_attached(struct kj_ledger_header *ledger);
-/* It was launched to from where another one is current, so that its own waits may never come. */
-void kj_context_visited(struct kj_context *context);
+/* It is launched to; where another one is current, its own waits may never come. */
+void kj_context_visit(struct kj_ledger_header *ledger, struct kj_context *context);
 void kj_contexts_harvest_visited(struct kj_ledger_header *ledger);
 void kj_contexts_forget(void); /* after fork */
 

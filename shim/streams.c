@@ -167,20 +167,21 @@ struct kj_context *kj_context_of_stream(struct kj_ledger_header *ledger, CUstrea
     struct kj_context *context = known_of((uintptr_t)stream).context;
     if (unlikely(!context))
         context = stream_meet(ledger, stream);
-    if (unlikely(context != kj_self.context) && context && kj_self.context)
-        kj_context_visited(context);
+    if (unlikely(context != kj_self.context) && context)
+        kj_context_visit(ledger, context);
     return context;
 }
 
 uint16_t kj_stream_row(struct kj_ledger_header *ledger, struct kj_context *context, CUstream stream, int lane)
 {
-    /* The two default streams exist once per context, and per thread for the second. */
+    /* The two default streams exist once per context, and per thread for the second: by what is the thread's
+     * own, and the next one's after its end. */
     uintptr_t key = (uintptr_t)stream;
     if (!stream)
         key = (uintptr_t)(lane ? CU_STREAM_PER_THREAD : CU_STREAM_LEGACY);
     if (key <= 2)
-        key = (key << 8 | (uintptr_t)kj_context_row(context) << 16 |
-               (key == 2 ? (uintptr_t)kj_self.row << 32 : 0)) |
+        key = ((uintptr_t)(kj_context_row(context) + 1) << 56 ^
+               (key == 2 ? (uintptr_t)&kj_self & ~(uintptr_t)7 : 0)) |
               DEFAULT_STREAM;
     uint16_t row = known_of(key).row;
     if (likely(row))

@@ -362,7 +362,7 @@ bool kj_timing_is_idle(const struct kj_context *context)
 /* ---- the context's end
  * ------------------------------------------------------------------------------------------------ */
 
-#define CLOSE_NS 1000000000u
+#define CLOSE_NS 100000000u
 
 bool kj_timing_is_free(const struct kj_timing *timing)
 {

@@ -72,8 +72,8 @@ void kj_tie_continue(struct kj_tie *tie, const struct kj_tie *before, uint64_t n
 void kj_tie_narrow(struct kj_tie *tie, const struct kj_pair *pair, uint64_t seen_ns, uint32_t *conflicts);
 /* When the pair started, and how far off that may be either way. */
 int64_t kj_tie_host_ns(const struct kj_tie *tie, const struct kj_pair *pair, uint64_t *ret_error_ns);
-/* The context is about to end, or may be. Returns once nobody is at work on it any more; waits at most a
- * second. */
+/* The context is about to end, or may be. Returns once nobody is at work on it any more; waits at most
+ * 0.1 s. */
 void kj_timing_close(struct kj_timing *timing);
 void kj_timing_open(struct kj_timing *timing); /* it lives on */
 /* The context has ended, and its events with it. Returns how many launches have lost their time. */
