@@ -31,7 +31,8 @@ enum {
     EMPTY_HARVESTS = 5, /* in a row, that told of nothing */
 };
 
-enum state { IDLE, ATTACHING, ATTACHED, GONE };
+/* RESTING: it has been given up, and stays attached; LENT: so it does, for another tool. */
+enum state { IDLE, ATTACHING, ATTACHED, RESTING, LENT, GONE };
 
 struct kj_cupti_api kj_cupti;
 atomic_int kj_cupti_on;
@@ -170,13 +171,50 @@ static const char *check_library(struct kj_ledger_header *ledger, char *text, si
     return text;
 }
 
+/* ---- executable graphs
+ * ------------------------------------------------------------------------------------------------------ */
+
+/* Leaving CUPTI while a process had executable graphs has crashed it (before CUDA 12.6: pytorch#112507,
+ * #101879, #150957). How many there are is what the hooks counted; those of a context that has ended stay in
+ * the sum, which errs on the safe side. */
+static bool graphs_exist(struct kj_ledger_header *ledger)
+{
+    static const enum kj_hook makers[] = {
+#define INSTANTIATE(symbol, name, version, lane, params, args) KJ_HOOK_##symbol,
+#include "hooks_none.h"
+
+#include "hooks.def"
+#include "hooks_undef.h"
+    };
+    const uint64_t *counts = kj_section(ledger, KJ_SECTION_COUNTS);
+    uint64_t made = 0, destroyed = 0;
+    for (size_t shard = 0; shard < KJ_LEDGER_SHARDS; shard++) {
+        const uint64_t *calls = counts + shard * KJ_LEDGER_COUNTS_CAP + KJ_LEDGER_CALLS_BASE;
+        for (size_t i = 0; i < sizeof(makers) / sizeof(makers[0]); i++)
+            made += __atomic_load_n(&calls[makers[i]], __ATOMIC_RELAXED);
+        destroyed += __atomic_load_n(&calls[KJ_HOOK_cuGraphExecDestroy], __ATOMIC_RELAXED);
+    }
+    return made > destroyed;
+}
+
 /* ---- attaching
  * ------------------------------------------------------------------------------------------------------ */
+
+/* Whom the subscriber has been lent to. */
+static struct borrower {
+    _Atomic(CUpti_CallbackFunc) callback;
+    void *user_data;
+} borrower;
 
 /* Its id is the one in the records of what this call starts. */
 static void on_call(void *user_data, int domain, uint32_t cbid, const void *data)
 {
-    (void)user_data, (void)cbid;
+    (void)user_data;
+    CUpti_CallbackFunc theirs = atomic_load_explicit(&borrower.callback, memory_order_acquire);
+    if (unlikely(theirs)) {
+        theirs(borrower.user_data, domain, cbid, data);
+        return;
+    }
     const struct kj_cupti_call *call = data;
     bool runtime = domain == CUPTI_CB_DOMAIN_RUNTIME_API;
     if (call->callbackSite == CUPTI_API_ENTER)
@@ -303,25 +341,29 @@ void kj_cupti_harvest(struct kj_ledger_header *ledger, uint64_t now_ns, bool at_
     flush(ledger, 0);
     atomic_flag_clear(&busy);
     kj_self_time_add(ledger, kj_now_ns() - begun_ns);
+    char text[128];
     if (tells_nothing(ledger) && ++empty >= EMPTY_HARVESTS) {
         kj_cupti_yield(nothing_told);
     } else if (ledger->cupti_dropped) {
-        char text[128];
         snprintf(text, sizeof(text), "CUPTI's records came faster than they could be taken: %llu were lost",
                  (unsigned long long)ledger->cupti_dropped);
+        kj_cupti_yield(text);
+    } else if (kj_cupti_is_useless(ledger, text, sizeof(text))) {
         kj_cupti_yield(text);
     }
 }
 
-void kj_cupti_yield(const char *reason)
+/* Event pairs take over. */
+static void give_up(struct kj_ledger_header *ledger, const char *reason)
 {
-    struct kj_ledger_header *ledger = kj_ledger_now();
-    int expected = ATTACHED;
-    if (!ledger || !atomic_compare_exchange_strong(&state, &expected, GONE))
-        return;
     atomic_store(&kj_cupti_on, 0);
-    for (int i = 0; i < 1000000 && atomic_flag_test_and_set(&busy); i++)
-        sched_yield();
+    say_why(ledger, reason);
+    __atomic_store_n(&ledger->timing_backend, KJ_TIMING_EVENTS, __ATOMIC_RELEASE);
+    kj_governor_resume();
+}
+
+static void detach(struct kj_ledger_header *ledger)
+{
     bool inside = kj_self.inside;
     kj_self.inside = true;
     disable(KINDS);
@@ -332,10 +374,55 @@ void kj_cupti_yield(const char *reason)
         kj_cupti.cuptiActivityFlushPeriod(0);
     kj_cupti.cuptiUnsubscribe(subscriber);
     kj_self.inside = inside;
+}
+
+void kj_cupti_yield(const char *reason)
+{
+    struct kj_ledger_header *ledger = kj_ledger_now();
+    int expected = ATTACHED;
+    if (!ledger)
+        return;
+    bool stays = graphs_exist(ledger);
+    if (!atomic_compare_exchange_strong(&state, &expected, stays ? RESTING : GONE)) {
+        /* It had been given up. Somebody comes, and the way is free by now. */
+        expected = RESTING;
+        if (!stays && atomic_compare_exchange_strong(&state, &expected, GONE))
+            detach(ledger);
+        return;
+    }
+    for (int i = 0; i < 1000000 && atomic_flag_test_and_set(&busy); i++)
+        sched_yield();
+    if (stays) {
+        char text[sizeof(ledger->timing_reason)];
+        snprintf(text, sizeof(text),
+                 "%s; CUPTI stays attached and idle: leaving it is not safe while graphs exist", reason);
+        flush(ledger, 0); /* as at every wait: what is complete is still ours */
+        kj_cupti_records_ignore();
+        give_up(ledger, text);
+    } else {
+        atomic_store(&kj_cupti_on, 0);
+        detach(ledger);
+        give_up(ledger, reason);
+    }
     atomic_flag_clear(&busy);
-    say_why(ledger, reason);
-    __atomic_store_n(&ledger->timing_backend, KJ_TIMING_EVENTS, __ATOMIC_RELEASE);
-    kj_governor_resume();
+}
+
+bool kj_cupti_lend(CUpti_SubscriberHandle *ret_subscriber, CUpti_CallbackFunc callback, void *user_data)
+{
+    int expected = RESTING;
+    if (!callback || !atomic_compare_exchange_strong(&state, &expected, LENT))
+        return false;
+    /* What we had asked for is no business of theirs. */
+    bool inside = kj_self.inside;
+    kj_self.inside = true;
+#define CALL(domain, name, number)                                                                           \
+    kj_cupti.cuptiEnableCallback(0, subscriber, CUPTI_CB_DOMAIN_##domain##_API, number);
+#include "cupti_calls.def"
+    kj_self.inside = inside;
+    borrower.user_data = user_data;
+    atomic_store_explicit(&borrower.callback, callback, memory_order_release);
+    *ret_subscriber = subscriber;
+    return true;
 }
 
 /* ---- the end
@@ -375,8 +462,11 @@ static void at_exit(void)
         return;
     }
     atomic_flag_clear(&busy);
+    char text[128];
     if (tells_nothing(kj_ledger_now()))
         say_why(kj_ledger_now(), nothing_told);
+    else if (kj_cupti_is_useless(kj_ledger_now(), text, sizeof(text)))
+        say_why(kj_ledger_now(), text);
 }
 
 void kj_cupti_forget(void)

@@ -34,7 +34,13 @@ bool kj_cupti_has_launched(void);    /* something that a record is due of */
 void kj_cupti_tie(struct kj_ledger_header *ledger);
 /* Adds what CUPTI says it dropped since it was last asked. */
 void kj_cupti_count_dropped(struct kj_ledger_header *ledger, CUcontext context, uint32_t stream);
+/* A share of the records that cannot be lived with had no time, or none that can be: `text` says so. */
+bool kj_cupti_is_useless(const struct kj_ledger_header *ledger, char *text, size_t size);
+void kj_cupti_records_ignore(void); /* from here on: buffers come back, and nobody looks at what they hold */
 void kj_cupti_records_forget(void); /* after fork */
+
+/* CUPTI has been given up and cannot be left: the other tool that comes gets our subscriber. */
+bool kj_cupti_lend(CUpti_SubscriberHandle *ret_subscriber, CUpti_CallbackFunc callback, void *user_data);
 
 /* ---- neighbours (cupti_neighbours.c) */
 

@@ -2,8 +2,8 @@
  *
  * cupti_neighbours.c - CUPTI serves one tool at a time, and the application's own profiler comes first. A
  * profiler that is linked with libcupti (PyTorch's is) calls through these: we leave, and then its call goes
- * on to CUPTI as if we had never been there. One that looks its functions up finds CUPTI's own, and is told
- * of us by CUPTI, by the name of kjoule.
+ * on to CUPTI as if we had never been there. Where we cannot leave, for graphs exist, it gets our subscriber.
+ * One that looks its functions up finds CUPTI's own, and is told of us by CUPTI, by the name of kjoule.
  */
 #include "cupti.h"
 
@@ -28,12 +28,14 @@ static void *next(const char *name, void *own)
     return real == own ? NULL : real;
 }
 
-static void leave(const char *reason)
+/* False: CUPTI itself calls, on our behalf. */
+static bool leave(const char *reason)
 {
-    if (kj_self.inside) /* CUPTI itself, on our behalf */
-        return;
+    if (kj_self.inside)
+        return false;
     atomic_store(&neighbour, true);
     kj_cupti_yield(reason);
+    return true;
 }
 
 KJ_EXPORT CUptiResult cuptiSubscribe(CUpti_SubscriberHandle *ret_subscriber, CUpti_CallbackFunc callback,
@@ -44,7 +46,9 @@ CUptiResult cuptiSubscribe(CUpti_SubscriberHandle *ret_subscriber, CUpti_Callbac
     __typeof__(&cuptiSubscribe) real = next("cuptiSubscribe", (void *)cuptiSubscribe);
     if (!real)
         return CUPTI_ERROR_NOT_INITIALIZED;
-    leave("another tool subscribed to CUPTI in this process");
+    if (leave("another tool subscribed to CUPTI in this process") &&
+        kj_cupti_lend(ret_subscriber, callback, user_data))
+        return CUPTI_SUCCESS;
     return real(ret_subscriber, callback, user_data);
 }
 
@@ -56,7 +60,9 @@ CUptiResult cuptiSubscribe_v2(CUpti_SubscriberHandle *ret_subscriber, CUpti_Call
     __typeof__(&cuptiSubscribe_v2) real = next("cuptiSubscribe_v2", (void *)cuptiSubscribe_v2);
     if (!real)
         return CUPTI_ERROR_NOT_INITIALIZED;
-    leave("another tool subscribed to CUPTI in this process");
+    if (leave("another tool subscribed to CUPTI in this process") &&
+        kj_cupti_lend(ret_subscriber, callback, user_data))
+        return CUPTI_SUCCESS;
     return real(ret_subscriber, callback, user_data, params);
 }
 

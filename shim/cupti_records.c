@@ -9,10 +9,14 @@
  */
 #include "cupti.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 
 enum {
+    USELESS_LEAST = 50, /* records, before a share of them is one */
+    USELESS_PART = 20,  /* one in so many is too many */
+    FAR_OFF_NS = 1000000000,
     BUFFERS = 16,
     BUFFER_BYTES = 2 << 20,
     LAUNCHES = 1 << 17,
@@ -367,6 +371,33 @@ static void publish(struct kj_ledger_header *ledger, const struct record *r, con
     kj_interval_publish(ledger, &interval);
 }
 
+/* No work takes no time, ran before the process began, or has ended later than now. */
+static bool has_time(const struct kj_ledger_header *ledger, const struct record *r, const struct tie pair[2])
+{
+    if (!r->start_ns || r->end_ns <= r->start_ns)
+        return false;
+    uint64_t start_ns = ours_ns(pair, r->start_ns), end_ns = start_ns + (r->end_ns - r->start_ns);
+    return end_ns > start_ns && start_ns + FAR_OFF_NS > ledger->start_mono_ns &&
+           end_ns < kj_now_ns() + FAR_OFF_NS;
+}
+
+static atomic_bool ignored;
+
+void kj_cupti_records_ignore(void)
+{
+    atomic_store(&ignored, true);
+}
+
+bool kj_cupti_is_useless(const struct kj_ledger_header *ledger, char *text, size_t size)
+{
+    uint64_t useless = ledger->cupti_incomplete, all = ledger->cupti_records + useless;
+    if (useless < USELESS_LEAST / USELESS_PART || all < USELESS_LEAST || useless * USELESS_PART <= all)
+        return false;
+    snprintf(text, size, "%llu of %llu of CUPTI's records had no time, or one that cannot be",
+             (unsigned long long)useless, (unsigned long long)all);
+    return true;
+}
+
 static void take(struct kj_ledger_header *ledger, const struct record *r, const struct tie pair[2])
 {
     struct kj_ledger_activity *rows = kj_section(ledger, KJ_SECTION_ACTIVITIES);
@@ -421,14 +452,17 @@ void kj_cupti_buffer_complete(CUcontext context, uint32_t stream, uint8_t *buffe
     lock(&ties_lock);
     memcpy(pair, ties, sizeof(pair));
     unlock(&ties_lock);
-    while (ledger && valid_size && valid_size <= size &&
+    while (ledger && !atomic_load(&ignored) && valid_size && valid_size <= size &&
            !kj_cupti.cuptiActivityGetNextRecord(buffer, valid_size, &raw)) {
         if (!read_record(ledger, raw, &record))
             continue;
-        if (record.start_ns && record.end_ns >= record.start_ns)
+        if (has_time(ledger, &record, pair)) {
             take(ledger, &record, pair);
-        else
+        } else {
             __atomic_fetch_add(&ledger->cupti_incomplete, 1, __ATOMIC_RELAXED);
+            __atomic_fetch_add(&ledger->untimed_no_event, 1,
+                               __ATOMIC_RELAXED); /* the timeline is not whole */
+        }
     }
     atomic_fetch_or(&buffers_free, 1u << ((size_t)(buffer - buffers) / BUFFER_BYTES));
     if (!ledger)
@@ -442,5 +476,6 @@ void kj_cupti_records_forget(void)
     atomic_flag_clear(&ties_lock);
     atomic_flag_clear(&memos_lock);
     atomic_store(&launched, false);
+    atomic_store(&ignored, false);
     memset(memos, 0, sizeof(memos));
 }

@@ -216,6 +216,54 @@ def test_the_programs_own_profiler_comes_first(cupti, folder, when):
         check_stepped_aside(run, sim, "another tool subscribed")
 
 
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_the_programs_own_profiler_comes_while_graphs_exist(cupti, folder, when):
+    """We cannot leave then, and the profiler works all the same."""
+    command = [kj.program("profiler"), when, 300, "graph"]
+    plain = kj.bare(command, env=cupti(name="plain").env)
+    sim = cupti()
+    run = timed(command, folder, sim)
+    assert plain.status == 0 and b"300 records, 0 buffers kept, 0 of somebody" in plain.stdout
+    assert (run.status, run.stdout) == (plain.status, plain.stdout), run.stdout + run.stderr
+    assert run.kernels() == sim.kernels()
+    row = timing(run)
+    assert row["backend"] == "events" and "another tool subscribed" in row["reason"] and "stays attached" in row["reason"]
+
+
+@pytest.mark.parametrize("odd", ["lazy", "zero"])
+def test_graphs_that_exist_are_not_left_alone(cupti, folder, odd):
+    """Given up in mid-run, for one reason or another: CUPTI stays, idle, as leaving it would end the program."""
+    sim = cupti(GRAPHS, odd=odd)
+    run = timed([kj.program("cuda_graphs"), "large"], folder, sim)
+    assert run.status == 0, run.stderr.decode()
+    assert run.kernels() == sim.kernels()
+    row = timing(run)
+    assert row["backend"] == "events" and "stays attached and idle" in row["reason"], row
+
+
+@pytest.mark.parametrize("odd", ["zero", "instant", "backwards", "wild", "ancient"])
+def test_records_with_times_of_no_use(cupti, folder, odd):
+    """One in five: such a CUPTI is not believed, and not in silence."""
+    sim = cupti(odd=odd)
+    run = timed(driver("--steps", 1500), folder, sim)
+    assert run.status == 0, run.stderr.decode()
+    check_stepped_aside(run, sim, "had no time, or one that cannot be")
+    row = timing(run)
+    assert row["incomplete"] >= 50 / 20 and row["incomplete"] * 3 <= row["records"] * 2
+    truth = {k["name"]: k for k in sim.truth()["devices"][0]["kernels"]}
+    for kernel in run.report["kernels"]:
+        mean_ns = truth[kernel["name"]]["time_ns"] / kernel["launches"]
+        assert kernel["time_low_ns"] <= truth[kernel["name"]]["time_ns"] * 1.02, (kernel, mean_ns)
+        assert kernel["time_high_ns"] >= truth[kernel["name"]]["time_ns"] * 0.98, (kernel, mean_ns)
+
+
+def test_records_with_times_of_no_use_in_a_short_run(cupti, folder):
+    """Nobody waits for long: it is said at the end."""
+    sim = cupti(odd="zero")
+    run = timed(driver("--steps", 30, "--async"), folder, sim)
+    assert run.kernels() == sim.kernels() and "had no time" in timing(run)["reason"]
+
+
 def test_profiler_without_us_asking_for_cupti(cupti, folder):
     for options in ([], ["--timing", "count"]):
         sim = cupti(name="sim" + "".join(options))

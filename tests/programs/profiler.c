@@ -3,8 +3,9 @@
  * profiler - a program with a profiler of its own, as PyTorch has one: linked with libcupti, it launches
  * kernels, then profiles some, then launches more. Prints what its profiler saw. Knows nothing of kjoule.
  *
- *     profiler [never|early|late] [LAUNCHES]    when it profiles: not at all, before any launch, between
- * launches
+ *     profiler [never|early|late] [LAUNCHES] [graph]
+ *                        when it profiles: not at all, before any launch, between launches
+ *                        graph: it has an executable graph while its profiler comes
  */
 #include <dlfcn.h>
 #include <stdint.h>
@@ -20,6 +21,11 @@ typedef struct handle *handle;
     X(cuCtxSynchronize, (void))                                                                              \
     X(cuModuleLoadData, (handle * module, const void *image))                                                \
     X(cuModuleGetFunction, (handle * function, handle module, const char *name))                             \
+    X(cuStreamCreate, (handle * stream, unsigned flags))                                                     \
+    X(cuStreamBeginCapture_v2, (handle stream, int mode))                                                    \
+    X(cuStreamEndCapture, (handle stream, handle * graph))                                                   \
+    X(cuGraphInstantiateWithFlags, (handle * exec, handle graph, unsigned long long flags))                  \
+    X(cuGraphExecDestroy, (handle exec))                                                                     \
     X(cuLaunchKernel, (handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,     \
                        unsigned bz, unsigned shared, handle stream, void **arguments, void **extra))
 #define X(symbol, parameters) static int(*symbol) parameters;
@@ -86,14 +92,30 @@ static void launch(handle kernel, int launches)
         MUST(cuLaunchKernel(kernel, 64, 1, 1, 128, 1, 1, 0, NULL, NULL, NULL));
 }
 
+static handle executable;
+
+static void make_graph(handle kernel)
+{
+    handle stream, graph;
+    MUST(cuStreamCreate(&stream, 1));
+    MUST(cuStreamBeginCapture_v2(stream, 0));
+    MUST(cuLaunchKernel(kernel, 64, 1, 1, 128, 1, 1, 0, stream, NULL, NULL));
+    MUST(cuStreamEndCapture(stream, &graph));
+    MUST(cuGraphInstantiateWithFlags(&executable, graph, 0));
+}
+
 static void profile(handle kernel, int launches)
 {
     handle subscriber;
+    if (executable)
+        MUST(cuCtxSynchronize());
     MUST(cuptiSubscribe(&subscriber, on_call, NULL));
     MUST(cuptiActivityRegisterCallbacks(on_request, on_complete));
     MUST(cuptiActivityEnable(CONCURRENT_KERNEL));
     launch(kernel, launches);
     MUST(cuCtxSynchronize());
+    if (executable) /* a profiler must not leave before that */
+        MUST(cuGraphExecDestroy(executable));
     MUST(cuptiActivityFlushAll(1));
     MUST(cuptiActivityDisable(CONCURRENT_KERNEL));
     MUST(cuptiUnsubscribe(subscriber));
@@ -118,6 +140,8 @@ int main(int argc, char **argv)
     MUST(cuModuleLoadData(&module,
                           ".version 8.0\n.target sm_80\n.visible .entry train_gemm()\n{\n ret;\n}\n"));
     MUST(cuModuleGetFunction(&kernel, module, "train_gemm"));
+    if (argc > 3)
+        make_graph(kernel);
     if (!strcmp(when, "early"))
         profile(kernel, launches);
     launch(kernel, launches); /* and no wait: they still run when the profiler begins */

@@ -354,6 +354,15 @@ API CUresult cuGraphKernelNodeSetParams(CUgraphNode node, const CUDA_KERNEL_NODE
 /* ---- executable graphs
  * ---------------------------------------------------------------------------------------------- */
 
+static atomic_int executables;
+
+/* For the simulated libcupti. */
+API int sim_executables(void);
+int sim_executables(void)
+{
+    return atomic_load(&executables);
+}
+
 static CUresult instantiate(CUgraphExec *ret, CUgraph graph)
 {
     NEED(graph, SIM_GRAPH);
@@ -361,6 +370,7 @@ static CUresult instantiate(CUgraphExec *ret, CUgraph graph)
     CUgraphExec exec = sim_handle_make(SIM_EXEC, sizeof(*exec));
     if (!exec || !(exec->graph = copy_graph(graph)))
         return CUDA_ERROR_OUT_OF_MEMORY;
+    atomic_fetch_add(&executables, 1);
     *ret = exec;
     return CUDA_SUCCESS;
 }
@@ -399,6 +409,7 @@ API CUresult cuGraphExecDestroy(CUgraphExec exec)
     CALLED(cuGraphExecDestroy);
     NEED(exec, SIM_EXEC);
     sim_charge_items(SIM_cuGraphExecDestroy, exec->graph->nodes);
+    atomic_fetch_sub(&executables, 1);
     free_graph(exec->graph);
     sim_handle_destroy(exec);
     return CUDA_SUCCESS;

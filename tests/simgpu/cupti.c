@@ -179,6 +179,24 @@ static void write_copy(const struct sim_trace_work *w, uint64_t start_ns, uint64
     c->graphId = w->graph, c->graphNodeId = w->node;
 }
 
+/* One record in five has times of no use. */
+static void spoil(uint64_t *start_ns, uint64_t *end_ns)
+{
+    static unsigned number;
+    if (++number % 5)
+        return;
+    if (is_odd("zero"))
+        *start_ns = *end_ns = 0;
+    if (is_odd("backwards"))
+        *end_ns = *start_ns - 1;
+    if (is_odd("instant"))
+        *end_ns = *start_ns;
+    if (is_odd("wild"))
+        *end_ns += 3600000000000;
+    if (is_odd("ancient"))
+        *start_ns = 1, *end_ns = 100000;
+}
+
 /* What is complete goes into buffers; forced, the rest too, without an end. */
 static void deliver(bool forced, bool hand_over)
 {
@@ -191,8 +209,9 @@ static void deliver(bool forced, bool hand_over)
             pending[kept++] = *w;
             continue;
         }
-        (w->copy ? write_copy : write_kernel)(w, over ? theirs_ns(w->start_ns) : 0,
-                                              over ? theirs_ns(w->end_ns) : 0,
+        uint64_t start_ns = over ? theirs_ns(w->start_ns) : 0, end_ns = over ? theirs_ns(w->end_ns) : 0;
+        spoil(&start_ns, &end_ns);
+        (w->copy ? write_copy : write_kernel)(w, start_ns, end_ns,
                                               is_odd("nocorrelation") ? 0 : w->correlation);
     }
     pending_count = kept;
@@ -285,6 +304,18 @@ static CUptiResult listen(void)
     return CUPTI_SUCCESS;
 }
 
+/* Leaving while a process has executable graphs: libraries before 12.6 crash sooner or later. This one does
+ * so at once, and says why. */
+static void must_not_leave(const char *call)
+{
+    void *cuda = dlopen("libcuda.so.1", RTLD_NOLOAD | RTLD_LAZY);
+    int (*executables)(void) = cuda ? (int (*)(void))dlsym(cuda, "sim_executables") : NULL;
+    if (!executables || !executables() || is_odd("sturdy"))
+        return;
+    fprintf(stderr, "simgpu: %s while %d executable graphs exist\n", call, executables());
+    abort();
+}
+
 /* ---- the public API */
 
 API CUptiResult cuptiSubscribe_v2(CUpti_SubscriberHandle *ret, CUpti_CallbackFunc callback, void *user_data,
@@ -318,6 +349,7 @@ API CUptiResult cuptiUnsubscribe(CUpti_SubscriberHandle subscriber)
 {
     if (subscriber != atomic_load(&holder))
         return CUPTI_ERROR_INVALID_PARAMETER;
+    must_not_leave("cuptiUnsubscribe");
     atomic_store(&holder, NULL);
     memset((void *)called_for, 0, sizeof(called_for));
     return CUPTI_SUCCESS;
@@ -356,6 +388,8 @@ API CUptiResult cuptiActivityEnable(int kind)
 
 API CUptiResult cuptiActivityDisable(int kind)
 {
+    if (atomic_load(&enabled[kind & (KINDS - 1)]))
+        must_not_leave("cuptiActivityDisable");
     atomic_store(&enabled[kind & (KINDS - 1)], false);
     return CUPTI_SUCCESS;
 }
@@ -367,6 +401,8 @@ API CUptiResult cuptiActivityFlushAll(uint32_t flag)
             pause();
     if (is_odd("never"))
         return CUPTI_SUCCESS;
+    if (flag & CUPTI_ACTIVITY_FLAG_FLUSH_FORCED)
+        must_not_leave("a forced cuptiActivityFlushAll");
     pthread_mutex_lock(&lock);
     deliver(flag & CUPTI_ACTIVITY_FLAG_FLUSH_FORCED, true);
     pthread_mutex_unlock(&lock);
