@@ -104,7 +104,7 @@ test: setup ## everything that needs nothing beyond apt
 	$(Q)$(MAKE) --no-print-directory test-unit fuzz test-e2e
 test-unit: $(UNIT_BIN) ## C unit tests (cmocka)
 	$(Q)fail=0; for t in $(UNIT_BIN); do $$t || fail=1; done; exit $$fail
-test-e2e: all simgpu programs $(BUILD)/bench/launch gpu-bundle ## whole runs, wrapped (pytest)
+test-e2e: all simgpu programs $(BUILD)/bench/launch ## whole runs, wrapped (pytest)
 	$(Q)KJ_BUILD=$(abspath $(BUILD)) KJ_TORCH_PYTHON=$(TORCH_VENV)/bin/python $(PYTHON) -m pytest -q tests/e2e $(PYTEST_ARGS)
 TORCH_VENV ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kjoule/torch-2.9.1
 torch-venv:

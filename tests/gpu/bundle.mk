@@ -2,6 +2,9 @@
 BUNDLE       := $(BUILD)/gpu-bundle
 BUNDLE_GLIBC := 2.31
 OLD          := $(BUILD)/old_glibc
+# It takes what the build has made, and static libraries; where something is missing, `make test` goes without.
+BUNDLE_MISSING := $(strip $(foreach l,libjansson.a libz.a,$(if $(filter /%,$(shell $(CC) -print-file-name=$(l))),,$(l))) \
+                  $(if $(filter x86_64 aarch64,$(ARCH)),,x86_64-or-aarch64) $(if $(shell command -v readelf),,readelf) $(if $(SAN),no-SAN=))
 # Programs of the driver API alone; those that nvcc compiles come with it where it is.
 BUNDLE_PROGRAMS := $(addprefix $(BUNDLE)/build/programs/,cuda_driver cuda_graphs) $(addprefix $(BUNDLE)/build/gpu/,workload calls cases hooks early.so) \
                    $(if $(NVCC),$(BUNDLE)/build/programs/cudart_static $(BUNDLE)/build/programs/cudart_per_thread)
@@ -15,6 +18,14 @@ OLD_LINK  = -nodefaultlibs $(1) $(OLD)/old_glibc.o -Wl,--no-as-needed $(OLD)/lib
 OLD_START = -Wl,--wrap=__libc_start_main
 
 gpu-bundle: $(BUNDLE)/complete ## one folder that measures a card on a bare machine: build/gpu-bundle
+ifeq ($(BUNDLE_MISSING),)
+test-e2e: gpu-bundle
+else
+$(BUNDLE_ELF): no-gpu-bundle
+.PHONY: no-gpu-bundle
+no-gpu-bundle:
+	@echo "kjoule: the bundle cannot be made here: missing $(BUNDLE_MISSING)" >&2; exit 1
+endif
 $(BUNDLE)/complete: $(BUNDLE_ELF) $(BUNDLE_SCRIPTS) tests/gpu/run.sh
 	$(Q)$(PYTHON) tests/gpu/old_glibc.py check $(BUNDLE_GLIBC) $(BUNDLE_ELF)
 	$(Q)rm -rf $(BUNDLE)/tests && for f in $(BUNDLE_SCRIPTS); do install -Dm644 $$f $(BUNDLE)/$$f || exit 1; done

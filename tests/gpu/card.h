@@ -130,7 +130,8 @@ extern struct driver cu;
     K(burn_5us)                                                                                              \
     K(burn_10us)                                                                                             \
     K(burn_50us)                                                                                             \
-    K(queued_2us) K(queued_5us) K(queued_10us) K(queued_50us) K(once) K(in_graph_5us) K(in_graph_50us)
+    K(queued_2us)                                                                                            \
+    K(queued_5us) K(queued_10us) K(queued_50us) K(once) K(square) K(in_graph_5us) K(in_graph_50us)
 enum kernel {
 #define K(name) KERNEL_##name,
     CARD_KERNELS(K)

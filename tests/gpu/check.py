@@ -180,9 +180,10 @@ class Runner:
                     ended = True
         os.close(reading)
         if not ended:
-            what = "silent for %g s longer than it may be" % self.options.hang if silent <= limit else "over its limit of %g s" % check.limit_s
-            figures["hung"] = "%s; ended in: %s" % (what, step)
-        elif not any(key in figures for key in ("skipped", "broke")) and process.poll():
+            what = ("silent for %g s longer than it may be" % self.options.hang if silent <= limit else
+                    "over its limit of %g s" % check.limit_s if self.left_s() > 0 else "the time is up: %g s in all" % self.options.seconds)
+            figures["hung" if self.left_s() > 0 else "cut"] = "%s; ended in: %s" % (what, step)
+        elif "skipped" not in figures and "broke" not in figures and process.poll():
             figures["broke"] = "ended with %d" % process.returncode
         try:
             process.wait(2 if ended else 0)
@@ -196,7 +197,7 @@ class Runner:
     @staticmethod
     def tell(name, figures):
         word = {True: "ok", False: "FAILED", None: "skipped" if "skipped" in figures else "seen"}[figures["ok"]]
-        why = next((figures[key] for key in ("hung", "broke", "skipped") if key in figures), "")
+        why = next((figures[key] for key in ("hung", "broke", "cut", "skipped") if key in figures), "")
         print("  %-8s %-18s %6.1f s  %s" % (word, name, figures["seconds"], why), flush=True)
         for row, values in figures["rows"].items():
             if values.get("ok") is False:

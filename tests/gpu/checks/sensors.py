@@ -13,10 +13,10 @@ from .bench import Skip, quality_of, said, tail
 POLL_LEAST_NS = 50000  # so that the file stays small where NVML answers at once; sensors change every millisecond at most
 
 
-def polled(nvml, process):
-    """[(ns of CLOCK_MONOTONIC, counter mJ, instant mW, average mW)] until the process has ended, as fast as NVML answers;
-    [(ns when asked, us of NVML's, mW)]"""
-    rows, samples, newest, last = [], [], 0, 0.0
+def polled(nvml, process, out):
+    """[(ns of CLOCK_MONOTONIC, counter mJ, instant mW, average mW)] until the process has ended, as fast as NVML answers. All goes into the
+    file as it is read, so that a driver that hangs leaves what was read before; the number of samples."""
+    rows, samples, newest, last = [], 0, 0, 0.0
     while process.poll() is None:
         now_ns = time.monotonic_ns()
         if rows and now_ns - rows[-1][0] < POLL_LEAST_NS:
@@ -28,10 +28,13 @@ def polled(nvml, process):
         if values[1] is None:
             values[1] = nvml.number("nvmlDeviceGetPowerUsage")[0]
         rows.append((now_ns, *values))
+        out.write("poll," + ",".join("" if v is None else str(v) for v in rows[-1]) + "\n")
         if time.monotonic() - last > 0.2:
             last, fresh = time.monotonic(), nvml.samples(newest)
             newest = fresh[-1][0] if fresh else newest
-            samples += [(now_ns, stamp, value) for stamp, value in fresh]
+            samples += len(fresh)
+            out.writelines("sample,%d,%d,%d\n" % (now_ns, *sample) for sample in fresh)
+            out.flush()
     return rows, samples
 
 
@@ -48,23 +51,19 @@ def check_wave(bench):
     bench.expect(seconds + 5, "square wave")
     process = subprocess.Popen(bench.program("gpu/workload", "square", seconds, 52, 52), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=open(str(bench.work / "wave"), "w"))
-    rows, samples = polled(nvml, process)
-    switched = (bench.work / "wave").read_text().splitlines()
-    if process.returncode:
-        raise RuntimeError("the wave ended with %d: %s" % (process.returncode, switched[-1:]))
     file = bench.out / "wave.csv.gz"
-    with gzip.open(str(file), "wt", 9) as out:
-        out.write("# kind,CLOCK_MONOTONIC ns,...: on,until ns | poll,counter mJ,instant mW,average mW | sample,NVML's us,mW\n")
-        for line in switched[1:]:
+    with gzip.open(str(file), "wt", 6) as out:
+        out.write("# kind,CLOCK_MONOTONIC ns,...: poll,counter mJ,instant mW,average mW | sample,NVML's us,mW | on,until ns\n")
+        rows, samples = polled(nvml, process, out)
+        switched = (bench.work / "wave").read_text().splitlines()
+        for line in switched[1:] if process.returncode == 0 else []:
             begin, end = (round(float(moment) * 1e9) for moment in line.split(","))
             out.write("on,%d,%d\n" % (begin, end))
-        for row in rows:
-            out.write("poll," + ",".join("" if v is None else str(v) for v in row) + "\n")
-        for row in samples:
-            out.write("sample,%d,%d,%d\n" % row)
+    if process.returncode:
+        raise RuntimeError("the wave ended with %d: %s" % (process.returncode, switched[-1:]))
     on_ms = [1e3 * (float(b) - float(a)) for a, b in (line.split(",") for line in switched[1:])]
     yield "wave", {"ok": len(rows) > 10 and file.stat().st_size < 16 << 20, "polls": len(rows),
-                   "us_between_polls": (rows[-1][0] - rows[0][0]) / 1e3 / max(1, len(rows) - 1), "samples": len(samples), "waves": len(on_ms),
+                   "us_between_polls": (rows[-1][0] - rows[0][0]) / 1e3 / max(1, len(rows) - 1), "samples": samples, "waves": len(on_ms),
                    "on_ms": sorted(on_ms)[len(on_ms) // 2] if on_ms else None, "bytes": file.stat().st_size, "counter": changes(rows, 1),
                    "instant": changes(rows, 2), "average": changes(rows, 3)}
 
