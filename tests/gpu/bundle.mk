@@ -3,14 +3,17 @@ BUNDLE       := $(BUILD)/gpu-bundle
 BUNDLE_GLIBC := 2.31
 OLD          := $(BUILD)/old_glibc
 # It takes what the build has made, and static libraries; where something is missing, `make test` goes without.
-BUNDLE_MISSING := $(strip $(foreach l,libjansson.a libz.a,$(if $(filter /%,$(shell $(CC) -print-file-name=$(l))),,$(l))) \
+static          = $(filter /%,$(shell $(CC) -print-file-name=$(1)))
+BUNDLE_MISSING := $(strip $(foreach l,libjansson.a libz.a,$(if $(call static,$(l)),,$(l))) \
                   $(if $(filter x86_64 aarch64,$(ARCH)),,x86_64-or-aarch64) $(if $(shell command -v readelf),,readelf) $(if $(SAN),no-SAN=))
 # Programs of the driver API alone; those that nvcc compiles come with it where it is.
 BUNDLE_PROGRAMS := $(addprefix $(BUNDLE)/build/programs/,cuda_driver cuda_graphs) $(addprefix $(BUNDLE)/build/gpu/,workload calls cases hooks early.so) \
                    $(if $(NVCC),$(BUNDLE)/build/programs/cudart_static $(BUNDLE)/build/programs/cudart_per_thread)
 BUNDLE_SCRIPTS  := $(wildcard tests/gpu/*.py tests/gpu/checks/*.py tests/programs/train_*.py tests/programs/*.cu tests/programs/data/*.txt)
 OLD_SIM         := $(OLD)/simgpu/libcuda.so.1 $(OLD)/simgpu/libnvidia-ml.so.1 $(OLD)/simgpu/cupti/libcupti.so.13
-BUNDLE_ELF       = $(BUNDLE)/build/kjoule $(BUNDLE)/build/libkjoule.so $(BUNDLE_PROGRAMS)
+# kjoule-probe comes with it where it is built and what it needs is there as static libraries.
+BUNDLE_PROBE    := $(if $(PROBE_MISSING),,$(if $(call static,libbpf.a),$(if $(call static,libelf.a),$(BUNDLE)/build/kjoule-probe)))
+BUNDLE_ELF       = $(BUNDLE)/build/kjoule $(BUNDLE)/build/libkjoule.so $(BUNDLE_PROBE) $(BUNDLE_PROGRAMS)
 
 # Last in a link. libpthread and libdl hold part of an old glibc's symbols and are empty in a new one.
 OLD_LINK  = -nodefaultlibs $(1) $(OLD)/old_glibc.o -Wl,--no-as-needed $(OLD)/libpthread.so.0 $(OLD)/libdl.so.2 -Wl,--as-needed \
@@ -26,7 +29,7 @@ $(BUNDLE_ELF): no-gpu-bundle
 no-gpu-bundle:
 	@echo "kjoule: the bundle cannot be made here: missing $(BUNDLE_MISSING)" >&2; exit 1
 endif
-$(BUNDLE)/complete: $(BUNDLE_ELF) $(BUNDLE_SCRIPTS) tests/gpu/run.sh
+$(BUNDLE)/complete: $(BUNDLE_ELF) $(BUNDLE_SCRIPTS) tests/gpu/run.sh tests/gpu/bundle.mk
 	$(Q)$(PYTHON) tests/gpu/old_glibc.py check $(BUNDLE_GLIBC) $(BUNDLE_ELF)
 	$(Q)rm -rf $(BUNDLE)/tests && for f in $(BUNDLE_SCRIPTS); do install -Dm644 $$f $(BUNDLE)/$$f || exit 1; done
 	$(Q)install -m755 tests/gpu/run.sh $(BUNDLE)/run
@@ -45,6 +48,11 @@ $(BUNDLE)/build/kjoule: $(CMD_OBJ) $(BUILD)/libkjtools.a
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) -s -o $@ $(CMD_OBJ) $(BUILD)/libkjtools.a $(OLD_START) $(call OLD_LINK,-l:libjansson.a -l:libz.a)
+$(BUNDLE)/build/kjoule-probe: $(PROBE_OBJ) $(BUILD)/libkjtools.a
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -s -o $@ $(PROBE_OBJ) $(BUILD)/libkjtools.a $(OLD_START) \
+		$(call OLD_LINK,$(addprefix -l:,libbpf.a libelf.a $(notdir $(call static,libzstd.a)) libjansson.a libz.a))
 $(BUNDLE)/build/libkjoule.so: $(SHIM_OBJ) shim/shim.map
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
