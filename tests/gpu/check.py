@@ -198,7 +198,7 @@ class Runner:
     def tell(name, figures):
         word = {True: "ok", False: "FAILED", None: "skipped" if "skipped" in figures else "seen"}[figures["ok"]]
         why = next((figures[key] for key in ("hung", "broke", "cut", "skipped") if key in figures), "")
-        print("  %-8s %-18s %6.1f s  %s" % (word, name, figures["seconds"], why), flush=True)
+        print("  %-8s %-18s %6.1f s  %s" % (word, name, figures["seconds"], why.strip().split("\n")[-1]), flush=True)
         for row, values in figures["rows"].items():
             if values.get("ok") is False:
                 print("           %s: %s" % (row, json.dumps(values, default=str)[:400]), flush=True)

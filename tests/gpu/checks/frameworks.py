@@ -6,7 +6,7 @@ import re
 import shutil
 import statistics
 
-from .bench import GPU, PROGRAMS, Skip, alike, launches_of, quality_of, ratio_of_pairs, said, tail, timing_of
+from .bench import GPU, PROGRAMS, Skip, alike, launches_of, quality_of, ratio_of_pairs, read_json, said, tail, timing_of
 from .timing import cupti_environment
 
 IMPORT_S = 60  # a first import from a cold disk
@@ -155,7 +155,8 @@ def beside(*tool):
                                          "stderr": tail(done.stderr)}
         inner = [bench.build / "kjoule", "run", "-q", "-o", bench.work / "inner", "--", *program]
         done = bench.run([*tool, "--target-processes", "all", *inner], seconds=40)
-        yield "the tool around kjoule", {"ok": done.status == plain.status, "stdout": tail(done.stdout), "stderr": tail(done.stderr)}
+        yield "the tool around kjoule", {"ok": done.status == plain.status, "launches": launches_of(read_json(bench.work / "inner" / "report.json")),
+                                         "stdout": tail(done.stdout), "stderr": tail(done.stderr)}
     return check
 
 
