@@ -33,7 +33,7 @@ $(BUNDLE)/complete: $(BUNDLE_ELF) $(BUNDLE_SCRIPTS) tests/gpu/run.sh tests/gpu/b
 	$(Q)$(PYTHON) tests/gpu/old_glibc.py check $(BUNDLE_GLIBC) $(BUNDLE_ELF)
 	$(Q)rm -rf $(BUNDLE)/tests && for f in $(BUNDLE_SCRIPTS); do install -Dm644 $$f $(BUNDLE)/$$f || exit 1; done
 	$(Q)install -m755 tests/gpu/run.sh $(BUNDLE)/run
-	$(Q)cp shim/hooks.def VERSION $(BUNDLE)/build
+	$(Q)cp shim/hooks.def tests/simgpu/cuda_exports.def VERSION $(BUNDLE)/build
 	$(Q)kib=$$(du -sk $(BUNDLE) | cut -f1); echo "  BUNDLE  $(BUNDLE), $$kib KiB"; [ $$kib -lt 40960 ] && touch $@
 
 $(OLD)/libc.so.6: tests/gpu/old_glibc.py

@@ -5,7 +5,6 @@ import collections
 import json
 import os
 import pathlib
-import re
 import statistics
 import subprocess
 import tempfile
@@ -144,20 +143,17 @@ def within(value, truth, share, least=0):
 
 
 def ratio_of_pairs(bench, command, options, pairs, seconds_of, **kwargs):
-    """Paired runs in changing order: wrapped / bare."""
-    ratios, seconds = [], {"bare": [], "wrapped": []}
+    """Paired runs in changing order: wrapped / bare, and beside it what kjoule itself says that it cost."""
+    ratios, seconds, own = [], {"bare": [], "wrapped": []}, []
     for i in range(pairs):
         took = {}
         for kind in ("bare", "wrapped") if i % 2 else ("wrapped", "bare"):
-            done = bench.run(command, **kwargs) if kind == "bare" else bench.wrapped(command, *options, **kwargs)[0]
+            done, report = (bench.run(command, **kwargs), None) if kind == "bare" else bench.wrapped(command, *options, **kwargs)
             if done.status:
                 raise RuntimeError("%s ended with %d: %s" % (kind, done.status, tail(done.stderr)))
             took[kind] = seconds_of(done)
             seconds[kind].append(round(took[kind], 5))
+            own += [report["overhead"]["share_of_duration"]] if report else []
         ratios.append(took["wrapped"] / took["bare"])
     return {"median": round(statistics.median(ratios), 5), "low": round(min(ratios), 5), "high": round(max(ratios), 5), "pairs": pairs,
-            "seconds": seconds}
-
-
-def plain_name(name):
-    return re.sub(r"\s+", "", name)
+            "own_share": own, "seconds": seconds}
