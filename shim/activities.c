@@ -6,9 +6,10 @@
  * The tag is a 64-bit hash of the whole key, and stands for it: among as many keys as the table holds, that
  * two share one has a chance of one in 10^10. So a launch reads one line of a table that stays in the caches.
  *
- * A kernel with many shapes is folded: from then on its new shapes share one row, and one slot, whose key has
- * no shape. A launch that does not find its own key looks for that one, so a shape that was never seen before
- * costs a second probe, and neither a lock nor a slot. Slots of functions that went away are used again.
+ * A kernel with many shapes is folded: from then on its launches share one row, and one slot, whose key has
+ * no shape and whose place follows from the function alone. Once there is such a kernel, a launch looks there
+ * first, so a shape that was never seen before costs neither a lock nor a slot nor a line of cache. Slots of
+ * functions that went away are used again.
  *
  * Floor of a counted launch: one hash probe and one add. What it costs on top is measured by `make bench`.
  */
@@ -45,9 +46,9 @@ _Static_assert(SLOTS * sizeof(struct slot) <= HUGE_PAGE, "one huge page");
 #define DEAD        2u
 
 static struct slot *slots;
-static struct link *links;    /* of each slot */
-static uint32_t *chain_first; /* by function: slot + 1, or 0 */
-static _Atomic uint32_t slots_used;
+static struct link *links;                  /* of each slot */
+static uint32_t *chain_first;               /* by function: slot + 1, or 0 */
+static _Atomic uint32_t slots_used, folded; /* folded: slots of folded kernels that were ever made */
 
 /* Rows by (name, kind, device, role), for the first launch of each of thousands: row + 1, or 0. */
 static uint32_t bucket_first[BUCKETS], bucket_next[KJ_LEDGER_ACTIVITIES_CAP];
@@ -60,6 +61,7 @@ void kj_activities_reset(void)
         munmap(slots, TABLE_BYTES);
     slots = NULL;
     atomic_store(&slots_used, 0);
+    atomic_store(&folded, 0);
     memset(bucket_first, 0, sizeof(bucket_first));
     memset(kind_names, 0, sizeof(kind_names));
     char *map = mmap(NULL, TABLE_BYTES + HUGE_PAGE, PROT_READ | PROT_WRITE,
@@ -106,15 +108,21 @@ static inline uint64_t folded_hash_of(uint8_t kind, uint16_t device, uint8_t rol
     return hash_of(kind, device, role, &any);
 }
 
-static inline size_t place_of(uint64_t hash, unsigned probe)
+/* Where the search for a key begins. */
+static inline size_t place_of(uint64_t hash)
 {
-    return ((hash >> 16) + probe) & (SLOTS - 1);
+    return (hash >> 16) & (SLOTS - 1);
 }
 
-static inline struct slot *probe(uint64_t hash)
+static inline size_t folded_place_of(const void *function)
+{
+    return ((uintptr_t)function * 0x9e3779b97f4a7c15ULL) >> 40 & (SLOTS - 1);
+}
+
+static inline struct slot *probe(uint64_t hash, size_t place)
 {
     for (unsigned i = 0; i < PROBES; i++) {
-        struct slot *slot = &slots[place_of(hash, i)];
+        struct slot *slot = &slots[(place + i) & (SLOTS - 1)];
         uint64_t tag = atomic_load_explicit(&slot->tag, memory_order_acquire);
         if (tag == hash)
             return slot;
@@ -124,12 +132,33 @@ static inline struct slot *probe(uint64_t hash)
     return NULL;
 }
 
+static inline uint32_t where_of(uint8_t kind, uint16_t device)
+{
+    return (uint32_t)kind << 24 | (uint32_t)device << 8 | kj_self.role;
+}
+
+static inline struct slot *find_folded(uint64_t hash, uint8_t kind, uint16_t device,
+                                       const struct kj_shape *shape)
+{
+    size_t place = folded_place_of(shape->function);
+    if (hash == kj_self.folded.hash)
+        return probe(hash, place);
+    hash = folded_hash_of(kind, device, kj_self.role, shape);
+    struct slot *slot = probe(hash, place);
+    if (slot) {
+        kj_self.folded.function = shape->function;
+        kj_self.folded.hash = hash;
+        kj_self.folded.where = where_of(kind, device);
+    }
+    return slot;
+}
+
 static inline struct slot *find(uint64_t hash, uint8_t kind, uint16_t device, const struct kj_shape *shape)
 {
-    struct slot *slot = probe(hash);
-    if (unlikely(!slot) && shape->grid[0])
-        slot = probe(folded_hash_of(kind, device, kj_self.role, shape));
-    return slot;
+    struct slot *slot = NULL;
+    if (unlikely(atomic_load_explicit(&folded, memory_order_relaxed)) && shape->grid[0])
+        slot = find_folded(hash, kind, device, shape);
+    return slot ? slot : probe(hash, place_of(hash));
 }
 
 static uint32_t *chain_of(const void *function)
@@ -146,10 +175,10 @@ static bool has_slot(const void *function)
 }
 
 /* The caller has seen that the key is in no slot. */
-static void publish_slot(uint64_t hash, const void *function, uint32_t row)
+static void publish_slot(uint64_t hash, size_t place, const void *function, uint32_t row)
 {
     for (unsigned i = 0; i < PROBES; i++) {
-        size_t at = place_of(hash, i);
+        size_t at = (place + i) & (SLOTS - 1);
         struct slot *slot = &slots[at];
         uint64_t tag = atomic_load_explicit(&slot->tag, memory_order_relaxed);
         if (tag && tag != DEAD)
@@ -177,13 +206,16 @@ static void free_slot(size_t at)
     }
 }
 
-/* Frees the function's slots, or those of one row alone, and but for `kept`. */
-static void free_slots(const void *function, const uint32_t *row, uint64_t kept)
+/* Frees the function's slots; `like` and `kept`: those of rows of that kind, device and role, but for one. */
+static void free_slots(const void *function, const struct kj_ledger_activity *rows,
+                       const struct kj_ledger_activity *like, uint64_t kept)
 {
     for (uint32_t *at = chain_of(function); *at;) {
         struct link *link = &links[*at - 1];
         const struct slot *slot = &slots[*at - 1];
-        if (link->function != function || (row && slot->row != *row) || slot->tag == kept) {
+        const struct kj_ledger_activity *a = like ? &rows[slot->row] : NULL;
+        if (link->function != function || (a && (slot->tag == kept || a->kind != like->kind ||
+                                                 a->device != like->device || a->role != like->role))) {
             at = &link->next;
             continue;
         }
@@ -292,11 +324,12 @@ static uint32_t add_key(struct kj_ledger_header *ledger, uint32_t name, uint8_t 
     const struct kj_ledger_activity *rows = kj_section(ledger, KJ_SECTION_ACTIVITIES);
     if (shape->grid[0] && (!row || !rows[row].grid[0])) {
         hash = folded_hash_of(kind, device, role, shape);
-        publish_slot(hash, shape->function, row);
+        publish_slot(hash, folded_place_of(shape->function), shape->function, row);
+        atomic_fetch_add_explicit(&folded, 1, memory_order_relaxed);
         if (row) /* it answers for them */
-            free_slots(shape->function, &row, hash);
+            free_slots(shape->function, rows, &rows[row], hash);
     } else {
-        publish_slot(hash, shape->function, row);
+        publish_slot(hash, place_of(hash), shape->function, row);
     }
     if (used + 1 >= SLOTS_FULL)
         __atomic_fetch_or(&ledger->flags, KJ_LEDGER_PARTIAL, __ATOMIC_RELAXED);
@@ -322,11 +355,16 @@ static inline bool is_full(void)
 
 uint64_t kj_activity_hash(uint8_t kind, uint16_t device, const struct kj_shape *shape)
 {
-    uint64_t hash = hash_of(kind, device, kj_self.role, shape);
     /* Thousands of kernels do not fit the nearest cache: the line is on its way while the driver is at work.
      * It is not read before: to wait for it would hold up the driver's call. */
+    if (unlikely(atomic_load_explicit(&folded, memory_order_relaxed)) && shape->grid[0]) {
+        __builtin_prefetch(&slots[folded_place_of(shape->function)]);
+        if (shape->function == kj_self.folded.function && where_of(kind, device) == kj_self.folded.where)
+            return kj_self.folded.hash;
+    }
+    uint64_t hash = hash_of(kind, device, kj_self.role, shape);
     if (likely(slots))
-        __builtin_prefetch(&slots[place_of(hash, 0)]);
+        __builtin_prefetch(&slots[place_of(hash)]);
     return hash;
 }
 
@@ -355,6 +393,9 @@ uint32_t kj_activity_make(struct kj_ledger_header *ledger, uint8_t kind, uint16_
         return 0;
     uint64_t begun_ns = kj_now_ns();
     __atomic_fetch_add(&ledger->slow_finds, 1, __ATOMIC_RELAXED);
+    kj_self.folded.function = NULL; /* it may have gone, and what was asked for be its key */
+    kj_self.folded.hash = 0;
+    hash = hash_of(kind, device, kj_self.role, shape);
     uint32_t row = find_slowly(ledger, kind, device, shape, hash, ret_first);
     kj_governor_made(ledger, kj_now_ns() - begun_ns);
     return row;
@@ -383,6 +424,6 @@ void kj_activities_forget(const void *function)
 {
     kj_lock_cold();
     if (slots)
-        free_slots(function, NULL, 0);
+        free_slots(function, NULL, NULL, 0);
     kj_unlock_cold();
 }

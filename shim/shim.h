@@ -94,12 +94,17 @@ struct kj_thread {
     uint32_t random;                 /* draws the distances */
     int64_t owed_ns;                 /* own time not yet in the ledger */
     struct kj_context *context;      /* current context, NULL: ask the driver */
-    CUstream last_stream;            /* of the newest launch or copy, and its row: see dependent.c */
-    uint32_t last_row;               /* 0: no kernel */
-    CUcontext context_handle;        /* as the driver told it */
-    uint32_t context_serial;         /* it is still that one while the context has this serial */
-    bool inside;                     /* the shim's own driver calls must not be recorded */
-    uint32_t correlation[2]; /* CUPTI's ids of the driver's and the runtime's call under way; 0 none */
+    struct {                         /* the newest folded kernel that it launched: see activities.c */
+        const void *function;
+        uint64_t hash;
+        uint32_t where; /* kind, device, role */
+    } folded;
+    CUstream last_stream;     /* of the newest launch or copy, and its row: see dependent.c */
+    uint32_t last_row;        /* 0: no kernel */
+    CUcontext context_handle; /* as the driver told it */
+    uint32_t context_serial;  /* it is still that one while the context has this serial */
+    bool inside;              /* the shim's own driver calls must not be recorded */
+    uint32_t correlation[2];  /* CUPTI's ids of the driver's and the runtime's call under way; 0 none */
 };
 extern __thread struct kj_thread kj_self;
 void kj_thread_start(struct kj_ledger_header *ledger);

@@ -5,7 +5,11 @@
  * launches and its synchronise are timed apart, because event pairs are collected at synchronise calls.
  * Prints one line of name=value.
  *
- *     launch [--threads N] [--one-stream | --streams N] [--kernels N] [--ordered] [--batches N] [--batch N]
+ *     launch [--threads N] [--one-stream | --streams N] [--kernels N] [--shapes N] [--ordered] [--reload]
+ *            [--batches N] [--batch N]
+ *
+ * shapes: how many grid sizes, in no order; reload: each launch has a module of its own, loaded before it and
+ * unloaded after it, and its time holds both
  */
 #include <dlfcn.h>
 #include <pthread.h>
@@ -22,6 +26,7 @@ typedef struct handle *handle;
     X(cuDevicePrimaryCtxRetain, (handle * context, int device))                                              \
     X(cuCtxSetCurrent, (handle context))                                                                     \
     X(cuModuleLoadData, (handle * module, const void *image))                                                \
+    X(cuModuleUnload, (handle module))                                                                       \
     X(cuModuleGetFunction, (handle * function, handle module, const char *name))                             \
     X(cuStreamCreate, (handle * stream, unsigned flags))                                                     \
     X(cuStreamSynchronize, (handle stream))                                                                  \
@@ -33,7 +38,8 @@ FUNCTIONS(X)
 #undef X
 
 enum { THREADS_CAP = 64, STREAMS_CAP = 64 };
-static int threads = 1, one_stream, streams = 1, kernels = 20, ordered, batches = 200, batch = 256;
+static int threads = 1, one_stream, streams = 1, kernels = 20, shapes = 1, ordered, reload, batches = 200,
+           batch = 256;
 static handle context, shared_stream, *functions;
 static double *launch_ns, *sync_ns; /* of each batch of each thread, per launch */
 static pthread_barrier_t barrier;
@@ -84,6 +90,17 @@ static void load(void)
     free(image);
 }
 
+static void launch_reloaded(unsigned number, handle stream)
+{
+    char name[32];
+    handle module, function;
+    snprintf(name, sizeof(name), "bench_%06u", number % (unsigned)kernels);
+    must(cuModuleLoadData(&module, ".version 8.0\n"), "cuModuleLoadData");
+    must(cuModuleGetFunction(&function, module, name), "cuModuleGetFunction");
+    cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, stream, NULL, NULL);
+    must(cuModuleUnload(module), "cuModuleUnload");
+}
+
 static void *work(void *argument)
 {
     long worker = (long)argument;
@@ -103,8 +120,14 @@ static void *work(void *argument)
         double start = now_ns();
         for (int i = 0; i < batch; i++) {
             next = ordered ? next + 1 : next * 1103515245u + 12345u;
-            handle function = functions[(ordered ? next : next >> 8) % (unsigned)kernels];
-            cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, stream[i % streams], NULL, NULL);
+            unsigned number = ordered ? next : next >> 8;
+            if (reload) {
+                launch_reloaded(number, stream[i % streams]);
+                continue;
+            }
+            handle function = functions[number % (unsigned)kernels];
+            cuLaunchKernel(function, 1 + next / 7 % (unsigned)shapes, 1, 1, 32, 1, 1, 0, stream[i % streams],
+                           NULL, NULL);
         }
         double launched = now_ns();
         for (int s = 0; s < streams; s++)
@@ -131,6 +154,10 @@ int main(int argc, char **argv)
             one_stream = 1;
         else if (!strcmp(argv[i], "--ordered"))
             ordered = 1;
+        else if (!strcmp(argv[i], "--reload"))
+            reload = 1;
+        else if (!strcmp(argv[i], "--shapes"))
+            shapes = atoi(value), i++;
         else if (!strcmp(argv[i], "--streams"))
             streams = atoi(value), i++;
         else if (!strcmp(argv[i], "--threads"))
@@ -143,7 +170,7 @@ int main(int argc, char **argv)
             batch = atoi(value), i++;
     }
     if (threads < 1 || threads > THREADS_CAP || streams < 1 || streams > (one_stream ? 1 : STREAMS_CAP) ||
-        kernels < 1 || batches < 1 || batch < 1)
+        kernels < 1 || shapes < 1 || batches < 1 || batch < 1)
         return 2;
     void *library = dlopen("libcuda.so.1", RTLD_NOW);
     if (!library) {
