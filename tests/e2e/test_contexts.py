@@ -41,7 +41,7 @@ def timed_share(done, name):
 
 
 @pytest.mark.parametrize("case, count", [("retained", 2000), ("renewed", 200), ("referenced", 50000), ("attached", 500), ("destroyed", 300),
-                                         ("one_by_one", 1000), ("in_threads", 40), ("pushed", 300)])
+                                         ("one_by_one", 1000), ("in_threads", 40), ("pushed", 300), ("green_last", 100)])
 def test_contexts_end_when_they_end(make_sim, folder, case, count):
     """More of each than there are places, and nothing destroyed is used: the simulated driver would end the program."""
     done, book = run(make_sim, folder, case, count)

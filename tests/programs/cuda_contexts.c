@@ -441,6 +441,32 @@ static void green(long rounds)
     MUST(cuCtxSynchronize());
 }
 
+/* A green context holds the last reference to the primary one, which ends with it. */
+static void green_last(long rounds)
+{
+    unsigned char resource[144];
+    handle description;
+    MUST(cuDeviceGetDevResource(0, resource, 1));
+    MUST(cuDevResourceGenerateDesc(&description, resource, 1));
+    for (long i = 0; i < rounds; i++) {
+        handle part, on;
+        primary(0);
+        handle function = kernel(0);
+        launch(function, NULL, 5);
+        MUST(cuGreenCtxCreate(&part, description, 0, 1));
+        MUST(cuGreenCtxStreamCreate(&on, part, 1, 0));
+        MUST(cuDevicePrimaryCtxRelease_v2(0));
+        launch(function, NULL, 5);
+        if (i % 2) {
+            launch(function, on, 5);
+            MUST(cuStreamSynchronize(on));
+        }
+        MUST(cuCtxSynchronize());
+        MUST(cuStreamDestroy_v2(on));
+        MUST(cuGreenCtxDestroy(part));
+    }
+}
+
 /* The current context changes by no call that anybody sees. */
 static void unseen(long rounds)
 {
@@ -537,6 +563,7 @@ int main(int argc, char **argv)
                  {"many_streams", many_streams, 3000},
                  {"away", away, 300},
                  {"green", green, 20},
+                 {"green_last", green_last, 100},
                  {"unseen", unseen, 10},
                  {"captured", captured, 100},
                  {"threads", threads, 200},
