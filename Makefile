@@ -18,7 +18,9 @@ CPPFLAGS += -D_GNU_SOURCE -DKJ_VERSION='"$(VERSION)"' -Itools -Ishim -Iprobes -I
 ALL_CFLAGS  = -std=gnu11 $(WARN) $(CFLAGS) -MMD -MP
 TOOL_CFLAGS = $(ALL_CFLAGS) $(SANFLAGS)
 TOOL_LIBS   = -ljansson -lz -lm -ldl -lpthread
-SHIM_CFLAGS = $(ALL_CFLAGS) -fPIC -fvisibility=hidden -ftls-model=initial-exec -fno-stack-protector -U_FORTIFY_SOURCE
+# A launch passes through half a dozen of the shim's files: as one piece of code it costs a quarter less.
+SHIM_LTO   := $(if $(shell $(CC) --version 2>/dev/null | grep -i 'free software foundation'),-flto=auto)
+SHIM_CFLAGS = $(ALL_CFLAGS) -fPIC -fvisibility=hidden -ftls-model=initial-exec -fno-stack-protector -U_FORTIFY_SOURCE $(SHIM_LTO)
 # It defines what cuda.h and nvml.h declare, and includes neither: its prototypes are elsewhere.
 SIM_CFLAGS  = $(ALL_CFLAGS) -Wno-missing-prototypes -fPIC -fvisibility=hidden -Itests/simgpu
 
@@ -52,7 +54,7 @@ $(BUILD)/libkjtools.a: $(LIB_OBJ)
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && ar rcs $@ $^
 
-SHIM_LINK = -Wl,-soname,libkjoule.so -Wl,-z,nodelete,-z,now,-z,relro -Wl,-Bsymbolic -Wl,--no-undefined -Wl,--as-needed -Wl,--version-script=shim/shim.map
+SHIM_LINK = $(if $(SHIM_LTO),-O2 $(SHIM_LTO) -fPIC -ftls-model=initial-exec -fno-stack-protector) -Wl,-soname,libkjoule.so -Wl,-z,nodelete,-z,now,-z,relro -Wl,-Bsymbolic -Wl,--no-undefined -Wl,--as-needed -Wl,--version-script=shim/shim.map
 # -Bsymbolic: the table of wrappers must hold ours, also where another library that wraps the same names comes first.
 $(BUILD)/libkjoule.so: $(SHIM_OBJ) shim/shim.map
 	$(call say,LINK,$@)

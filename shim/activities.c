@@ -45,7 +45,7 @@ _Static_assert(SLOTS * sizeof(struct slot) <= HUGE_PAGE, "one huge page");
 #define TABLE_BYTES (HUGE_PAGE + SLOTS * sizeof(struct link) + CHAINS * sizeof(uint32_t))
 #define DEAD        2u
 
-static struct slot *slots;
+static KJ_EACH_LAUNCH struct slot *slots;
 static struct link *links;                  /* of each slot */
 static uint32_t *chain_first;               /* by function: slot + 1, or 0 */
 static _Atomic uint32_t slots_used, folded; /* folded: slots of folded kernels that were ever made */

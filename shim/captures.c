@@ -4,7 +4,7 @@
  */
 #include "shim.h"
 
-atomic_int kj_captures;
+KJ_EACH_LAUNCH atomic_int kj_captures;
 
 bool kj_stream_captures(CUstream stream, int lane)
 {

@@ -35,7 +35,7 @@ enum {
 enum state { IDLE, ATTACHING, ATTACHED, RESTING, LENT, GONE };
 
 struct kj_cupti_api kj_cupti;
-atomic_int kj_cupti_on;
+KJ_EACH_LAUNCH atomic_int kj_cupti_on;
 static _Atomic int state;
 static bool inherited;        /* over a fork */
 static atomic_int looked_for; /* the library: 1 under way, 2 done */

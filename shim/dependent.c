@@ -9,7 +9,7 @@
 
 enum { ATTRIBUTES_MOST = 64 };
 
-atomic_bool kj_dependent_seen;
+KJ_EACH_LAUNCH atomic_bool kj_dependent_seen;
 static _Atomic uint8_t followed[KJ_LEDGER_ACTIVITIES_CAP]; /* by row of ACTIVITIES */
 
 bool kj_launch_is_dependent(const CUlaunchConfig *config)

@@ -19,8 +19,10 @@
 #define MAKE_MOST_NS   1000000 /* a row of its own for a new kernel */
 /* What a burst may cost. The first is on credit, later ones are saved for: a second's worth of the budget, by
  * default 10 ms, and more where that would not last BURST_NS, for power sensors average over 25 to 100 ms and
- * only windows that lie within a burst tell of its kernels; yet never so much that bursts become rare. */
+ * only windows that lie within a burst tell of its kernels; yet never so much that bursts become rare. What
+ * is on credit is half as much, for a run of a few seconds has no time to pay it back. */
 #define SECOND_NS      1e9
+#define CREDIT_NS      0.5e9
 #define BURST_NS       400e6
 #define BURST_MOST     15 /* seconds' worth */
 #define BURST_LEAST_NS 2e5
@@ -28,7 +30,7 @@
     0.8 /* of the budget; the rest is for what is not seen from inside: caches, the recorder                 \
          */
 
-atomic_int kj_timing_on;
+KJ_EACH_LAUNCH atomic_int kj_timing_on;
 _Atomic uint32_t kj_timing_epoch;
 _Atomic uint32_t kj_event_ns = KJ_EVENT_GUESS_NS;
 static uint64_t start_ns;
@@ -71,7 +73,10 @@ void kj_governor_made(struct kj_ledger_header *ledger, uint64_t took_ns)
 void kj_governor_sample(struct kj_ledger_header *ledger, int64_t took_ns, uint32_t stands_for)
 {
     /* One sample stands for many: a call that the scheduler interrupted is not what the others cost. */
-    took_ns = took_ns < SAMPLE_MOST_NS ? took_ns : SAMPLE_MOST_NS;
+    int64_t most_ns = SAMPLE_MOST_NS;
+    if (stands_for > KJ_SAMPLE_EVERY)
+        most_ns = most_ns * KJ_SAMPLE_EVERY / stands_for;
+    took_ns = took_ns < most_ns ? took_ns : most_ns;
     /* A single sample may come out below zero, for the clock is no steadier than what it measures. */
     kj_self.owed_ns += took_ns * (int64_t)stands_for;
     if (kj_self.owed_ns > 0) {
@@ -126,7 +131,7 @@ void kj_governor_tick(struct kj_ledger_header *ledger, uint64_t now_ns)
     double cost_ns = (double)(__atomic_load_n(&ledger->self_ns, __ATOMIC_RELAXED) + device_cost_ns(ledger));
     if (kj_config.budget >= 1) /* all of the time: no limit */
         return;
-    double credit_ns = kj_config.budget * SECOND_NS;
+    double credit_ns = kj_config.budget * CREDIT_NS;
     credit_ns = credit_ns > BURST_LEAST_NS ? credit_ns : BURST_LEAST_NS;
     double over_ns = cost_ns - SPENT_PART * kj_config.budget * (double)(now_ns - start_ns);
     int mode = atomic_load_explicit(&kj_timing_on, memory_order_relaxed), next = mode;

@@ -15,7 +15,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-_Atomic(struct kj_ledger_header *) kj_ledger;
+KJ_EACH_LAUNCH _Atomic(struct kj_ledger_header *) kj_ledger;
 atomic_flag kj_cold_lock = ATOMIC_FLAG_INIT;
 static atomic_flag ring_lock = ATOMIC_FLAG_INIT;
 

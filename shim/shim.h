@@ -20,6 +20,9 @@
 #define KJ_EXPORT   __attribute__((visibility("default")))
 #define likely(x)   __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
+/* Of the whole process, read by each launch and hardly ever written: side by side in few cache lines, for the
+ * driver's own work has taken ours out of the nearest cache by the next launch. */
+#define KJ_EACH_LAUNCH __attribute__((section(".data.each_launch")))
 
 enum kj_hook {
 #define HOOK(symbol, name, version, lane, params, args) KJ_HOOK_##symbol,
@@ -84,28 +87,33 @@ void kj_unlock_cold(void);
 struct kj_context; /* one per CUDA context; timing state inside */
 
 struct kj_thread {
+    /* What each launch reads is in one cache line. */
     struct kj_ledger_header *ledger; /* the ledger this state belongs to; another one: start anew */
     uint64_t *counts;                /* this thread's shard of COUNTS */
-    bool exclusive;                  /* nobody else writes that shard */
-    uint8_t role;                    /* as an activity's */
-    uint16_t row;                    /* of THREADS */
-    uint32_t until_sample;           /* launches until the shim's own time is taken again */
-    uint32_t sample_distance;        /* from the last one to that one */
-    uint32_t random;                 /* draws the distances */
-    int64_t owed_ns;                 /* own time not yet in the ledger */
     struct kj_context *context;      /* current context, NULL: ask the driver */
+    CUstream last_stream;            /* of the newest launch or copy, and its row: see dependent.c */
+    uint32_t last_row;               /* 0: no kernel */
+    uint32_t until_sample;           /* launches until the context is checked, and a sample taken */
+    CUcontext context_handle;        /* as the driver told it */
+    uint32_t context_serial;         /* it is still that one while the context has this serial */
+    uint16_t row;                    /* of THREADS */
+    uint8_t role;                    /* as an activity's */
+    bool exclusive;                  /* nobody else writes that shard */
+    bool inside;                     /* the shim's own driver calls must not be recorded */
     struct {                         /* the newest folded kernel that it launched: see activities.c */
         const void *function;
         uint64_t hash;
         uint32_t where; /* kind, device, role */
     } folded;
-    CUstream last_stream;     /* of the newest launch or copy, and its row: see dependent.c */
-    uint32_t last_row;        /* 0: no kernel */
-    CUcontext context_handle; /* as the driver told it */
-    uint32_t context_serial;  /* it is still that one while the context has this serial */
-    bool inside;              /* the shim's own driver calls must not be recorded */
     uint32_t correlation[2];  /* CUPTI's ids of the driver's and the runtime's call under way; 0 none */
-};
+    uint32_t sample_distance; /* launches from the last sample to the next, as far as they are drawn */
+    uint32_t skips;           /* times that until_sample runs out without a sample, from now on */
+    uint32_t skips_drawn;     /* of the distance under way */
+    int32_t sample_took_ns;   /* the shim's own time in the last sample */
+    uint32_t random;          /* draws the distances */
+    uint64_t sampled_ns;      /* when that was */
+    int64_t owed_ns;          /* own time not yet in the ledger */
+} __attribute__((aligned(64)));
 extern __thread struct kj_thread kj_self;
 void kj_thread_start(struct kj_ledger_header *ledger);
 void kj_threads_forget(void); /* after fork */
@@ -265,20 +273,14 @@ struct kj_pair *kj_timing_start(struct kj_ledger_header *ledger, struct kj_conte
 void kj_timing_gap(struct kj_context *context);
 /* Records the end event on the stream; false when the driver refused. */
 bool kj_timing_mark(struct kj_pair *pair, CUstream stream, int lane);
-/* first: of its activity. */
-void kj_timing_end(struct kj_context *context, struct kj_pair *pair, enum kj_call call, uint32_t activity,
-                   bool first);
+/* returned_ns: of the first launch of its activity, when its call had returned; else 0. */
+void kj_timing_end(struct kj_context *context, struct kj_pair *pair, uint32_t activity, uint64_t returned_ns);
 void kj_timing_cancel(struct kj_context *context, struct kj_pair *pair);
 /* Collects finished pairs of the context, at most `most` (0: all). Never waits. */
 void kj_timing_harvest(struct kj_ledger_header *ledger, struct kj_context *context, unsigned most);
 /* Nothing that was timed is under way, as far as the last harvest saw. */
 bool kj_timing_is_idle(const struct kj_context *context);
-/* One launch of the activity took so long; what events tell has more to it (ledger.h). */
-struct kj_duration {
-    uint64_t ns, taken_ns, over_ns, under_ns;
-};
-void kj_activity_timed(struct kj_ledger_header *ledger, uint32_t activity, const struct kj_duration *duration,
-                       bool first);
+void kj_activity_timed(struct kj_ledger_header *ledger, uint32_t activity, uint64_t ns, bool first);
 /* NULL: there are more contexts than places, and this one's launches are not timed. */
 struct kj_timing *kj_context_timing(struct kj_context *context);
 uint32_t kj_context_row(const struct kj_context *context);
@@ -305,7 +307,7 @@ enum kj_timing_mode {
 extern atomic_int kj_timing_on;          /* enum kj_timing_mode */
 extern _Atomic uint32_t kj_timing_epoch; /* raised when a burst begins */
 extern _Atomic uint32_t kj_event_ns;     /* device time of one event record, as far as it is known */
-#define KJ_SAMPLE_EVERY   64             /* on average */
+#define KJ_SAMPLE_EVERY   64             /* launches on average, in a burst */
 #define KJ_EVENT_GUESS_NS 1000           /* before it was seen */
 void kj_governor_start(uint64_t now_ns);
 void kj_governor_resume(void); /* CUPTI has left: event pairs again, from a burst on */

@@ -37,6 +37,7 @@ void kj_thread_start(struct kj_ledger_header *ledger)
     kj_self.role = kj_role_in_range((uint8_t)thread.role);
     kj_self.random = (uint32_t)thread.tid * 2654435761u | 1;
     kj_self.sample_distance = kj_self.until_sample = KJ_SAMPLE_EVERY / 2;
+    kj_self.skips = kj_self.skips_drawn = 0;
     kj_self.ledger = ledger;
 }
 

@@ -21,11 +21,14 @@ struct bracket {
     bool capturing;     /* it becomes a node of a graph: no launch */
 };
 
+#define SAMPLES_NS 1000000 /* apart, where launches come fast */
+#define SKIPS_MOST 7       /* distances without a sample */
+
 /* ---- launches and copies
  * ------------------------------------------------------------------------------------------ */
 
-/* Distances of samples are drawn, 64 on average: programs have periods of their own. */
-static uint32_t draw_sample(void)
+/* Distances are drawn, 64 on average: programs have periods of their own. */
+static uint32_t draw_distance(void)
 {
     uint32_t r = kj_self.random;
     r ^= r << 13;
@@ -35,14 +38,50 @@ static uint32_t draw_sample(void)
     return KJ_SAMPLE_EVERY / 2 + r % (KJ_SAMPLE_EVERY + 1);
 }
 
+/* A program that launches fast is sampled less often, as a sample costs what tens of counted launches do;
+ * never so in a burst, whose end and whose pairs must not wait. Returns how many distances pass without one.
+ */
+static uint32_t draw_skips(uint64_t now_ns)
+{
+    bool burst = atomic_load_explicit(&kj_timing_on, memory_order_relaxed) == KJ_TIME_ALL;
+    uint64_t passed_ns = now_ns - kj_self.sampled_ns;
+    uint32_t skips = kj_self.skips_drawn;
+    if (burst || passed_ns > 2 * SAMPLES_NS)
+        skips = burst ? 0 : skips / 2;
+    else if (passed_ns < SAMPLES_NS && skips < SKIPS_MOST)
+        skips = 2 * skips + 1;
+    kj_self.sampled_ns = now_ns;
+    return kj_self.skips_drawn = skips;
+}
+
+/* A burst has begun since the last sample: what was launched before it cost as that sample did, and the next
+ * one is due soon. */
+static void sample_sooner(struct bracket *b)
+{
+    uint32_t passed = kj_self.sample_distance - kj_self.until_sample;
+    kj_governor_sample(b->ledger, kj_self.sample_took_ns, passed);
+    kj_self.skips = kj_self.skips_drawn = 0;
+    kj_self.sample_distance = kj_self.until_sample = KJ_SAMPLE_EVERY / 2;
+}
+
 static void sample_begin(struct bracket *b)
 {
-    b->stands_for = kj_self.sample_distance;
-    kj_self.sample_distance = kj_self.until_sample = draw_sample();
+    uint32_t distance = draw_distance();
+    kj_self.until_sample = distance;
+    if (kj_self.skips) {
+        kj_self.skips--;
+        kj_self.sample_distance += distance;
+        kj_context_check(b->ledger);
+        return;
+    }
     uint64_t asked_ns = kj_now_ns();
+    uint32_t checks = kj_self.skips_drawn + 1;
+    b->stands_for = kj_self.sample_distance;
+    kj_self.sample_distance = distance;
+    kj_self.skips = draw_skips(asked_ns);
     kj_context_check(b->ledger);
     b->begun_ns = kj_now_ns();
-    kj_governor_sample(b->ledger, (int64_t)(b->begun_ns - asked_ns), 1); /* the other calls do not ask */
+    kj_governor_sample(b->ledger, (int64_t)(b->begun_ns - asked_ns), checks); /* the other calls do not ask */
 }
 
 static void place_again(struct bracket *b, CUstream stream, uint8_t kind, const struct kj_shape *shape)
@@ -104,6 +143,8 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, en
         kj_self.inside = true;
         b->pair = kj_timing_start(b->ledger, b->context, stream, lane, mode == KJ_TIME_ALL);
         kj_self.inside = false;
+        if (unlikely(kj_self.skips_drawn && mode == KJ_TIME_ALL))
+            sample_sooner(b);
         if (unlikely(!b->pair && !kj_self.context)) /* it was found to be another context */
             place_again(b, stream, kind, shape);
     }
@@ -127,7 +168,8 @@ static void sample_end(struct bracket *b)
     uint64_t done_ns = kj_now_ns(), now_ns = kj_now_ns();
     uint64_t took_ns = b->called_ns - b->begun_ns + done_ns - b->returned_ns;
     /* Each of its two stretches holds one reading of the clock, which takes as long as this one. */
-    kj_governor_sample(b->ledger, (int64_t)took_ns - 2 * (int64_t)(now_ns - done_ns), b->stands_for);
+    kj_self.sample_took_ns = (int32_t)((int64_t)took_ns - 2 * (int64_t)(now_ns - done_ns));
+    kj_governor_sample(b->ledger, kj_self.sample_took_ns, b->stands_for);
     kj_governor_tick(b->ledger, now_ns);
     if (b->pair)
         kj_timing_harvest(b->ledger, b->context, 2 * KJ_SAMPLE_EVERY); /* keeps its own time */
@@ -150,9 +192,11 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
         return;
     }
     bool first = false;
+    uint64_t returned_ns = 0;
     uint16_t device = kj_context_device(b->context);
     uint32_t row = kj_activity_known(b->hash, kind, device, shape, b->pair != NULL);
     if (unlikely(row == KJ_ROW_UNKNOWN)) {
+        returned_ns = kj_now_ns();
         row = kj_activity_make(b->ledger, kind, device, shape, b->hash, &first);
         b->stands_for = 0; /* it took its own time */
     }
@@ -170,7 +214,7 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
         __atomic_fetch_add(&rows[row].bytes, bytes, __ATOMIC_RELAXED);
     }
     if (unlikely(b->pair))
-        kj_timing_end(b->context, b->pair, call, row, first);
+        kj_timing_end(b->context, b->pair, row, first ? returned_ns : 0);
     if (unlikely(b->launch_ns) && kind != KJ_ACTIVITY_HOST)
         kj_cupti_launched(b->ledger, b->context, row, kj_stream_row(b->ledger, b->context, stream, lane),
                           b->launch_ns);
@@ -202,6 +246,44 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
         return rc;                                                                                           \
     bracket_close(&b, rc, on, lane, call);                                                                   \
     launch_end(&b, KJ_HOOK_##symbol, rc, call, kind, &shape, rc ? 0 : (bytes), on, lane)
+
+/* The context of a launch that is to be counted and nothing else, as most are: it goes the short way. */
+static inline struct kj_context *counts_alone(struct kj_ledger_header *ledger, CUstream stream)
+{
+    if (unlikely(!ledger || kj_self.ledger != ledger || kj_self.inside || kj_self.until_sample <= 1))
+        return NULL;
+    if (unlikely(atomic_load_explicit(&kj_timing_on, memory_order_relaxed) |
+                 atomic_load_explicit(&kj_captures, memory_order_relaxed) |
+                 atomic_load_explicit(&kj_cupti_on, memory_order_relaxed) |
+                 atomic_load_explicit(&kj_dependent_seen, memory_order_relaxed)))
+        return NULL;
+    return kj_context_of_stream(ledger, stream);
+}
+
+#define COUNTED_LAUNCH(symbol, lane, stream, args, ...)                                                      \
+    do {                                                                                                     \
+        __typeof__(&symbol) real = REAL(symbol);                                                             \
+        const struct kj_shape shape = __VA_ARGS__;                                                           \
+        struct bracket b = {.ledger = kj_ledger_now()};                                                      \
+        b.context = likely(real) ? counts_alone(b.ledger, stream) : NULL;                                    \
+        if (likely(b.context)) {                                                                             \
+            uint16_t device = kj_context_device(b.context);                                                  \
+            b.hash = kj_activity_hash(KJ_ACTIVITY_KERNEL, device, &shape);                                   \
+            kj_self.until_sample--;                                                                          \
+            CUresult rc = real args;                                                                         \
+            uint32_t row =                                                                                   \
+                rc ? KJ_ROW_UNKNOWN : kj_activity_known(b.hash, KJ_ACTIVITY_KERNEL, device, &shape, false);  \
+            if (unlikely(row == KJ_ROW_UNKNOWN)) {                                                           \
+                launch_end(&b, KJ_HOOK_##symbol, rc, KJ_CALL_KERNEL, KJ_ACTIVITY_KERNEL, &shape, 0, stream,  \
+                           lane);                                                                            \
+                return rc;                                                                                   \
+            }                                                                                                \
+            kj_count(&kj_self.counts[KJ_LEDGER_CALLS_BASE + KJ_HOOK_##symbol], 1);                           \
+            kj_count(&kj_self.counts[row], 1);                                                               \
+            return rc;                                                                                       \
+        }                                                                                                    \
+    } while (0)
+
 #define ENQUEUE(symbol, lane, stream, call, kind, bytes, args, ...)                                          \
     BRACKET(symbol, lane, stream, call, kind, bytes, args, __VA_ARGS__);                                     \
     return rc
@@ -232,12 +314,15 @@ static void copied(struct kj_ledger_header *ledger, CUresult rc, uint8_t kind, u
 #define LAUNCH(symbol, name, version, lane, shape, stream, params, args)                                     \
     CUresult symbol params                                                                                   \
     {                                                                                                        \
+        COUNTED_LAUNCH(symbol, lane, stream, args, shape);                                                   \
         ENQUEUE(symbol, lane, stream, KJ_CALL_KERNEL, KJ_ACTIVITY_KERNEL, 0, args, shape);                   \
     }
 #define LAUNCH_CONFIG(symbol, name, version, lane, params, args)                                             \
     CUresult symbol params                                                                                   \
     {                                                                                                        \
         const enum kj_call kernel = kj_launch_is_dependent(config) ? KJ_CALL_DEPENDENT : KJ_CALL_KERNEL;     \
+        if (likely(config && kernel == KJ_CALL_KERNEL))                                                      \
+            COUNTED_LAUNCH(symbol, lane, config->hStream, args, CONFIG_SHAPE(f, config));                    \
         ENQUEUE(symbol, lane, config ? config->hStream : NULL, kernel, KJ_ACTIVITY_KERNEL, 0, args,          \
                 CONFIG_SHAPE(f, config));                                                                    \
     }
