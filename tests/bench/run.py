@@ -125,7 +125,7 @@ def main():
                  ("1 kernel, 1 shape", ["--kernels", 1, "--batches", 4 * batches]),
                  ("1 kernel, 1,000,000 shapes", ["--kernels", 1, "--shapes", 1000000, "--batches", 4 * batches]),
                  ("20,000 kernels, 50 shapes", ["--kernels", 20000, "--shapes", 50, "--batches", 4 * batches]),
-                 ("a module to each launch", ["--kernels", 20000, "--reload", "--batches", batches]),
+                 ("a module to each launch", ["--reload", "--batches", batches]),
                  ("20,000 in the same order", ["--kernels", 20000, "--ordered", "--batches", batches])]
         floors()
         launches(rows, 1 if quick else 3, work)
