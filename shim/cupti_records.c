@@ -424,7 +424,7 @@ static void take(struct kj_ledger_header *ledger, const struct record *r, const 
     } else if (launch && rows[row].kind != KJ_ACTIVITY_KERNEL && atomic_exchange(&launch->taken, true)) {
         __atomic_fetch_add(&rows[row].sum_ns, ns, __ATOMIC_RELAXED);
     } else {
-        kj_activity_timed(ledger, (uint32_t)row, ns, false);
+        kj_activity_timed(ledger, (uint32_t)row, &(struct kj_duration){.ns = ns}, false);
     }
     publish(ledger, r, launch ? &copy : NULL, of_graph ? nodes[row].activity : (uint32_t)row, pair);
 }

@@ -200,15 +200,20 @@ struct kj_ledger_activity {
     uint8_t kind; /* enum kj_activity_kind */
     uint8_t role; /* enum kj_activity_role, and a range's phase */
     uint32_t grid[3], block[3];
-    uint32_t shared_bytes;  /* dynamic */
-    uint32_t first_call_ns; /* how long the first launch's call took; 0 not known */
-    uint64_t bytes;         /* copies and memsets: total moved */
+    uint32_t shared_bytes; /* dynamic */
+    uint32_t reserved;
+    uint64_t bytes; /* copies and memsets: total moved */
     /* Durations of the timed launches. One writer (the harvester); each word is read alone. */
     uint64_t timed; /* launches in the sums below; the first launch is not among them */
     uint64_t sum_ns;
     double sum_ns2; /* sum of squares, for the spread */
     uint64_t min_ns, max_ns;
-    uint64_t first_ns; /* the first launch's bracket: may hold lazy loading or JIT; 0 not timed */
+    uint64_t first_ns; /* the first launch's: may hold lazy loading or JIT; 0 not timed */
+    /* Of event pairs, over the timed launches: what the brackets had beside the launches, so that sum_ns +
+     * taken_ns is what the events showed; and by how much sum_ns may be too long, or too short, for all that
+     * the brackets tell. */
+    uint64_t taken_ns, over_ns, under_ns;
+    uint64_t first_taken_ns, first_over_ns, first_under_ns; /* the same of the first launch */
 };
 
 struct kj_ledger_call {
@@ -251,9 +256,10 @@ enum kj_interval_flag {
     KJ_INTERVAL_FIRST = 1 << 0,      /* first launch of its activity: the bracket may hold lazy loading */
     KJ_INTERVAL_GAP_BEFORE = 1 << 1, /* launches before it went untimed: a burst begins */
     KJ_INTERVAL_ALONE = 1 << 2,      /* of no burst: launches before and after it may be untimed */
+    KJ_INTERVAL_MIXED = 1 << 3,      /* another thread launched on the stream meanwhile: it holds that too */
 };
 
-/* One event pair: an upper bound of the activity's run time. Host clock, by the context's tie. */
+/* One launch, as its event pair or CUPTI tells it. Host clock, by the context's tie. */
 struct kj_ledger_interval {
     uint64_t start_ns, end_ns;
     uint64_t launch_ns; /* when the call was made */
@@ -261,13 +267,15 @@ struct kj_ledger_interval {
     uint16_t stream; /* row of STREAMS */
     uint16_t thread; /* row of THREADS */
     uint32_t flags;
-    uint32_t context; /* row of CONTEXTS */
+    uint32_t context;   /* row of CONTEXTS */
+    uint32_t taken_ns;  /* so much longer was the bracket of its events */
+    uint32_t unsure_ns; /* how much is open between the least and the most that it may have taken */
 };
 
 _Static_assert(sizeof(struct kj_ledger_section_entry) == 32, "section entry layout");
-_Static_assert(sizeof(struct kj_ledger_activity) == 96, "activity layout");
+_Static_assert(sizeof(struct kj_ledger_activity) == 144, "activity layout");
 _Static_assert(sizeof(struct kj_ledger_context) == 56, "context layout");
-_Static_assert(sizeof(struct kj_ledger_interval) == 40, "interval layout");
+_Static_assert(sizeof(struct kj_ledger_interval) == 48, "interval layout");
 _Static_assert(sizeof(struct kj_ledger_header) <= 4096, "header fits a page");
 
 #endif

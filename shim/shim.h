@@ -273,14 +273,20 @@ struct kj_pair *kj_timing_start(struct kj_ledger_header *ledger, struct kj_conte
 void kj_timing_gap(struct kj_context *context);
 /* Records the end event on the stream; false when the driver refused. */
 bool kj_timing_mark(struct kj_pair *pair, CUstream stream, int lane);
-/* returned_ns: of the first launch of its activity, when its call had returned; else 0. */
-void kj_timing_end(struct kj_context *context, struct kj_pair *pair, uint32_t activity, uint64_t returned_ns);
+/* first: of its activity. */
+void kj_timing_end(struct kj_context *context, struct kj_pair *pair, enum kj_call call, uint32_t activity,
+                   bool first);
 void kj_timing_cancel(struct kj_context *context, struct kj_pair *pair);
 /* Collects finished pairs of the context, at most `most` (0: all). Never waits. */
 void kj_timing_harvest(struct kj_ledger_header *ledger, struct kj_context *context, unsigned most);
 /* Nothing that was timed is under way, as far as the last harvest saw. */
 bool kj_timing_is_idle(const struct kj_context *context);
-void kj_activity_timed(struct kj_ledger_header *ledger, uint32_t activity, uint64_t ns, bool first);
+/* One launch of the activity took so long; what events tell has more to it (ledger.h). */
+struct kj_duration {
+    uint64_t ns, taken_ns, over_ns, under_ns;
+};
+void kj_activity_timed(struct kj_ledger_header *ledger, uint32_t activity, const struct kj_duration *duration,
+                       bool first);
 /* NULL: there are more contexts than places, and this one's launches are not timed. */
 struct kj_timing *kj_context_timing(struct kj_context *context);
 uint32_t kj_context_row(const struct kj_context *context);

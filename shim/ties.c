@@ -56,6 +56,7 @@ void kj_tie_continue(struct kj_tie *tie, const struct kj_tie *before, uint64_t n
     if (!before->recorded || !before->tied || kj_driver.cuEventElapsedTime(&ms, before->event, tie->event))
         return;
     int64_t elapsed_ns = (int64_t)((double)ms * 1e6);
+    tie->axis_ns = before->axis_ns + elapsed_ns;
     int64_t slack_ns = reading_error(elapsed_ns) + drift_over(before->at_ns, now_ns);
     narrow(tie, before->lo_ns + elapsed_ns - slack_ns, before->hi_ns + elapsed_ns + slack_ns, now_ns,
            conflicts);

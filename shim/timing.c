@@ -8,10 +8,9 @@
 #include <sched.h>
 #include <string.h>
 
-#define BASE_LIFE_NS  2000000000u
-#define QUEUED_NS     20000 /* launched that long before the one ahead of it ended: it waited for the device */
-#define EVENT_MOST_NS 20000
-#define EVENTS_MEAN   64
+#define BASE_LIFE_NS 2000000000u
+#define QUEUED_NS    20000 /* executed that long after it was recorded, an event had to wait for the device */
+#define COARSE_MS    4096  /* from there on a float of milliseconds is coarser than 0.25 us */
 
 static bool try_lock(struct kj_timing *timing)
 {
@@ -91,21 +90,31 @@ static bool driver_can_time(void)
 }
 
 /* A pair from the pool, in its place in the ring. Under the context's lock. */
-static struct kj_pair *take_pair(struct kj_timing *timing, CUstream stream, uint64_t now_ns, bool burst)
+static struct kj_pair *take_pair(struct kj_timing *timing, CUstream stream, uint16_t stream_row,
+                                 uint64_t now_ns, bool burst)
 {
     uint16_t index = timing->free[--timing->free_count];
     struct kj_pair *pair = &timing->pairs[index];
+    __typeof__(timing->newest[0]) *newest = &timing->newest[stream_row % KJ_NEWEST];
+    if (newest->stream_row != stream_row) {
+        newest->stream_row = stream_row;
+        newest->end_ns = INT64_MIN;
+    }
     pair->stream = stream;
+    pair->stream_row = stream_row;
+    const bool mixed = atomic_fetch_add(&newest->open, 1); /* another thread is in between its two events */
+    pair->mixed_at = atomic_fetch_add(&newest->mixed, mixed) + mixed;
     pair->launch_ns = now_ns;
     pair->base = timing->base;
     pair->thread_row = kj_self.row;
     pair->open = true;
     pair->seen = false;
-    pair->flags = KJ_INTERVAL_ALONE;
+    pair->flags = KJ_INTERVAL_ALONE | (mixed ? KJ_INTERVAL_MIXED : 0);
     if (burst) {
         uint32_t epoch = atomic_load_explicit(&kj_timing_epoch, memory_order_relaxed);
         bool gap = atomic_exchange_explicit(&timing->gap, false, memory_order_relaxed);
-        pair->flags = gap || timing->epoch != epoch ? KJ_INTERVAL_GAP_BEFORE : 0;
+        pair->flags ^= KJ_INTERVAL_ALONE;
+        pair->flags |= gap || timing->epoch != epoch ? KJ_INTERVAL_GAP_BEFORE : 0;
         timing->epoch = epoch;
     }
     timing->tie[pair->base].pending++;
@@ -120,28 +129,38 @@ struct kj_pair *kj_timing_start(struct kj_ledger_header *ledger, struct kj_conte
         return NULL;
     struct kj_timing *timing = kj_context_timing(context);
     struct kj_pair *pair = NULL;
-    if (timing && try_lock(timing)) {
-        uint64_t now_ns = kj_now_ns();
-        bool open = !atomic_load_explicit(&timing->closed, memory_order_relaxed);
-        if (open && !timing->free_count)
-            make_pairs(ledger, context, timing);
-        if (open && timing->free_count && base_ready(ledger, context, stream, lane, now_ns))
-            pair = take_pair(timing, stream, now_ns, burst);
-        unlock(timing);
-    }
-    if (!pair) {
+    if (!timing) {
         if (burst)
             kj_timing_gap(context);
         __atomic_fetch_add(&ledger->untimed_no_event, 1, __ATOMIC_RELAXED);
         return NULL;
     }
-    pair->stream_row = kj_stream_row(ledger, context, stream, lane);
+    uint16_t stream_row = kj_stream_row(ledger, context, stream, lane);
+    __typeof__(timing->newest[0]) *newest = &timing->newest[stream_row % KJ_NEWEST];
+    if (try_lock(timing)) {
+        uint64_t now_ns = kj_now_ns();
+        bool open = !atomic_load_explicit(&timing->closed, memory_order_relaxed);
+        if (open && !timing->free_count)
+            make_pairs(ledger, context, timing);
+        if (open && timing->free_count && base_ready(ledger, context, stream, lane, now_ns))
+            pair = take_pair(timing, stream, stream_row, now_ns, burst);
+        unlock(timing);
+    }
+    if (!pair) {
+        if (newest->stream_row == stream_row && atomic_load(&newest->open))
+            atomic_fetch_add(&newest->mixed, 1);
+        if (burst)
+            kj_timing_gap(context);
+        __atomic_fetch_add(&ledger->untimed_no_event, 1, __ATOMIC_RELAXED);
+        return NULL;
+    }
     if (record(pair->start, stream, lane)) { /* is it another context's stream than we took it for? */
         kj_timing_cancel(context, pair);
         kj_stream_forget(stream);
         kj_context_check(ledger);
         return NULL;
     }
+    pair->called_ns = kj_now_ns();
     return pair;
 }
 
@@ -157,43 +176,62 @@ void kj_timing_gap(struct kj_context *context)
 bool kj_timing_mark(struct kj_pair *pair, CUstream stream, int lane)
 {
     kj_self.inside = true;
+    pair->returned_ns = kj_now_ns();
     CUresult rc = record(pair->end, stream, lane);
+    pair->marked_ns = kj_now_ns();
     kj_self.inside = false;
     return rc == CUDA_SUCCESS;
 }
 
-void kj_timing_end(struct kj_context *context, struct kj_pair *pair, uint32_t activity, uint64_t returned_ns)
+static void close_pair(struct kj_context *context, struct kj_pair *pair)
 {
-    (void)context;
+    __typeof__(kj_context_timing(context)->newest[0]) *newest =
+        &kj_context_timing(context)->newest[pair->stream_row % KJ_NEWEST];
+    if (atomic_load(&newest->mixed) != pair->mixed_at)
+        pair->flags |= KJ_INTERVAL_MIXED;
+    atomic_fetch_sub(&newest->open, 1);
+}
+
+void kj_timing_end(struct kj_context *context, struct kj_pair *pair, enum kj_call call, uint32_t activity,
+                   bool first)
+{
+    close_pair(context, pair);
     pair->activity = activity;
-    if (returned_ns) {
-        struct kj_ledger_activity *rows = kj_section(kj_self.ledger, KJ_SECTION_ACTIVITIES);
-        uint64_t call_ns = returned_ns - pair->launch_ns;
-        rows[activity].first_call_ns = call_ns < UINT32_MAX ? (uint32_t)call_ns : UINT32_MAX;
-        pair->flags |= KJ_INTERVAL_FIRST;
-    }
+    pair->call = (uint8_t)call;
+    pair->flags |= first ? KJ_INTERVAL_FIRST : 0;
     __atomic_store_n(&pair->open, false, __ATOMIC_RELEASE);
     __atomic_fetch_add(&kj_self.ledger->timed_pairs, 1, __ATOMIC_RELAXED);
 }
 
 void kj_timing_cancel(struct kj_context *context, struct kj_pair *pair)
 {
-    (void)context;
+    close_pair(context, pair);
     pair->activity = UINT32_MAX; /* the harvest recycles it without a record */
     __atomic_store_n(&pair->open, false, __ATOMIC_RELEASE);
 }
 
-void kj_activity_timed(struct kj_ledger_header *ledger, uint32_t activity, uint64_t ns, bool first)
+void kj_activity_timed(struct kj_ledger_header *ledger, uint32_t activity, const struct kj_duration *duration,
+                       bool first)
 {
     struct kj_ledger_activity *a =
         (struct kj_ledger_activity *)kj_section(ledger, KJ_SECTION_ACTIVITIES) + activity;
+    uint64_t ns = duration->ns;
     if (first) {
+        a->first_taken_ns = duration->taken_ns;
+        a->first_over_ns = duration->over_ns;
+        a->first_under_ns = duration->under_ns;
         a->first_ns = ns ? ns : 1;
         return;
     }
     /* Harvesters of two contexts may meet here; a lost update would cost one sample of a mean, but the count
      * must stay whole beside its sum, so both are added atomically. The square is good enough as it is. */
     __atomic_fetch_add(&a->sum_ns, ns, __ATOMIC_RELAXED);
+    if (duration->taken_ns)
+        __atomic_fetch_add(&a->taken_ns, duration->taken_ns, __ATOMIC_RELAXED);
+    if (duration->over_ns)
+        __atomic_fetch_add(&a->over_ns, duration->over_ns, __ATOMIC_RELAXED);
+    if (duration->under_ns)
+        __atomic_fetch_add(&a->under_ns, duration->under_ns, __ATOMIC_RELAXED);
     a->sum_ns2 += (double)ns * (double)ns;
     if (!a->min_ns || ns < a->min_ns)
         a->min_ns = ns;
@@ -210,69 +248,89 @@ static int look(struct kj_ledger_header *ledger, struct kj_context *context, str
     struct kj_timing *timing = kj_context_timing(context);
     struct kj_tie *tie = &timing->tie[pair->base];
     uint32_t *conflicts = &context_row(ledger, context)->conflicts;
-    float start_ms, length_ms;
+    float start_ms, end_ms, length_ms;
     CUresult rc = ((__typeof__(&cuEventQuery))kj_real_of(KJ_HOOK_cuEventQuery))(pair->end);
     if (rc == CUDA_ERROR_NOT_READY)
         return UNFINISHED;
     uint64_t seen_ns = kj_now_ns();
     if (!rc)
-        rc = kj_driver.cuEventElapsedTime(&length_ms, pair->start, pair->end);
+        rc = kj_driver.cuEventElapsedTime(&end_ms, tie->event, pair->end);
     if (!rc)
         rc = kj_driver.cuEventElapsedTime(&start_ms, tie->event, pair->start);
+    length_ms = end_ms - start_ms;
+    if (!rc && end_ms > COARSE_MS) /* a float is too coarse for the difference */
+        rc = kj_driver.cuEventElapsedTime(&length_ms, pair->start, pair->end);
     if (rc == CUDA_ERROR_NOT_READY)
         return UNFINISHED;
     if (rc || length_ms < 0) {
         __atomic_fetch_add(&ledger->harvest_errors, 1, __ATOMIC_RELAXED);
         return FAILED;
     }
-    pair->start_ns = (int64_t)((double)start_ms * 1e6);
+    pair->start_ns = (int64_t)((double)start_ms * 1e6 + 0.5);
     pair->length_ns = (int64_t)((double)length_ms * 1e6 + 0.5);
     pair->seen = true;
     if (!tie->continued)
         kj_tie_continue(tie, &timing->tie[pair->base ^ 1], seen_ns, conflicts);
     kj_tie_narrow(tie, pair, seen_ns, conflicts);
+    kj_bracket_seen(timing, pair);
     return FINISHED;
 }
 
-/* What an event takes of the device: timing.h. */
-static void learn_event(struct kj_timing *timing, struct kj_ledger_context *row, const struct kj_pair *pair,
-                        uint64_t start_ns)
+static uint64_t least(uint64_t a, uint64_t b)
 {
-    __typeof__(timing->newest[0]) *newest = &timing->newest[pair->stream_row % KJ_NEWEST];
-    uint64_t before_ns = newest->stream_row == pair->stream_row ? newest->end_ns : 0;
-    newest->stream_row = pair->stream_row;
-    newest->end_ns = pair->flags & KJ_INTERVAL_ALONE ? 0 : start_ns + (uint64_t)pair->length_ns;
-    bool waiting = pair->launch_ns + QUEUED_NS < before_ns;
-    if (!waiting || pair->flags || start_ns > before_ns + EVENT_MOST_NS)
-        return;
-    timing->between_ns += start_ns > before_ns ? start_ns - before_ns : 0;
-    if (++timing->betweens % EVENTS_MEAN)
-        return;
-    row->event_ns = (uint32_t)(timing->between_ns / EVENTS_MEAN);
-    timing->between_ns = 0;
-    atomic_store_explicit(&kj_event_ns, row->event_ns, memory_order_relaxed);
+    return a < b ? a : b;
+}
+
+/* What the bracket says of the launch. Where its thread was held up, the mean of the others is believed, as
+ * far as the bracket allows it, and no less sure. */
+static struct kj_duration duration_of(const struct kj_ledger_activity *activity, const struct kj_pair *pair,
+                                      const struct kj_bracket *bracket)
+{
+    uint64_t timed = __atomic_load_n(&activity->timed, __ATOMIC_RELAXED);
+    bool learned = !bracket->sure && timed && !(pair->flags & KJ_INTERVAL_FIRST);
+    int64_t ns =
+        learned ? (int64_t)(__atomic_load_n(&activity->sum_ns, __ATOMIC_RELAXED) / timed) : bracket->ns;
+    ns = ns < bracket->low_ns ? bracket->low_ns : ns > bracket->high_ns ? bracket->high_ns : ns;
+    struct kj_duration duration = {.ns = (uint64_t)ns,
+                                   .taken_ns = pair->length_ns > ns ? (uint64_t)(pair->length_ns - ns) : 0,
+                                   .over_ns = (uint64_t)(ns - bracket->low_ns),
+                                   .under_ns = (uint64_t)(bracket->high_ns - ns)};
+    if (learned) {
+        duration.over_ns = least(duration.over_ns, activity->over_ns / timed);
+        duration.under_ns = least(duration.under_ns, activity->under_ns / timed);
+    }
+    return duration;
 }
 
 static void publish(struct kj_ledger_header *ledger, struct kj_context *context, const struct kj_pair *pair)
 {
+    struct kj_timing *timing = kj_context_timing(context);
     struct kj_ledger_context *row = context_row(ledger, context);
     uint64_t error_ns;
-    int64_t start_ns = kj_tie_host_ns(&kj_context_timing(context)->tie[pair->base], pair, &error_ns);
-    learn_event(kj_context_timing(context), row, pair, (uint64_t)start_ns);
+    int64_t start_ns = kj_tie_host_ns(&timing->tie[pair->base], pair, &error_ns);
+    bool busy = start_ns > (int64_t)(pair->called_ns + QUEUED_NS + error_ns);
+    if (kj_bracket_event(timing, pair, busy, &row->event_ns))
+        atomic_store_explicit(&kj_event_ns, row->event_ns, memory_order_relaxed);
+    const struct kj_bracket bracket = kj_bracket_of(timing, pair, busy, row->event_ns != UINT32_MAX);
+    const struct kj_ledger_activity *activities = kj_section(ledger, KJ_SECTION_ACTIVITIES);
+    const struct kj_duration duration = duration_of(&activities[pair->activity], pair, &bracket);
+    int64_t end_ns = start_ns + bracket.end_ns - pair->start_ns - timing->tie[pair->base].axis_ns;
     row->placed++;
     row->error_sum_ns += error_ns;
     row->error_most_ns = error_ns > row->error_most_ns ? error_ns : row->error_most_ns;
     struct kj_ledger_interval interval = {
-        .start_ns = (uint64_t)start_ns,
-        .end_ns = (uint64_t)(start_ns + pair->length_ns),
+        .start_ns = (uint64_t)(end_ns - (int64_t)duration.ns),
+        .end_ns = (uint64_t)end_ns,
         .launch_ns = pair->launch_ns,
         .activity = pair->activity,
         .stream = pair->stream_row,
         .thread = pair->thread_row,
         .flags = pair->flags,
         .context = kj_context_row(context),
+        .taken_ns = (uint32_t)least(duration.taken_ns, UINT32_MAX),
+        .unsure_ns = (uint32_t)least(duration.over_ns + duration.under_ns, UINT32_MAX),
     };
-    kj_activity_timed(ledger, pair->activity, (uint64_t)pair->length_ns, pair->flags & KJ_INTERVAL_FIRST);
+    kj_activity_timed(ledger, pair->activity, &duration, pair->flags & KJ_INTERVAL_FIRST);
     kj_interval_publish(ledger, &interval);
 }
 

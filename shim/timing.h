@@ -21,14 +21,20 @@ enum { KJ_NEWEST = 64 };
 struct kj_pair {
     CUevent start, end;
     CUstream stream; /* as given: to skip others behind an unfinished one */
-    uint64_t launch_ns;
+    /* Before the start event was recorded; between that and the launch call; after that; after the end event.
+     */
+    uint64_t launch_ns, called_ns, returned_ns, marked_ns;
     uint32_t activity;
+    uint32_t mixed_at; /* as its stream's when it began */
     uint16_t stream_row, thread_row;
-    uint8_t flags;               /* enum kj_interval_flag */
-    uint8_t base;                /* which base event it is measured from */
-    bool open;                   /* start is recorded, end is not yet */
-    bool seen;                   /* finished: the two below are known */
-    int64_t start_ns, length_ns; /* start from the base event */
+    uint8_t flags;                 /* enum kj_interval_flag */
+    uint8_t base;                  /* which base event it is measured from */
+    bool open;                     /* start is recorded, end is not yet */
+    uint8_t call;                  /* enum kj_call */
+    bool record_usual, call_usual; /* neither call took longer than it usually does */
+    bool seen;                     /* finished: the two below are known */
+    int64_t start_ns, length_ns;   /* start from the base event */
+    int64_t before_ns; /* end of the pair before it on its stream, on the axis; INT64_MIN not known */
 };
 
 struct kj_tie {
@@ -38,7 +44,23 @@ struct kj_tie {
     bool tied;            /* hi_ns is known */
     uint32_t pending;     /* pairs under way that are measured from it */
     int64_t lo_ns, hi_ns; /* host time of the base event, as of at_ns */
+    int64_t axis_ns;      /* from the context's first base event to this one: one axis for all events */
     uint64_t recorded_ns, at_ns;
+};
+
+/* Host time at which a call returned, less that of an event which it recorded on an idle stream, on the axis:
+ * brackets.c. */
+enum { KJ_REACH_SEEN = 16 };
+struct kj_reach {
+    struct {
+        int64_t ns;
+        uint64_t at_ns;
+    } seen[KJ_REACH_SEEN];
+    unsigned kept;
+    bool known;
+    int64_t ns;
+    uint64_t at_ns;
+    uint32_t usual_record_ns, usual_call_ns[KJ_CALL_HOST];
 };
 
 struct kj_timing {
@@ -57,10 +79,13 @@ struct kj_timing {
     /* Between a pair's end and the start of the next there is nothing but these two events. Where the device
      * had work waiting, the time from one to the other is what an event takes of it. */
     struct {
-        uint64_t end_ns; /* of the newest pair on the stream, on the host's clock */
+        int64_t end_ns; /* of the newest finished pair on the stream, on the axis; INT64_MIN: none */
         uint16_t stream_row;
+        _Atomic uint32_t open, mixed; /* pairs that have begun and not ended; launches made among those */
     } newest[KJ_NEWEST];
     uint64_t between_ns, betweens;
+    uint32_t usual_between_ns;
+    struct kj_reach reach;
 };
 
 void kj_timing_init(struct kj_timing *timing);
@@ -72,6 +97,22 @@ void kj_tie_continue(struct kj_tie *tie, const struct kj_tie *before, uint64_t n
 void kj_tie_narrow(struct kj_tie *tie, const struct kj_pair *pair, uint64_t seen_ns, uint32_t *conflicts);
 /* When the pair started, and how far off that may be either way. */
 int64_t kj_tie_host_ns(const struct kj_tie *tie, const struct kj_pair *pair, uint64_t *ret_error_ns);
+/* A pair is finished, and its times are known: what they tell of submissions. */
+void kj_bracket_seen(struct kj_timing *timing, struct kj_pair *pair);
+/* In the order of a stream, before it is published: the time between it and the pair before it, where the
+ * stream had work waiting (busy), tells what an event takes. True: *event_ns, UINT32_MAX while it is not
+ * known, has changed. */
+bool kj_bracket_event(struct kj_timing *timing, const struct kj_pair *pair, bool busy, uint32_t *event_ns);
+/* How long the launch itself ran, and the least and the most that may be. */
+struct kj_bracket {
+    int64_t end_ns; /* on the axis */
+    int64_t ns, low_ns, high_ns;
+    bool sure; /* nothing held the thread up; else other launches tell more */
+};
+/* busy: as far as the host's clock tells, the stream had work waiting. event_known: what an event takes is
+ * learned, not guessed. */
+struct kj_bracket kj_bracket_of(const struct kj_timing *timing, const struct kj_pair *pair, bool busy,
+                                bool event_known);
 /* The context is about to end, or may be. Returns once nobody is at work on it any more; waits at most
  * 0.1 s. */
 void kj_timing_close(struct kj_timing *timing);

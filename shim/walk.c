@@ -150,7 +150,7 @@ static void keep(struct kj_ledger_header *ledger, struct kj_context *context, ui
     if (!row) /* the table is full: the sums above have it */
         return;
     kj_count(&kj_self.counts[row], 1);
-    kj_activity_timed(ledger, row, took_ns, false);
+    kj_activity_timed(ledger, row, &(struct kj_duration){.ns = took_ns}, false);
     const struct kj_ledger_interval interval = {.start_ns = start_ns,
                                                 .end_ns = end_ns,
                                                 .launch_ns = start_ns,

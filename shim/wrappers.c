@@ -192,11 +192,9 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
         return;
     }
     bool first = false;
-    uint64_t returned_ns = 0;
     uint16_t device = kj_context_device(b->context);
     uint32_t row = kj_activity_known(b->hash, kind, device, shape, b->pair != NULL);
     if (unlikely(row == KJ_ROW_UNKNOWN)) {
-        returned_ns = kj_now_ns();
         row = kj_activity_make(b->ledger, kind, device, shape, b->hash, &first);
         b->stands_for = 0; /* it took its own time */
     }
@@ -214,7 +212,7 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
         __atomic_fetch_add(&rows[row].bytes, bytes, __ATOMIC_RELAXED);
     }
     if (unlikely(b->pair))
-        kj_timing_end(b->context, b->pair, row, first ? returned_ns : 0);
+        kj_timing_end(b->context, b->pair, call, row, first);
     if (unlikely(b->launch_ns) && kind != KJ_ACTIVITY_HOST)
         kj_cupti_launched(b->ledger, b->context, row, kj_stream_row(b->ledger, b->context, stream, lane),
                           b->launch_ns);

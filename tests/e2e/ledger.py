@@ -13,8 +13,8 @@ OPEN, CLOSED, DISABLED = 1, 2, 3
 FIRST, GAP_BEFORE = 1, 2
 
 Activity = collections.namedtuple(
-    "Activity", "row name device kind role grid block shared_bytes module_hash bytes timed sum_ns min_ns max_ns first_ns count")
-Interval = collections.namedtuple("Interval", "start_ns end_ns launch_ns activity stream thread flags context")
+    "Activity", "row name device kind role grid block shared_bytes module_hash bytes timed sum_ns min_ns max_ns first_ns taken count")
+Interval = collections.namedtuple("Interval", "start_ns end_ns launch_ns activity stream thread flags context taken_ns unsure_ns")
 Call = collections.namedtuple("Call", "count failed host_ns")
 
 
@@ -49,9 +49,9 @@ class Ledger:
     @property
     def activities(self):
         found = []
-        for row, a in enumerate(self.rows("ACTIVITIES", "<IHBB3I3IIIQQQdQQQ")):
+        for row, a in enumerate(self.rows("ACTIVITIES", "<IHBB3I3IIIQQQdQQQQQQ")):
             found.append(Activity(row, self.text(a[0]), a[1], a[2], a[3], a[4:7], a[7:10], a[10], a[11], a[12], a[13], a[14],
-                                  *a[16:19], self.count(row)))
+                                  *a[16:19], a[19:22], self.count(row)))
         return found
 
     def launches(self, kind=KERNEL):
@@ -69,7 +69,7 @@ class Ledger:
 
     @property
     def intervals(self):
-        return [Interval(*row) for row in self.rows("RING", "<QQQIHHII")]
+        return [Interval(*row) for row in self.rows("RING", "<QQQIHHIIII")]
 
     @property
     def unhooked(self):

@@ -6,6 +6,7 @@ The machine may be busy: what the host does late is in no assertion, and the dev
 import pytest
 
 import kj
+import ledger
 
 EVERY = ["--budget", 100]  # each launch is timed
 
@@ -42,3 +43,33 @@ def test_a_copy_has_its_own_time(make_sim, folder, copy, kind, stream):
     assert 0.95 * copy_ns <= reported[kind][1] <= copy_ns + 0.05 * kernel_ns, (reported, ran)
     wall_ns = done.report["run"]["duration_ns"]
     assert all(p["time_ns"] <= wall_ns for p in done.report["phases"]), done.report["phases"]
+
+
+RHYTHMS = {"idle": ("--batch", 1), "backlogged": ("--batch", 400), "spaced": ("--gap-us", 60, "--batch", 10), "hiccups": ("--hiccups",),
+           "graphs": ("--graph", 4, "--gap-us", 20), "two threads": ("--threads", 2, "--gap-us", 20)}
+
+
+@pytest.mark.parametrize("rhythm_name", RHYTHMS)
+@pytest.mark.parametrize("us", [2, 5, 10, 50])
+def test_a_kernel_has_its_own_time(make_sim, folder, us, rhythm_name):
+    """Not that of events, nor of what the host did between them. A graph is one launch: its nodes share what is off."""
+    sim = make_sim(f"kernel * duration_us={us} power=400\n")
+    done = rhythm(folder, sim, "--launches", 5000, *RHYTHMS[rhythm_name])
+    for name, (launches, time_ns) in times(sim).items():
+        (kernel,) = [k for k in done.report["kernels"] if k["name"] == name]
+        mean_ns = kernel["time_ns"] / launches
+        assert kernel["launches"] == launches and time_ns == launches * us * 1000
+        assert abs(mean_ns - us * 1000) <= max(300, 0.03 * us * 1000), kernel
+        assert kernel["time_low_ns"] <= time_ns <= kernel["time_high_ns"], kernel
+
+
+def test_what_was_taken_off_is_in_the_ledger(make_sim, folder):
+    """Time and what was taken off it are what the events showed: here two of 4 us of the stream, and the call of 20 us."""
+    sim = make_sim("kernel * duration_us=50 power=400\nevent host_ns=1000 device_ns=4000\nlaunch_cost_ns 20000\n")
+    rhythm(folder, sim, "--launches", 400, "--gap-us", 100)
+    one = ledger.read_one(folder)
+    (kernel,) = [a for a in one.activities if a.name == "rhythm_0"]
+    taken_ns, over_ns, under_ns = kernel.taken
+    assert kernel.timed == 399 and kernel.sum_ns / kernel.timed == pytest.approx(50000, rel=0.03)
+    assert taken_ns / kernel.timed >= 18000  # the call is longer than an event that runs meanwhile
+    assert over_ns >= 0 and under_ns / kernel.timed >= 1000

@@ -38,9 +38,9 @@ def delays_of(folder):
         rows = [a.row for a in book.activities if a.kind == WALK]
         drained = folder / f"intervals.{book.path.name.removeprefix('ledger.')}"
         data = drained.read_bytes()[8:] if drained.exists() else b""
-        intervals = [ledger.Interval(*row) for row in struct.iter_unpack("<QQQIHHII", data)]
+        intervals = [ledger.Interval(*row) for row in struct.iter_unpack("<QQQIHHIIII", data)]
         _, _, cap, used, _ = book.sections["RING"]
-        ring = book.rows("RING", "<QQQIHHII")
+        ring = book.rows("RING", "<QQQIHHIIII")
         intervals += [ledger.Interval(*ring[i % cap]) for i in range(book.ring_tail, used)]
         found += [(i.start_ns, i.end_ns) for i in intervals if i.activity in rows]
     return sorted(found)

@@ -24,9 +24,9 @@ def timed_intervals(folder):
     for path in folder.glob("intervals.*"):
         data = path.read_bytes()
         assert data[:8] == b"kintvls1"
-        rows += [ledger.Interval(*row) for row in struct.iter_unpack("<QQQIHHII", data[8:])]
+        rows += [ledger.Interval(*row) for row in struct.iter_unpack("<QQQIHHIIII", data[8:])]
     _, _, cap, used, _ = one.sections["RING"]
-    ring = one.rows("RING", "<QQQIHHII")
+    ring = one.rows("RING", "<QQQIHHIIII")
     rows += [ledger.Interval(*ring[i % cap]) for i in range(one.ring_tail, used)]
     names = {a.row: a.name for a in one.activities}
     return rows, names

@@ -4,13 +4,14 @@
  * and copies behind them. Knows nothing of kjoule.
  *
  *     cuda_rhythm [--launches N] [--batch N] [--gap-us US] [--threads N] [--hiccups] [--graph N]
- *                 [--stream own|legacy|per-thread] [--copy
- * none|dtoh|htod|big|pinned|dtod|memset|2d|dtoh-lane|async]
+ *                 [--rest-ms MS] [--stream own|legacy|per-thread] [--copy KIND]
  *
  * Kernels are called rhythm_0, rhythm_1, ... one a thread; all threads use one stream. After --batch launches
  * a thread makes its copy and waits for the stream, but behind a copy that waits by itself.
  * --gap-us   spins so long after each launch
  * --hiccups  every 1.7 ms a signal holds up the main thread for 0.4 ms, wherever it is
+ * --copy     dtoh, htod, big, pinned, dtod, memset, 2d, dtoh-lane, async; without it there is none
+ * --rest-ms  does nothing for so long before the first launch and after the last one
  * --graph    each launch is of a graph of so many kernels
  */
 #include <dlfcn.h>
@@ -22,6 +23,7 @@
 #include <string.h>
 #include <sys/time.h>
 #include <time.h>
+#include <unistd.h>
 
 typedef struct handle *handle;
 typedef unsigned long long address;
@@ -70,7 +72,7 @@ FUNCTIONS(X)
 
 enum { THREADS_CAP = 16, BYTES = 1 << 20 };
 static struct {
-    int launches, batch, gap_us, threads, hiccups, graph;
+    int launches, batch, gap_us, threads, hiccups, graph, rest_ms;
     const char *stream, *copy;
 } want = {.launches = 1000, .batch = 100, .threads = 1, .stream = "own", .copy = "none"};
 static handle context, stream, functions[THREADS_CAP], exec;
@@ -187,7 +189,8 @@ static void read_arguments(int argc, char **argv)
         const char *name;
         int *to;
     } numbers[] = {{"--launches", &want.launches}, {"--batch", &want.batch},     {"--gap-us", &want.gap_us},
-                   {"--threads", &want.threads},   {"--hiccups", &want.hiccups}, {"--graph", &want.graph}};
+                   {"--threads", &want.threads},   {"--hiccups", &want.hiccups}, {"--graph", &want.graph},
+                   {"--rest-ms", &want.rest_ms}};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "0";
         for (size_t k = 0; k < sizeof(numbers) / sizeof(*numbers); k++)
@@ -223,6 +226,7 @@ int main(int argc, char **argv)
     must(cuMemAllocHost_v2((void **)&pinned, BYTES), "cuMemAllocHost_v2");
     if (want.graph)
         capture();
+    usleep((unsigned)want.rest_ms * 1000);
     if (want.hiccups) {
         const struct itimerval every = {{0, 1700}, {0, 1700}};
         signal(SIGALRM, hold_up);
@@ -234,5 +238,6 @@ int main(int argc, char **argv)
     for (int t = 1; t < want.threads; t++)
         pthread_join(threads[t], NULL);
     must(cuCtxSynchronize(), "cuCtxSynchronize");
+    usleep((unsigned)want.rest_ms * 1000);
     return 0;
 }

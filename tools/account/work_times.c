@@ -95,23 +95,21 @@ struct span {
     double ns, off_ns2, below_ns, above_ns;
 };
 
-#define START_LATE_NS 20000 /* after a launch call has returned, its work starts no later on an idle GPU */
-
-/* Of all launches of an activity that was timed. The bracket of a first one alone may hold the loading of the
- * kernel, for as long as the call took, so it says how long the launch took at most. */
+/* Of all launches of an activity that was timed, with what its brackets leave open. Those of first launches
+ * are the only ones that may hold the loading of the kernel. */
 static struct span span_of(const struct kj_ledger_activity *activity, uint64_t launches)
 {
     double all = (double)launches, rest = all - 1, first_ns = (double)activity->first_ns;
-    double late_ns = activity->first_call_ns && activity->first_call_ns < UINT32_MAX
-                         ? (double)activity->first_call_ns + START_LATE_NS
-                         : first_ns;
-    double ns = first_ns - fmin(late_ns, first_ns) / 2;
+    double share = activity->timed ? all / (double)activity->timed : 0;
+    double most_ns = first_ns + (double)activity->first_under_ns;
     if (activity->timed)
-        return (struct span){.ns = (double)activity->sum_ns / (double)activity->timed * all,
-                             .off_ns2 = learned_off2(activity, all - (double)activity->timed)};
-    return (struct span){.ns = ns * all,
-                         .below_ns = first_ns - ns + rest * ns,
-                         .above_ns = first_ns - ns + rest * (first_ns * (1 + one_more(1, 0)) - ns)};
+        return (struct span){.ns = (double)activity->sum_ns * share,
+                             .off_ns2 = learned_off2(activity, all - (double)activity->timed),
+                             .below_ns = (double)activity->over_ns * share,
+                             .above_ns = (double)activity->under_ns * share};
+    return (struct span){.ns = first_ns * all,
+                         .below_ns = (double)activity->first_over_ns + rest * first_ns,
+                         .above_ns = most_ns - first_ns + rest * (most_ns * (1 + one_more(1, 0)) - first_ns)};
 }
 
 /* A part of it; negative: taken back. */

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * brackets.c - how long a launch ran, by the two events around it. Everything here is called under the
+ * context's lock.
+ *
+ * The bracket, from the start event's time stamp to the end event's, holds more than the launch:
+ *   - what one event takes of the stream, `event`: learned where the stream had work waiting, for there
+ * nothing but two events lies between the end of one bracket and the start of the next;
+ *   - where the stream was idle, the time from the start event to the launch. Both begin as soon as they are
+ *     submitted, so on the host's clock that is the time between the two submissions.
+ * So the launch began at the later of (start event + event) and (its own submission). A call submits at its
+ * end, and from its return to the time stamp of an event on an idle stream it is always as long, whatever the
+ * clocks show and however long a submission travels. That distance is the `reach`: seen at each event that
+ * was recorded on an idle stream, never less elsewhere, moved by drift alone.
+ *
+ * A thread that is held up shows in how long its calls took. Then its own times say only between which bounds
+ * the launch began; what other launches of the kernel took is believed, within those bounds.
+ *
+ * Event times are read from the base event: that truncates start and end alike, so it is right on average,
+ * where the difference of the two, truncated, would always be too short.
+ */
+#include "timing.h"
+
+#define NEAR_NS       500   /* what is read of an event is good to that */
+#define SPREAD_NS     300   /* of a submission's journey */
+#define FRESH_NS      250   /* the reach may have drifted by that much, to tell more than the launch itself */
+#define WINDOW_NS     5e6   /* times of events this far apart are compared */
+#define BELIEVED_NS   5e5   /* and only while the clocks are tied that well */
+#define ODD_CALL_NS   500   /* a call that takes so much more than twice the usual was held up */
+#define LATE_NS       20000 /* a kernel's first launch starts no later after its call, on an idle device */
+#define BUSY_NS       2000  /* recorded that long before the work ahead of it ended: there was work waiting */
+#define EVENT_MOST_NS 20000
+#define EVENT_OFF_NS  100 /* what is learned of them */
+#define EVENTS_MEAN   64
+#define SUBMITS_PART  4 /* a call rings the device in the last quarter of its time */
+
+static int64_t drift_ns(const struct kj_reach *reach, uint64_t at_ns)
+{
+    uint64_t age_ns = at_ns > reach->at_ns ? at_ns - reach->at_ns : reach->at_ns - at_ns;
+    return (int64_t)((double)age_ns * KJ_DRIFT_PPM * 1e-6);
+}
+
+/* Whether a call took about as long as such calls do. *usual_ns follows their median. */
+static bool as_usual(uint32_t *usual_ns, uint64_t took_ns)
+{
+    uint32_t took = took_ns < UINT32_MAX / 4 ? (uint32_t)took_ns : UINT32_MAX / 4;
+    bool usual = !*usual_ns || took <= 2 * *usual_ns + ODD_CALL_NS;
+    uint32_t step = *usual_ns / 16 + 1;
+    if (!*usual_ns || took < *usual_ns / 2)
+        *usual_ns = (*usual_ns + took) / (*usual_ns ? 2 : 1) + 1;
+    else
+        *usual_ns = took > *usual_ns ? *usual_ns + step : *usual_ns - step;
+    return usual;
+}
+
+/* The mean of those that lie close to the third largest: of events on an idle stream, but for one or two
+ * whose thread was held up. False: there are too few. */
+static bool settle(const struct kj_reach *reach, uint64_t now_ns, int64_t *ret_ns)
+{
+    int64_t top[3] = {INT64_MIN, INT64_MIN, INT64_MIN}, sum_ns = 0, count = 0;
+    unsigned kept = reach->kept < KJ_REACH_SEEN ? reach->kept : KJ_REACH_SEEN;
+    for (unsigned i = 0; i < kept; i++) {
+        int64_t x = (double)(now_ns - reach->seen[i].at_ns) < WINDOW_NS ? reach->seen[i].ns : INT64_MIN;
+        for (int k = 0; k < 3; k++)
+            if (x > top[k]) {
+                int64_t before = top[k];
+                top[k] = x;
+                x = before;
+            }
+    }
+    if (top[2] == INT64_MIN)
+        return false;
+    for (unsigned i = 0; i < kept; i++) {
+        int64_t off_ns = reach->seen[i].ns - top[2];
+        if ((double)(now_ns - reach->seen[i].at_ns) < WINDOW_NS && off_ns >= -NEAR_NS && off_ns <= NEAR_NS) {
+            sum_ns += off_ns;
+            count++;
+        }
+    }
+    *ret_ns = top[2] + sum_ns / count;
+    return count >= 3;
+}
+
+/* The start event came right behind the end event before it: it had been waiting. */
+static bool follows(const struct kj_pair *pair, int64_t start_ns)
+{
+    int64_t event_ns = atomic_load_explicit(&kj_event_ns, memory_order_relaxed);
+    return pair->before_ns != INT64_MIN && start_ns <= pair->before_ns + event_ns + NEAR_NS;
+}
+
+void kj_bracket_seen(struct kj_timing *timing, struct kj_pair *pair)
+{
+    struct kj_reach *reach = &timing->reach;
+    const struct kj_tie *tie = &timing->tie[pair->base];
+    __typeof__(timing->newest[0]) *newest = &timing->newest[pair->stream_row % KJ_NEWEST];
+    int64_t start_ns = pair->start_ns + tie->axis_ns;
+    bool same = newest->stream_row == pair->stream_row;
+    pair->before_ns = same ? newest->end_ns : INT64_MIN;
+    if (same)
+        newest->end_ns = start_ns + pair->length_ns;
+    pair->record_usual = as_usual(&reach->usual_record_ns, pair->called_ns - pair->launch_ns);
+    pair->call_usual = as_usual(&reach->usual_call_ns[pair->call], pair->returned_ns - pair->called_ns);
+    int64_t ns = (int64_t)pair->called_ns - start_ns;
+    if (!pair->record_usual || follows(pair, start_ns) ||
+        (reach->known && ns < reach->ns - NEAR_NS - drift_ns(reach, pair->called_ns)))
+        return; /* or: the stream had work waiting */
+    reach->seen[reach->kept++ % KJ_REACH_SEEN] = (__typeof__(reach->seen[0])){ns, pair->called_ns};
+    if (!settle(reach, pair->called_ns, &ns))
+        return;
+    if (!reach->known && (!tie->tied || (double)(tie->hi_ns - tie->axis_ns - ns) > BELIEVED_NS))
+        return; /* on a stream that always has work waiting, too, events may come evenly */
+    reach->ns = ns;
+    reach->at_ns = pair->called_ns;
+    reach->known = true;
+}
+
+bool kj_bracket_event(struct kj_timing *timing, const struct kj_pair *pair, bool busy, uint32_t *event_ns)
+{
+    const struct kj_reach *reach = &timing->reach;
+    if (pair->before_ns == INT64_MIN || pair->flags)
+        return false;
+    if (reach->known)
+        busy = (int64_t)pair->called_ns - reach->ns + BUSY_NS + drift_ns(reach, pair->called_ns) <
+               pair->before_ns;
+    int64_t between_ns = pair->start_ns + timing->tie[pair->base].axis_ns - pair->before_ns;
+    if (!busy || between_ns > EVENT_MOST_NS)
+        return false;
+    between_ns = between_ns > 0 ? between_ns : 0;
+    if (!as_usual(&timing->usual_between_ns, (uint64_t)between_ns))
+        return false; /* something else was in between */
+    timing->between_ns += (uint64_t)between_ns;
+    if (++timing->betweens % EVENTS_MEAN)
+        return false;
+    uint32_t mean_ns = (uint32_t)(timing->between_ns / EVENTS_MEAN);
+    *event_ns = *event_ns == UINT32_MAX ? mean_ns : (3 * *event_ns + mean_ns) / 4;
+    timing->between_ns = 0;
+    return true;
+}
+
+/* When the work was submitted, on the host's clock: as far as is known, and the bounds. */
+struct submission {
+    int64_t best_ns, low_ns, high_ns;
+};
+
+static struct submission submission_of(const struct kj_reach *reach, const struct kj_pair *pair, bool waited)
+{
+    int64_t called_ns = (int64_t)pair->called_ns, returned_ns = (int64_t)pair->returned_ns;
+    int64_t took_ns = returned_ns - called_ns, part_ns = took_ns / SUBMITS_PART;
+    if (waited) { /* the rest of the call is the work itself */
+        int64_t usual_ns = reach->usual_call_ns[KJ_CALL_KERNEL];
+        part_ns = usual_ns && usual_ns < part_ns ? usual_ns : part_ns;
+        return (struct submission){called_ns + part_ns, called_ns, returned_ns};
+    }
+    /* What a graph holds may be submitted piece by piece. */
+    bool at_end = pair->call_usual && pair->call != KJ_CALL_GRAPH;
+    return (struct submission){returned_ns, at_end ? returned_ns - part_ns : called_ns, returned_ns};
+}
+
+/* The same on the events' clock. busy: the stream had work waiting when the start event was recorded, by what
+ * is known of the clocks alone. */
+static struct submission start_of(const struct kj_reach *reach, const struct kj_pair *pair,
+                                  const struct submission *host, int64_t start_ns, bool busy)
+{
+    int64_t called_ns = (int64_t)pair->called_ns, drift = drift_ns(reach, pair->called_ns);
+    bool idle = reach->known ? called_ns - start_ns >= reach->ns - NEAR_NS - drift : !busy;
+    idle = idle && !follows(pair, start_ns);
+    if (reach->known && (drift <= FRESH_NS || !idle || !pair->record_usual)) {
+        int64_t off_ns = SPREAD_NS + drift;
+        return (struct submission){host->best_ns - reach->ns, host->low_ns - reach->ns - off_ns,
+                                   host->high_ns - reach->ns + off_ns};
+    }
+    if (!idle) /* where it had to wait, but not for long, the launch may have come later still */
+        return (struct submission){start_ns, start_ns,
+                                   busy ? start_ns : start_ns + host->high_ns - called_ns};
+    return (struct submission){start_ns + host->best_ns - called_ns, start_ns,
+                               start_ns + host->high_ns -
+                                   (pair->record_usual ? called_ns : (int64_t)pair->launch_ns)};
+}
+
+static int64_t later(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+struct kj_bracket kj_bracket_of(const struct kj_timing *timing, const struct kj_pair *pair, bool busy,
+                                bool event_known)
+{
+    const struct kj_reach *reach = &timing->reach;
+    int64_t event_ns = atomic_load_explicit(&kj_event_ns, memory_order_relaxed);
+    int64_t start_ns = pair->start_ns + timing->tie[pair->base].axis_ns, end_ns = start_ns + pair->length_ns;
+    /* Was the stream idle again when the end event was recorded? Then the work was over by then. */
+    int64_t marked_ns = (int64_t)pair->marked_ns - reach->ns;
+    bool over = reach->known ? end_ns <= marked_ns + NEAR_NS + drift_ns(reach, pair->marked_ns)
+                             : pair->marked_ns - pair->returned_ns >
+                                   2 * (uint64_t)reach->usual_record_ns + ODD_CALL_NS;
+    bool copy = pair->call == KJ_CALL_COPY || pair->call == KJ_CALL_COPY_ASYNC;
+    const struct submission host = submission_of(reach, pair, copy && over);
+    const struct submission start = start_of(reach, pair, &host, start_ns, busy);
+    if (copy && over && reach->known && (int64_t)pair->returned_ns - reach->ns < end_ns)
+        end_ns = (int64_t)pair->returned_ns - reach->ns;
+    bool mixed = pair->flags & KJ_INTERVAL_MIXED; /* what ends before it may be another's, begun after it */
+    int64_t ready_ns = mixed ? start_ns + event_ns : later(start_ns + event_ns, pair->before_ns);
+    struct kj_bracket b = {.end_ns = end_ns,
+                           .ns = end_ns - later(ready_ns, start.best_ns),
+                           .low_ns = over ? 0 : end_ns - later(ready_ns, start.high_ns),
+                           .high_ns = end_ns - later(ready_ns, start.low_ns),
+                           .sure = !over && pair->call_usual && !mixed};
+    if (start.best_ns < ready_ns) {
+        b.low_ns -= event_known ? EVENT_OFF_NS : event_ns;
+        b.high_ns += event_known ? EVENT_OFF_NS : event_ns;
+    }
+    if (pair->flags & KJ_INTERVAL_FIRST)
+        b.low_ns -= LATE_NS;
+    b.low_ns = mixed ? 0 : later(b.low_ns, 0);
+    b.high_ns = later(b.high_ns, b.low_ns);
+    b.ns = b.ns > b.low_ns && !mixed ? b.ns : (b.low_ns + b.high_ns) / 2;
+    b.ns = b.ns < b.high_ns ? b.ns : b.high_ns;
+    return b;
+}
