@@ -4,7 +4,7 @@
  * Prints the result code of each call that may fail, so that a run beside somebody's tool can be compared
  * with a run without.
  *
- *     cuda_graphs capture|threads|build|update|change|large|churn|forbidden|elsewhere [REPEATS]
+ *     cuda_graphs WAY [REPEATS]      the ways are at the end
  */
 #include <dlfcn.h>
 #include <pthread.h>
@@ -28,11 +28,39 @@ struct memset_node {
     unsigned value, element;
     size_t width, height;
 };
+/* CUDA_MEMCPY3D */
+struct copy_side {
+    size_t x, y, z, lod;
+    int type; /* 1 host, 2 device */
+    void *host;
+    address device;
+    handle array, context;
+    size_t pitch, height;
+};
+struct copy_node {
+    struct copy_side from, to;
+    size_t width, height, depth;
+};
+/* CUDA_MEMCPY_NODE_PARAMS and CUDA_CONDITIONAL_NODE_PARAMS */
 struct any_node {
     int type, reserved0[3];
     union {
         long long reserved1[29];
         struct kernel_node kernel;
+        struct memset_node fill;
+        struct {
+            int flags, reserved;
+            handle context;
+            struct copy_node copy;
+        } memcpy;
+        handle child;
+        struct {
+            address condition;
+            int type;
+            unsigned size;
+            handle *bodies;
+            handle context;
+        } conditional;
     };
     long long reserved2;
 };
@@ -62,6 +90,19 @@ struct any_node {
                              const struct memset_node *fill, handle context))                                \
     X(cuGraphAddChildGraphNode,                                                                              \
       (handle * node, handle graph, const handle *after, size_t count, handle child))                        \
+    X(cuGraphAddMemcpyNode, (handle * node, handle graph, const handle *after, size_t count,                 \
+                             const struct copy_node *copy, handle context))                                  \
+    X(cuGraphAddNode,                                                                                        \
+      (handle * node, handle graph, const handle *after, size_t count, struct any_node *params))             \
+    X(cuGraphConditionalHandleCreate,                                                                        \
+      (address * condition, handle graph, handle context, unsigned value, unsigned flags))                   \
+    X(cuGraphKernelNodeSetParams_v2, (handle node, const struct kernel_node *kernel))                        \
+    X(cuGraphChildGraphNodeGetGraph, (handle node, handle * child))                                          \
+    X(cuGraphExecMemcpyNodeSetParams,                                                                        \
+      (handle exec, handle node, const struct copy_node *copy, handle context))                              \
+    X(cuGraphExecMemsetNodeSetParams,                                                                        \
+      (handle exec, handle node, const struct memset_node *fill, handle context))                            \
+    X(cuGraphExecChildGraphNodeSetParams, (handle exec, handle node, handle child))                          \
     X(cuGraphGetNodes, (handle graph, handle * nodes, size_t * count))                                       \
     X(cuGraphInstantiateWithFlags, (handle * exec, handle graph, address flags))                             \
     X(cuGraphExecUpdate_v2, (handle exec, handle graph, void *info))                                         \
@@ -71,6 +112,7 @@ struct any_node {
     X(cuGraphLaunch, (handle exec, handle stream))                                                           \
     X(cuGraphExecDestroy, (handle exec))                                                                     \
     X(cuGraphDestroy, (handle graph))                                                                        \
+    X(cuMemAllocHost_v2, (void **at, size_t bytes))                                                          \
     X(cuMemAlloc_v2, (address * at, size_t bytes))                                                           \
     X(cuLaunchKernel, (handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,     \
                        unsigned bz, unsigned shared, handle stream, void **arguments, void **extra))
@@ -325,14 +367,188 @@ static void run_elsewhere(void)
     pthread_join(thread, NULL);
 }
 
+/* A capture on one stream: kernels by their letters. */
+static handle record(handle stream, const char *letters)
+{
+    handle graph;
+    MUST(cuStreamBeginCapture_v2(stream, 1));
+    for (; *letters; letters++)
+        MUST(launch(*letters - 'a', stream));
+    MUST(cuStreamEndCapture(stream, &graph));
+    return instantiate(graph);
+}
+
+static void replay_and_wait(handle exec, handle stream, int times)
+{
+    for (int i = 0; i < times; i++)
+        replay(exec, stream, 1);
+}
+
+/* Kernels that never run outside of one graph. */
+static void run_alone(void)
+{
+    handle stream = new_stream();
+    replay_and_wait(record(stream, "abb"), stream, repeats);
+}
+
+/* The same in graphs that differ in how many of each they hold. */
+static void run_differ(void)
+{
+    handle stream = new_stream(), one = record(stream, "ab"), two = record(stream, "abbbbbb"),
+           more = record(stream, "aab");
+    for (int i = 0; i < repeats; i++) {
+        replay(one, stream, 1);
+        replay(two, stream, 1);
+        replay(more, stream, 1);
+    }
+}
+
+/* One kernel of the graph runs outside of it, too. */
+static void run_beside(void)
+{
+    handle stream = new_stream(), exec = record(stream, "acc");
+    for (int i = 0; i < repeats; i++) {
+        MUST(launch(2, stream));
+        replay(exec, stream, 1);
+    }
+}
+
+/* Outside of the graph the kernel is a small one. */
+static void run_shapes(void)
+{
+    handle stream = new_stream(), node, after, graph;
+    struct kernel_node large = node_of(0, 200000), other = node_of(1, 8);
+    MUST(cuGraphCreate(&graph, 0));
+    MUST(cuGraphAddKernelNode_v2(&after, graph, NULL, 0, &large));
+    MUST(cuGraphAddKernelNode_v2(&node, graph, &after, 1, &other));
+    handle exec = instantiate(graph);
+    for (int i = 0; i < repeats; i++) {
+        MUST(launch(0, stream));
+        replay(exec, stream, 1);
+    }
+}
+
+/* A kernel before and after bodies of kernel b, whose number of runs nobody is told. */
+static void run_conditional(void)
+{
+    handle stream = new_stream(), nodes[5], inner;
+    struct kernel_node a = node_of(0, 16), b = node_of(1, 16), c = node_of(2, 16);
+    handle graph;
+    MUST(cuGraphCreate(&graph, 0));
+    MUST(cuGraphAddKernelNode_v2(&nodes[0], graph, NULL, 0, &a));
+    for (int type = 0; type < 3; type++) {
+        struct any_node any = {.type = 13,
+                               .conditional = {.type = type, .size = type == 1 ? 1 : 2, .context = context}};
+        MUST(cuGraphConditionalHandleCreate(&any.conditional.condition, graph, context, 1, 1));
+        MUST(cuGraphAddNode(&nodes[type + 1], graph, &nodes[type], 1, &any));
+        for (unsigned body = 0; body < any.conditional.size; body++)
+            MUST(cuGraphAddKernelNode_v2(&inner, any.conditional.bodies[body], NULL, 0, &b));
+    }
+    MUST(cuGraphAddKernelNode_v2(&nodes[4], graph, &nodes[3], 1, &c));
+    handle exec = instantiate(graph);
+    for (int i = 0; i < repeats; i++) {
+        MUST(launch(0, stream));
+        MUST(launch(2, stream));
+        replay(exec, stream, 1);
+    }
+}
+
+/* A graph in a graph: its nodes are changed one by one, then all of it, there and back. */
+static void run_children(void)
+{
+    handle stream = new_stream(), graph = build(0, 1, 4, NULL), node, inside, own[8];
+    handle first = build(1, 2, 6, NULL), second = build(2, 0, 5, NULL);
+    struct kernel_node a = node_of(0, 8);
+    size_t count = 8;
+    MUST(cuGraphAddChildGraphNode(&node, graph, NULL, 0, first));
+    MUST(cuGraphChildGraphNodeGetGraph(node, &inside));
+    MUST(cuGraphGetNodes(inside, own, &count));
+    handle exec = instantiate(graph);
+    replay(exec, stream, repeats);
+    MUST(cuGraphExecKernelNodeSetParams_v2(exec, own[1], &a));
+    MUST(cuGraphNodeSetEnabled(exec, own[2], 0));
+    replay(exec, stream, repeats);
+    for (int i = 0; i < 20; i++) {
+        struct any_node any = {.type = 4, .child = i & 1 ? first : second};
+        if (i % 4 < 2)
+            MUST(cuGraphExecChildGraphNodeSetParams(exec, node, any.child));
+        else
+            MUST(cuGraphExecNodeSetParams(exec, node, &any));
+        replay(exec, stream, repeats);
+    }
+}
+
+/* Copies and fills become others. */
+static void run_copies(void)
+{
+    handle stream = new_stream(), graph, copy, fill;
+    address here, there;
+    void *host;
+    MUST(cuMemAlloc_v2(&here, 1 << 20));
+    MUST(cuMemAlloc_v2(&there, 1 << 20));
+    MUST(cuMemAllocHost_v2(&host, 1 << 20));
+    struct memset_node small = {.to = here, .element = 1, .width = 4096, .height = 1}, large = small;
+    struct copy_node up = {.from = {.type = 1, .host = host}, .to = {.type = 2, .device = here}, 4096, 1, 1};
+    struct copy_node down = {
+        .from = {.type = 2, .device = here}, .to = {.type = 1, .host = host}, 8192, 1, 1};
+    struct any_node across = {.type = 1}, wide = {.type = 2};
+    across.memcpy.copy = (struct copy_node){
+        .from = {.type = 2, .device = here}, .to = {.type = 2, .device = there}, 65536, 1, 1};
+    large.width = 1 << 20;
+    MUST(cuGraphCreate(&graph, 0));
+    MUST(cuGraphAddMemcpyNode(&copy, graph, NULL, 0, &up, context));
+    MUST(cuGraphAddMemsetNode(&fill, graph, &copy, 1, &small, context));
+    handle exec = instantiate(graph);
+    replay(exec, stream, repeats);
+    MUST(cuGraphExecMemcpyNodeSetParams(exec, copy, &down, context));
+    MUST(cuGraphExecMemsetNodeSetParams(exec, fill, &large, context));
+    replay(exec, stream, repeats);
+    wide.fill = small;
+    MUST(cuGraphExecNodeSetParams(exec, copy, &across));
+    MUST(cuGraphExecNodeSetParams(exec, fill, &wide));
+    replay(exec, stream, repeats);
+}
+
+/* The graph is edited after the executable was made of it, so that it no longer tells what that runs. */
+static void run_edited(void)
+{
+    handle nodes[4], stream = new_stream(), graph = build(0, 1, 4, nodes), exec = instantiate(graph);
+    struct kernel_node b = node_of(1, 9), c = node_of(2, 8);
+    replay(exec, stream, repeats);
+    MUST(cuGraphKernelNodeSetParams_v2(nodes[0], &b));           /* of the graph: b b a b */
+    MUST(cuGraphExecKernelNodeSetParams_v2(exec, nodes[0], &c)); /* of the executable: c b a b */
+    replay(exec, stream, repeats);
+    handle other = instantiate(graph);
+    replay(other, stream, repeats);
+}
+
+/* Each round another graph: more of them than a kernel has shapes of its own. */
+static void run_many(void)
+{
+    handle stream = new_stream();
+    for (int i = 0; i < repeats * 20; i++) {
+        struct kernel_node kernel = node_of(0, 8u + (unsigned)i);
+        handle graph, node;
+        MUST(cuGraphCreate(&graph, 0));
+        MUST(cuGraphAddKernelNode_v2(&node, graph, NULL, 0, &kernel));
+        handle exec = instantiate(graph);
+        replay(exec, stream, 2);
+        MUST(cuGraphExecDestroy(exec));
+        MUST(cuGraphDestroy(graph));
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
         const char *name;
         void (*run)(void);
-    } ways[] = {{"capture", run_capture}, {"threads", run_threads},     {"build", run_build},
-                {"update", run_update},   {"change", run_change},       {"large", run_large},
-                {"churn", run_churn},     {"forbidden", run_forbidden}, {"elsewhere", run_elsewhere}};
+    } ways[] = {{"capture", run_capture}, {"threads", run_threads},         {"build", run_build},
+                {"update", run_update},   {"change", run_change},           {"large", run_large},
+                {"churn", run_churn},     {"forbidden", run_forbidden},     {"elsewhere", run_elsewhere},
+                {"alone", run_alone},     {"differ", run_differ},           {"beside", run_beside},
+                {"shapes", run_shapes},   {"conditional", run_conditional}, {"children", run_children},
+                {"copies", run_copies},   {"edited", run_edited},           {"many", run_many}};
     void *library = dlopen("libcuda.so.1", RTLD_NOW);
     if (argc < 2 || !library) {
         fprintf(stderr, "cuda_graphs: %s\n", library ? "which way?" : dlerror());

@@ -85,7 +85,10 @@ CUgraphNode sim_capture_add(CUstream stream, int type)
         stream->capture->invalidated = !stream->last;
         return stream->last;
     }
+    CUgraphNode before = stream->last;
     stream->last = sim_node_add(graph, type);
+    if (stream->last && before && before->graph == graph)
+        sim_edge_add(graph, before, stream->last);
     if (stream->last)
         snprintf(stream->last->mark, sizeof(stream->last->mark), "%s", sim_mark_now());
     return stream->last;

@@ -36,7 +36,19 @@ CUgraph sim_graph_new(void)
     return graph;
 }
 
-static CUgraph copy_graph(CUgraph from)
+bool sim_edge_add(CUgraph graph, CUgraphNode from, CUgraphNode to)
+{
+    pthread_mutex_lock(&sim_lock);
+    void *grown = realloc(graph->edges, (graph->edge_count + 1) * sizeof(*graph->edges));
+    if (grown) {
+        graph->edges = grown;
+        graph->edges[graph->edge_count++] = (struct sim_edge){from, to};
+    }
+    pthread_mutex_unlock(&sim_lock);
+    return grown != NULL;
+}
+
+CUgraph sim_graph_copy(CUgraph from)
 {
     CUgraph to = sim_graph_new();
     for (CUgraphNode n = from->first; to && n; n = n->next) {
@@ -50,29 +62,32 @@ static CUgraph copy_graph(CUgraph from)
         node->graph = to;
         node->next = next;
         node->origin = n;
+        n->twin = node;
         if (n->type == NODE_GRAPH)
-            node->child = copy_graph(n->child);
+            node->child = sim_graph_copy(n->child);
+        for (unsigned b = 0; n->type == NODE_CONDITIONAL && b < n->body_count; b++)
+            node->bodies[b] = sim_graph_copy(n->bodies[b]);
     }
+    for (size_t i = 0; to && i < from->edge_count; i++)
+        if (!sim_edge_add(to, from->edges[i].from->twin, from->edges[i].to->twin))
+            return NULL;
     return to;
 }
 
-static void free_graph(CUgraph graph)
+void sim_graph_free(CUgraph graph)
 {
     for (CUgraphNode n = graph->first; n;) {
         CUgraphNode next = n->next;
         if (n->type == NODE_GRAPH)
-            free_graph(n->child);
+            sim_graph_free(n->child);
+        for (unsigned b = 0; n->type == NODE_CONDITIONAL && b < n->body_count; b++)
+            sim_graph_free(n->bodies[b]);
         sim_handle_destroy(n);
         n = next;
     }
+    free(graph->edges);
     sim_handle_destroy(graph);
 }
-
-#define NEED(handle, kind)                                                                                   \
-    do {                                                                                                     \
-        if (!sim_valid(handle, kind))                                                                        \
-            return CUDA_ERROR_INVALID_HANDLE;                                                                \
-    } while (0)
 
 /* ---- construction
  * -------------------------------------------------------------------------------------------------- */
@@ -89,20 +104,23 @@ API CUresult cuGraphDestroy(CUgraph graph)
     CALLED(cuGraphDestroy);
     NEED(graph, SIM_GRAPH);
     sim_charge_items(SIM_cuGraphDestroy, graph->nodes);
-    free_graph(graph);
+    sim_graph_free(graph);
     return CUDA_SUCCESS;
 }
 API CUresult cuGraphClone(CUgraph *ret, CUgraph graph)
 {
     NEED(graph, SIM_GRAPH);
-    *ret = copy_graph(graph);
+    *ret = sim_graph_copy(graph);
     return CUDA_SUCCESS;
 }
 
-static CUresult add(CUgraphNode *ret, CUgraph graph, int type)
+static CUresult add(CUgraphNode *ret, CUgraph graph, int type, const CUgraphNode *deps, size_t count)
 {
     NEED(graph, SIM_GRAPH);
     *ret = sim_node_add(graph, type);
+    for (size_t i = 0; *ret && i < count; i++)
+        if (!sim_edge_add(graph, deps[i], *ret))
+            return CUDA_ERROR_OUT_OF_MEMORY;
     return *ret ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
@@ -114,17 +132,18 @@ static CUresult check_kernel(const CUDA_KERNEL_NODE_PARAMS_v2 *p)
                                                                      : CUDA_ERROR_INVALID_VALUE;
 }
 
-static CUDA_KERNEL_NODE_PARAMS_v2 from_v1(const CUDA_KERNEL_NODE_PARAMS_v1 *v1)
+CUDA_KERNEL_NODE_PARAMS_v2 sim_kernel_from_v1(const CUDA_KERNEL_NODE_PARAMS_v1 *v1)
 {
     CUDA_KERNEL_NODE_PARAMS_v2 v2 = {0};
     memcpy(&v2, v1, sizeof(*v1));
     return v2;
 }
 
-static CUresult add_kernel(CUgraphNode *ret, CUgraph graph, CUDA_KERNEL_NODE_PARAMS_v2 params)
+static CUresult add_kernel(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count,
+                           CUDA_KERNEL_NODE_PARAMS_v2 params)
 {
     CUresult rc = check_kernel(&params);
-    rc = rc ? rc : add(ret, graph, NODE_KERNEL);
+    rc = rc ? rc : add(ret, graph, NODE_KERNEL, deps, count);
     if (!rc)
         (*ret)->kernel = params;
     return rc;
@@ -134,122 +153,106 @@ API CUresult cuGraphAddKernelNode(CUgraphNode *ret, CUgraph graph, const CUgraph
                                   const CUDA_KERNEL_NODE_PARAMS_v1 *params)
 {
     CALLED(cuGraphAddKernelNode);
-    (void)deps, (void)count;
-    return add_kernel(ret, graph, from_v1(params));
+    return add_kernel(ret, graph, deps, count, sim_kernel_from_v1(params));
 }
 API CUresult cuGraphAddKernelNode_v2(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count,
                                      const CUDA_KERNEL_NODE_PARAMS_v2 *params)
 {
     CALLED(cuGraphAddKernelNode_v2);
-    (void)deps, (void)count;
-    return add_kernel(ret, graph, *params);
+    return add_kernel(ret, graph, deps, count, *params);
 }
 
-static CUresult add_child(CUgraphNode *ret, CUgraph graph, CUgraph child)
-{
-    NEED(child, SIM_GRAPH);
-    CUresult rc = add(ret, graph, NODE_GRAPH);
-    if (!rc)
-        (*ret)->child = copy_graph(child);
-    return rc;
-}
 API CUresult cuGraphAddChildGraphNode(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count,
                                       CUgraph child)
 {
     CALLED(cuGraphAddChildGraphNode);
-    (void)deps, (void)count;
-    return add_child(ret, graph, child);
+    NEED(child, SIM_GRAPH);
+    CUresult rc = add(ret, graph, NODE_GRAPH, deps, count);
+    return rc ? rc : sim_node_set_child(*ret, child);
 }
 API CUresult cuGraphAddEmptyNode(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count)
 {
-    (void)deps, (void)count;
-    return add(ret, graph, NODE_EMPTY);
+    return add(ret, graph, NODE_EMPTY, deps, count);
 }
 
-struct host_params {
-    CUhostFn fn;
-    void *user_data;
-};
 API CUresult cuGraphAddHostNode(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count,
-                                const struct host_params *params)
+                                const struct sim_host_params *params)
 {
-    (void)deps, (void)count;
-    CUresult rc = add(ret, graph, NODE_HOST);
-    if (!rc)
-        (*ret)->host = params->fn, (*ret)->user_data = params->user_data;
-    return rc;
+    CUresult rc = add(ret, graph, NODE_HOST, deps, count);
+    return rc ? rc : sim_node_set_host(*ret, params);
 }
-
-/* CUDA_MEMSET_NODE_PARAMS */
-struct memset_params {
-    CUdeviceptr to;
-    size_t pitch;
-    unsigned value, element;
-    size_t width, height;
-};
 API CUresult cuGraphAddMemsetNode(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count,
-                                  const struct memset_params *params, CUcontext context)
+                                  const struct sim_memset_params *params, CUcontext context)
 {
-    (void)deps, (void)count, (void)context;
-    CUresult rc = add(ret, graph, NODE_MEMSET);
-    if (rc)
-        return rc;
-    (*ret)->activity = "[memset]";
-    (*ret)->bytes = params->width * params->element * (params->height ? params->height : 1);
-    (*ret)->copy[0] = (void *)(uintptr_t)params->to;
-    (*ret)->value = params->value;
-    (*ret)->element = params->element;
-    return CUDA_SUCCESS;
+    (void)context;
+    CUresult rc = add(ret, graph, NODE_MEMSET, deps, count);
+    return rc ? rc : sim_node_set_memset(*ret, params);
 }
-
 API CUresult cuGraphAddMemcpyNode(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count,
-                                  const CUDA_MEMCPY3D *c, CUcontext context)
+                                  const CUDA_MEMCPY3D *params, CUcontext context)
 {
-    (void)deps, (void)count, (void)context;
-    CUresult rc = add(ret, graph, NODE_MEMCPY);
+    (void)context;
+    CUresult rc = add(ret, graph, NODE_MEMCPY, deps, count);
+    return rc ? rc : sim_node_set_memcpy(*ret, params);
+}
+
+/* Its bodies are the node's, empty at first; the caller fills them. */
+static CUresult add_conditional(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count,
+                                struct sim_conditional_params *params)
+{
+    if (!params->size || params->size > SIM_BODIES || params->type > SIM_SWITCH)
+        return CUDA_ERROR_INVALID_VALUE;
+    CUresult rc = add(ret, graph, NODE_CONDITIONAL, deps, count);
     if (rc)
         return rc;
-    bool from_host = c->srcMemoryType == 1, to_host = c->dstMemoryType == 1;
-    (*ret)->activity = from_host ? "[memcpy HtoD]" : to_host ? "[memcpy DtoH]" : "[memcpy DtoD]";
-    (*ret)->bytes = c->WidthInBytes * (c->Height ? c->Height : 1) * (c->Depth ? c->Depth : 1);
-    (*ret)->copy[0] = to_host ? c->dstHost : (void *)(uintptr_t)c->dstDevice;
-    (*ret)->copy[1] = from_host ? (void *)(uintptr_t)c->srcHost : (void *)(uintptr_t)c->srcDevice;
+    (*ret)->conditional = params->type;
+    (*ret)->body_count = params->size;
+    for (unsigned b = 0; b < params->size; b++)
+        (*ret)->bodies[b] = sim_graph_new();
+    params->bodies = (*ret)->bodies;
+    return CUDA_SUCCESS;
+}
+API CUresult cuGraphConditionalHandleCreate(unsigned long long *ret, CUgraph graph, CUcontext context,
+                                            unsigned value, unsigned flags)
+{
+    static _Atomic unsigned long long last;
+    (void)context, (void)value, (void)flags;
+    NEED(graph, SIM_GRAPH);
+    *ret = atomic_fetch_add(&last, 1) + 1;
     return CUDA_SUCCESS;
 }
 
-/* CUgraphNodeParams: its type, then a union at byte 16, of which kernels, hosts and children are understood.
- */
-static CUresult add_any(CUgraphNode *ret, CUgraph graph, const void *params)
+/* CUgraphNodeParams: its type, then a union at byte 16. */
+static CUresult add_any(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count, void *params)
 {
-    const char *payload = (const char *)params + 16;
     int type = *(const int *)params;
-    if (type == NODE_KERNEL)
-        return add_kernel(ret, graph, *(const CUDA_KERNEL_NODE_PARAMS_v2 *)payload);
-    if (type == NODE_GRAPH)
-        return add_child(ret, graph, *(const CUgraph *)payload);
-    if (type == NODE_HOST)
-        return cuGraphAddHostNode(ret, graph, NULL, 0, (const struct host_params *)payload);
-    return type == NODE_EMPTY ? add(ret, graph, NODE_EMPTY) : CUDA_ERROR_NOT_SUPPORTED;
+    if (type == NODE_CONDITIONAL)
+        return add_conditional(ret, graph, deps, count, (void *)((char *)params + 16));
+    if (type > NODE_EMPTY)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    CUresult rc = add(ret, graph, type, deps, count);
+    return rc || type == NODE_EMPTY ? rc : sim_node_set_any(*ret, params);
 }
 API CUresult cuGraphAddNode(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count,
-                            const void *params)
+                            void *params)
 {
     CALLED(cuGraphAddNode);
-    (void)deps, (void)count;
-    return add_any(ret, graph, params);
+    return add_any(ret, graph, deps, count, params);
 }
 API CUresult cuGraphAddNode_v2(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, const void *edges,
-                               size_t count, const void *params)
+                               size_t count, void *params)
 {
     CALLED(cuGraphAddNode_v2);
-    (void)deps, (void)edges, (void)count;
-    return add_any(ret, graph, params);
+    (void)edges;
+    return add_any(ret, graph, deps, count, params);
 }
 API CUresult cuGraphAddDependencies(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to,
                                     size_t count)
 {
-    (void)from, (void)to, (void)count;
     NEED(graph, SIM_GRAPH);
+    for (size_t i = 0; i < count; i++)
+        if (!sim_edge_add(graph, from[i], to[i]))
+            return CUDA_ERROR_OUT_OF_MEMORY;
     return CUDA_SUCCESS;
 }
 API CUresult cuGraphAddDependencies_v2(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to,
@@ -257,6 +260,74 @@ API CUresult cuGraphAddDependencies_v2(CUgraph graph, const CUgraphNode *from, c
 {
     (void)edges;
     return cuGraphAddDependencies(graph, from, to, count);
+}
+
+/* ---- what a node does
+ * ----------------------------------------------------------------------------------------------------- */
+
+CUresult sim_node_set_kernel(CUgraphNode node, CUDA_KERNEL_NODE_PARAMS_v2 params)
+{
+    CUresult rc = check_kernel(&params);
+    if (!rc)
+        node->kernel = params;
+    return rc;
+}
+
+CUresult sim_node_set_memset(CUgraphNode node, const struct sim_memset_params *params)
+{
+    node->activity = "[memset]";
+    node->bytes = params->width * params->element * (params->height ? params->height : 1);
+    node->copy[0] = (void *)(uintptr_t)params->to;
+    node->value = params->value;
+    node->element = params->element;
+    return CUDA_SUCCESS;
+}
+
+CUresult sim_node_set_memcpy(CUgraphNode node, const CUDA_MEMCPY3D *c)
+{
+    bool from_host = c->srcMemoryType == 1, to_host = c->dstMemoryType == 1;
+    node->activity = from_host ? "[memcpy HtoD]" : to_host ? "[memcpy DtoH]" : "[memcpy DtoD]";
+    node->bytes = c->WidthInBytes * (c->Height ? c->Height : 1) * (c->Depth ? c->Depth : 1);
+    node->copy[0] = to_host ? c->dstHost : (void *)(uintptr_t)c->dstDevice;
+    node->copy[1] = from_host ? (void *)(uintptr_t)c->srcHost : (void *)(uintptr_t)c->srcDevice;
+    return CUDA_SUCCESS;
+}
+
+CUresult sim_node_set_host(CUgraphNode node, const struct sim_host_params *params)
+{
+    node->host = params->fn;
+    node->user_data = params->user_data;
+    return CUDA_SUCCESS;
+}
+
+CUresult sim_node_set_child(CUgraphNode node, CUgraph child)
+{
+    NEED(child, SIM_GRAPH);
+    if (node->child)
+        sim_graph_free(node->child);
+    node->child = sim_graph_copy(child);
+    return CUDA_SUCCESS;
+}
+
+CUresult sim_node_set_any(CUgraphNode node, const void *params)
+{
+    const char *payload = (const char *)params + 16;
+    if (*(const int *)params != node->type)
+        return CUDA_ERROR_INVALID_VALUE;
+    switch (node->type) {
+    case NODE_KERNEL:
+        return sim_node_set_kernel(node, *(const CUDA_KERNEL_NODE_PARAMS_v2 *)payload);
+    case NODE_MEMCPY:
+        return sim_node_set_memcpy(node, &((const struct sim_memcpy_params *)payload)->copy);
+    case NODE_MEMSET:
+        return sim_node_set_memset(node, (const struct sim_memset_params *)payload);
+    case NODE_HOST:
+        return sim_node_set_host(node, (const struct sim_host_params *)payload);
+    case NODE_GRAPH:
+        return sim_node_set_child(node, *(const CUgraph *)payload);
+    default:
+        return CUDA_ERROR_NOT_SUPPORTED;
+    }
 }
 
 /* ---- looking in
@@ -334,230 +405,45 @@ API CUresult cuGraphMemcpyNodeGetParams(CUgraphNode node, CUDA_MEMCPY3D *ret)
     return CUDA_SUCCESS;
 }
 
-static CUresult set_kernel(CUgraphNode node, CUDA_KERNEL_NODE_PARAMS_v2 params)
+API CUresult cuGraphMemsetNodeGetParams(CUgraphNode node, struct sim_memset_params *ret)
 {
+    CALLED(cuGraphMemsetNodeGetParams);
     NEED(node, SIM_NODE);
-    CUresult rc = check_kernel(&params);
-    if (!rc)
-        node->kernel = params;
-    return rc;
-}
-API CUresult cuGraphKernelNodeSetParams_v2(CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS_v2 *params)
-{
-    return set_kernel(node, *params);
-}
-API CUresult cuGraphKernelNodeSetParams(CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS_v1 *params)
-{
-    return set_kernel(node, from_v1(params));
+    if (node->type != NODE_MEMSET)
+        return CUDA_ERROR_INVALID_VALUE;
+    unsigned element = node->element ? node->element : 1;
+    *ret = (struct sim_memset_params){.to = (uintptr_t)node->copy[0],
+                                      .value = node->value,
+                                      .element = element,
+                                      .width = node->bytes / element,
+                                      .height = 1};
+    return CUDA_SUCCESS;
 }
 
-/* ---- executable graphs
- * ---------------------------------------------------------------------------------------------- */
-
-static atomic_int executables;
-
-/* For the simulated libcupti. */
-API int sim_executables(void);
-int sim_executables(void)
+API CUresult cuGraphGetEdges(CUgraph graph, CUgraphNode *ret_from, CUgraphNode *ret_to, size_t *count)
 {
-    return atomic_load(&executables);
-}
-
-static CUresult instantiate(CUgraphExec *ret, CUgraph graph)
-{
+    CALLED(cuGraphGetEdges);
     NEED(graph, SIM_GRAPH);
-    sim_charge_items(SIM_cuGraphInstantiate, graph->nodes);
-    CUgraphExec exec = sim_handle_make(SIM_EXEC, sizeof(*exec));
-    if (!exec || !(exec->graph = copy_graph(graph)))
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    atomic_fetch_add(&executables, 1);
-    *ret = exec;
-    return CUDA_SUCCESS;
-}
-API CUresult cuGraphInstantiateWithFlags(CUgraphExec *ret, CUgraph graph, unsigned long long flags)
-{
-    CALLED(cuGraphInstantiateWithFlags);
-    (void)flags;
-    return instantiate(ret, graph);
-}
-API CUresult cuGraphInstantiate_v2(CUgraphExec *ret, CUgraph graph, CUgraphNode *node, char *log, size_t size)
-{
-    CALLED(cuGraphInstantiate_v2);
-    (void)node, (void)log, (void)size;
-    return instantiate(ret, graph);
-}
-API CUresult cuGraphInstantiate(CUgraphExec *ret, CUgraph graph, CUgraphNode *node, char *log, size_t size)
-{
-    CALLED(cuGraphInstantiate);
-    (void)node, (void)log, (void)size;
-    return instantiate(ret, graph);
-}
-API CUresult cuGraphInstantiateWithParams(CUgraphExec *ret, CUgraph graph, void *params)
-{
-    CALLED(cuGraphInstantiateWithParams);
-    (void)params;
-    return instantiate(ret, graph);
-}
-API CUresult cuGraphInstantiateWithParams_ptsz(CUgraphExec *ret, CUgraph graph, void *params)
-{
-    CALLED(cuGraphInstantiateWithParams_ptsz);
-    (void)params;
-    return instantiate(ret, graph);
-}
-API CUresult cuGraphExecDestroy(CUgraphExec exec)
-{
-    CALLED(cuGraphExecDestroy);
-    NEED(exec, SIM_EXEC);
-    sim_charge_items(SIM_cuGraphExecDestroy, exec->graph->nodes);
-    atomic_fetch_sub(&executables, 1);
-    free_graph(exec->graph);
-    sim_handle_destroy(exec);
-    return CUDA_SUCCESS;
-}
-
-static CUresult update(CUgraphExec exec, CUgraph graph)
-{
-    NEED(exec, SIM_EXEC);
-    NEED(graph, SIM_GRAPH);
-    sim_charge_items(SIM_cuGraphExecUpdate, graph->nodes);
-    if (exec->graph->nodes != graph->nodes)
-        return 910; /* CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE: the topology changed */
-    CUgraph copy = copy_graph(graph);
-    /* A node of the executable goes on answering to the node that it was first made of. */
-    for (CUgraphNode n = copy->first, old = exec->graph->first; n && old; n = n->next, old = old->next)
-        n->origin = old->origin;
-    free_graph(exec->graph);
-    exec->graph = copy;
-    return CUDA_SUCCESS;
-}
-API CUresult cuGraphExecUpdate(CUgraphExec exec, CUgraph graph, CUgraphNode *ret_node, int *ret_result)
-{
-    CALLED(cuGraphExecUpdate);
-    CUresult rc = update(exec, graph);
-    *ret_node = NULL;
-    *ret_result = rc ? 2 : 0;
-    return rc;
-}
-API CUresult cuGraphExecUpdate_v2(CUgraphExec exec, CUgraph graph, int *ret_info)
-{
-    CALLED(cuGraphExecUpdate_v2);
-    CUresult rc = update(exec, graph);
-    *ret_info = rc ? 2 : 0;
-    return rc;
-}
-
-static CUresult exec_set_kernel(CUgraphExec exec, CUgraphNode node, CUDA_KERNEL_NODE_PARAMS_v2 params)
-{
-    NEED(exec, SIM_EXEC);
-    for (CUgraphNode n = exec->graph->first; n; n = n->next)
-        if (n->origin == node)
-            return set_kernel(n, params);
-    return CUDA_ERROR_INVALID_VALUE;
-}
-API CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode node,
-                                               const CUDA_KERNEL_NODE_PARAMS_v2 *params)
-{
-    CALLED(cuGraphExecKernelNodeSetParams_v2);
-    return exec_set_kernel(exec, node, *params);
-}
-API CUresult cuGraphExecKernelNodeSetParams(CUgraphExec exec, CUgraphNode node,
-                                            const CUDA_KERNEL_NODE_PARAMS_v1 *params)
-{
-    CALLED(cuGraphExecKernelNodeSetParams);
-    return exec_set_kernel(exec, node, from_v1(params));
-}
-
-API CUresult cuGraphExecNodeSetParams(CUgraphExec exec, CUgraphNode node, const void *params)
-{
-    CALLED(cuGraphExecNodeSetParams);
-    if (*(const int *)params != NODE_KERNEL)
-        return CUDA_ERROR_NOT_SUPPORTED;
-    return exec_set_kernel(exec, node, *(const CUDA_KERNEL_NODE_PARAMS_v2 *)((const char *)params + 16));
-}
-API CUresult cuGraphNodeSetEnabled(CUgraphExec exec, CUgraphNode node, unsigned enabled)
-{
-    CALLED(cuGraphNodeSetEnabled);
-    NEED(exec, SIM_EXEC);
-    for (CUgraphNode n = exec->graph->first; n; n = n->next)
-        if (n->origin == node &&
-            (n->type == NODE_KERNEL || n->type == NODE_MEMCPY || n->type == NODE_MEMSET)) {
-            n->off = !enabled;
-            return CUDA_SUCCESS;
-        }
-    return CUDA_ERROR_INVALID_VALUE;
-}
-
-static CUresult run_node(CUgraphNode n, CUstream stream);
-static CUresult run_graph(CUgraph graph, CUstream stream)
-{
-    CUresult rc = CUDA_SUCCESS;
-    char own[SIM_MARK_BYTES];
-    snprintf(own, sizeof(own), "%s", sim_mark_now());
-    for (CUgraphNode n = graph->first; n && !rc; n = n->next) {
-        sim_mark_set(*n->mark ? n->mark : own);
-        rc = run_node(n, stream);
+    for (size_t i = 0; ret_from && ret_to && i < *count && i < graph->edge_count; i++) {
+        ret_from[i] = graph->edges[i].from;
+        ret_to[i] = graph->edges[i].to;
     }
-    sim_mark_set(own);
-    return rc;
-}
-
-static CUresult run_node(CUgraphNode n, CUstream stream)
-{
-    if (n->off)
-        return CUDA_SUCCESS;
-    switch (n->type) {
-    case NODE_KERNEL:
-        return sim_run_kernel(stream, &n->kernel, n);
-    case NODE_MEMCPY:
-        sim_copy_bytes(n->copy[0], n->copy[1], n->bytes);
-        return sim_run_copy(stream, n->activity, n->bytes, n);
-    case NODE_MEMSET:
-        if (n->element)
-            for (uint64_t i = 0; i + n->element <= n->bytes; i += n->element)
-                memcpy((char *)n->copy[0] + i, &n->value, n->element);
-        return sim_run_copy(stream, n->activity, n->bytes, n);
-    case NODE_HOST:
-        return sim_host_call(stream, n->host, n->user_data);
-    case NODE_GRAPH:
-        return run_graph(n->child, stream);
-    default:
-        return CUDA_SUCCESS;
-    }
-}
-
-static CUresult graph_launch(CUgraphExec exec, CUstream handle, int lane)
-{
-    CUresult rc;
-    CUstream stream = sim_stream(handle, lane, &rc);
-    if (!stream)
-        return rc;
-    NEED(exec, SIM_EXEC);
-    if (sim_capturing(stream, &rc)) {
-        CUgraphNode node = rc ? NULL : sim_capture_add(stream, NODE_GRAPH);
-        if (node)
-            node->child = copy_graph(exec->graph);
-        return rc;
-    }
-    sim_charge_items(SIM_cuGraphLaunch, exec->graph->nodes);
-    return run_graph(exec->graph, stream);
-}
-API CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream)
-{
-    CALLED(cuGraphLaunch);
-    return graph_launch(exec, stream, 0);
-}
-API CUresult cuGraphLaunch_ptsz(CUgraphExec exec, CUstream stream)
-{
-    CALLED(cuGraphLaunch_ptsz);
-    return graph_launch(exec, stream, 1);
-}
-API CUresult cuGraphUpload(CUgraphExec exec, CUstream stream)
-{
-    (void)stream;
-    NEED(exec, SIM_EXEC);
+    *count = ret_from && *count < graph->edge_count ? *count : graph->edge_count;
     return CUDA_SUCCESS;
 }
-API CUresult cuGraphUpload_ptsz(CUgraphExec exec, CUstream stream)
-{
-    return cuGraphUpload(exec, stream);
-}
+
+#define SET(symbol, kind, params, call)                                                                      \
+    API CUresult symbol(CUgraphNode node, params)                                                            \
+    {                                                                                                        \
+        CALLED(symbol);                                                                                      \
+        NEED(node, SIM_NODE);                                                                                \
+        return node->type == (kind) ? call : CUDA_ERROR_INVALID_VALUE;                                       \
+    }
+SET(cuGraphKernelNodeSetParams_v2, NODE_KERNEL, const CUDA_KERNEL_NODE_PARAMS_v2 *p,
+    sim_node_set_kernel(node, *p))
+SET(cuGraphKernelNodeSetParams, NODE_KERNEL, const CUDA_KERNEL_NODE_PARAMS_v1 *p,
+    sim_node_set_kernel(node, sim_kernel_from_v1(p)))
+SET(cuGraphMemsetNodeSetParams, NODE_MEMSET, const struct sim_memset_params *p, sim_node_set_memset(node, p))
+SET(cuGraphMemcpyNodeSetParams, NODE_MEMCPY, const CUDA_MEMCPY3D *p, sim_node_set_memcpy(node, p))
+SET(cuGraphHostNodeSetParams, NODE_HOST, const struct sim_host_params *p, sim_node_set_host(node, p))
+SET(cuGraphNodeSetParams, node->type, const void *p, sim_node_set_any(node, p))

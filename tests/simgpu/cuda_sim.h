@@ -158,6 +158,7 @@ struct CUfunc_st {
     struct CUfunc_st *next, *same;
 };
 
+enum { SIM_BODIES = 8 };
 struct CUgraphNode_st {
     struct sim_head head;
     int type;
@@ -167,10 +168,14 @@ struct CUgraphNode_st {
     CUhostFn host;
     void *user_data;
     CUgraph child;
+    int conditional; /* enum sim_conditional */
+    unsigned body_count;
+    CUgraph bodies[SIM_BODIES];
     CUgraph graph;
     void *copy[2]; /* destination, source */
     uint32_t value, element;
     CUgraphNode origin;        /* what this one was copied from */
+    CUgraphNode twin;          /* its newest copy */
     bool off;                  /* of an executable: switched off */
     bool dependent;            /* a programmatic dependent launch */
     char mark[SIM_MARK_BYTES]; /* of who captured it; empty: built by hand */
@@ -181,9 +186,12 @@ struct CUgraph_st {
     struct sim_head head;
     uint32_t id;
     CUgraphNode first, last_added;
-    size_t nodes;
     bool recapturing;       /* its nodes are taken anew, in their order */
     CUgraphNode recaptured; /* the next of them */
+    size_t nodes, edge_count;
+    struct sim_edge {
+        CUgraphNode from, to;
+    } * edges; /* of graphs built by hand; they change no order of execution here */
 };
 
 struct CUgraphExec_st {
@@ -266,6 +274,7 @@ enum {
     NODE_RECORD = 7,
     NODE_ALLOC = 10,
     NODE_FREE = 11,
+    NODE_CONDITIONAL = 13,
 };
 
 #endif

@@ -58,6 +58,7 @@ struct sim_script {
     bool calls_cost; /* any does */
     double costs_scale;
     struct sim_cost cost[SIM_COSTS];
+    double body_runs;                    /* of a conditional node in one launch of its graph, on average */
     double copies_wait;                  /* each synchronous one, and no other, waits for the device */
     double spin;                         /* waiting spins and does not sleep, as a driver's does by default */
     double drift_ppm;                    /* events' clock gains this on the host's */
