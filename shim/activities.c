@@ -52,7 +52,7 @@ static _Atomic uint32_t slots_used, folded; /* folded: slots of folded kernels t
 
 /* Rows by (name, kind, device, role), for the first launch of each of thousands: row + 1, or 0. */
 static uint32_t bucket_first[BUCKETS], bucket_next[KJ_LEDGER_ACTIVITIES_CAP];
-static uint32_t kind_names[KJ_ACTIVITY_WALK + 1]; /* offsets in NAMES; 0: not stored yet */
+static uint32_t kind_names[KJ_ACTIVITY_BODY + 1]; /* offsets in NAMES; 0: not stored yet */
 
 void kj_activities_reset(void)
 {
@@ -231,6 +231,7 @@ static const char *kind_name(uint8_t kind)
         [KJ_ACTIVITY_MEMCPY_DTOD] = "[memcpy DtoD]", [KJ_ACTIVITY_MEMCPY_OTHER] = "[memcpy]",
         [KJ_ACTIVITY_MEMSET] = "[memset]",           [KJ_ACTIVITY_GRAPH] = "[graph]",
         [KJ_ACTIVITY_HOST] = "[host function]",      [KJ_ACTIVITY_WALK] = "[phase walk]",
+        [KJ_ACTIVITY_BODY] = "[conditional nodes]",
     };
     return names[kind];
 }
@@ -259,7 +260,7 @@ static struct rows_found rows_find(const struct kj_ledger_activity *rows,
         if (!memcmp(a->grid, wanted->grid, sizeof(a->grid)) &&
             !memcmp(a->block, wanted->block, sizeof(a->block)) && a->shared_bytes == wanted->shared_bytes)
             found.exact = i;
-        if (!a->grid[0])
+        if (!a->grid[0] && a->kind == KJ_ACTIVITY_KERNEL)
             found.any = i;
         else if (!found.newest)
             found.newest = i;
@@ -417,6 +418,23 @@ uint32_t kj_activity_find_as(struct kj_ledger_header *ledger, uint8_t kind, uint
     kj_self.role = role;
     uint32_t row = kj_activity_find(ledger, kind, device, shape, ret_first);
     kj_self.role = own;
+    return row;
+}
+
+uint32_t kj_activity_in_role(struct kj_ledger_header *ledger, uint32_t activity, uint8_t role)
+{
+    const struct kj_ledger_activity *rows = kj_section(ledger, KJ_SECTION_ACTIVITIES);
+    const struct kj_ledger_activity *a = &rows[activity];
+    struct kj_ledger_activity wanted = {
+        .name = a->name, .device = a->device, .kind = a->kind, .role = role, .shared_bytes = a->shared_bytes};
+    bool unused;
+    if (!activity || a->role == role)
+        return activity;
+    memcpy(wanted.grid, a->grid, sizeof(wanted.grid));
+    memcpy(wanted.block, a->block, sizeof(wanted.block));
+    kj_lock_cold();
+    uint32_t row = row_for(ledger, &wanted, &unused);
+    kj_unlock_cold();
     return row;
 }
 

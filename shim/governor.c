@@ -70,6 +70,12 @@ void kj_governor_made(struct kj_ledger_header *ledger, uint64_t took_ns)
     kj_self_time_add(ledger, took_ns < MAKE_MOST_NS ? took_ns : MAKE_MOST_NS);
 }
 
+void kj_governor_read(struct kj_ledger_header *ledger, uint64_t took_ns, size_t nodes)
+{
+    uint64_t most_ns = MAKE_MOST_NS + SAMPLE_MOST_NS * (uint64_t)nodes;
+    kj_self_time_add(ledger, took_ns < most_ns ? took_ns : most_ns);
+}
+
 void kj_governor_sample(struct kj_ledger_header *ledger, int64_t took_ns, uint32_t stands_for)
 {
     /* One sample stands for many: a call that the scheduler interrupted is not what the others cost. */

@@ -1,105 +1,107 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * graphs.c - what graphs run. A graph's nodes are read from it when it is instantiated or updated, whichever
- * way it was built, and followed when single nodes of the executable are changed. Each launch is one
- * activity; GRAPH_NODES says what one launch runs.
+ * graphs.c - graphs and what is made of them. A captured graph is known from its capture, another one is read
+ * when it is first instantiated, and neither is read again before something may have changed it. Each launch
+ * is one activity; GRAPH_NODES says what one launch runs.
  */
-#include "shim.h"
+#include "graphs.h"
 
 #include <string.h>
-#include <sys/mman.h>
 
-/* What one launch of a graph runs. Graphs that run the same share it, and with it their row of kind GRAPH: a
- * program that updates its graph at every step goes back and forth between a few of them. */
-struct content {
-    uint64_t hash;
-    uint64_t first; /* in GRAPH_NODES */
-    uint32_t count;
-    uint16_t device;
-    bool written;
-};
-enum { EXECS = 8192, CONTENTS = 8192, CHANGES = 4096, PROBES = 256 };
-static struct content contents[CONTENTS];
-static uint32_t contents_used = 1; /* 0: not known */
-static struct exec {
-    CUgraphExec exec;
-    uint32_t content;
-} execs[EXECS];
-/* Nodes that an executable graph runs otherwise than the graph it was made of. */
-static struct change {
-    CUgraphExec exec;
-    CUgraphNode node;
-    uint32_t activity;
-    bool off;
-} changes[CHANGES];
-#define GONE ((CUgraphExec)1)
+enum { EXECS = 8192, GRAPHS = 4096 };
 
-/* Rows of ACTIVITIES with their number, in order: on its way to be a content. */
-struct tally {
-    struct tally_row {
-        uint32_t activity, nodes;
-    } * rows;
-    size_t count, bytes;
-};
+static struct kj_exec execs[EXECS];
+/* Graphs whose nodes are known, as long as nothing edits a graph. */
+static struct record {
+    CUgraph graph;
+    uint32_t content, edits;
+    size_t nodes;
+} graphs[GRAPHS];
+_Atomic uint32_t kj_graph_edits;
 
-static size_t slot_of(const void *a, const void *b)
+/* ---- rows by handle
+ * ----------------------------------------------------------------------------------------------- */
+
+#define GONE ((void *)1)
+enum { PROBES = 256 };
+
+static void *_Atomic *key_at(void *rows, size_t row_bytes, size_t count, size_t place)
 {
-    return (((uintptr_t)a ^ (uintptr_t)b << 7) * 0x9e3779b97f4a7c15ULL) >> 40;
+    return (void *_Atomic *)((char *)rows + place % count * row_bytes);
 }
 
-/* Under the cold lock, as all that touches the tables. */
-static struct exec *exec_find(CUgraphExec exec, bool add)
+static size_t place_of(const void *key)
 {
-    struct exec *free = NULL;
-    for (size_t i = 0, at = slot_of(exec, NULL); i < PROBES; i++) {
-        struct exec *e = &execs[(at + i) % EXECS];
-        if (e->exec == exec)
-            return e;
-        if ((e->exec == GONE || !e->exec) && !free)
-            free = e;
-        if (!e->exec)
+    return ((uintptr_t)key * 0x9e3779b97f4a7c15ULL) >> 40;
+}
+
+void *kj_handle_find(void *rows, size_t row_bytes, size_t count, const void *key)
+{
+    size_t place = place_of(key);
+    for (size_t i = 0; i < PROBES; i++) {
+        void *_Atomic *at = key_at(rows, row_bytes, count, place + i);
+        const void *there = atomic_load_explicit(at, memory_order_acquire);
+        if (there == key)
+            return (void *)at;
+        if (!there)
             break;
     }
-    if (!add || !free)
-        return NULL;
-    *free = (struct exec){.exec = exec};
-    return free;
+    return NULL;
 }
 
-static struct change *change_find(CUgraphExec exec, CUgraphNode node, bool add)
+void *kj_handle_add(void *rows, size_t row_bytes, size_t count, const void *key)
 {
-    struct change *free = NULL;
-    for (size_t i = 0, at = slot_of(exec, node); i < PROBES; i++) {
-        struct change *c = &changes[(at + i) % CHANGES];
-        if (c->exec == exec && c->node == node)
-            return c;
-        if ((c->exec == GONE || !c->exec) && !free)
-            free = c;
-        if (!c->exec)
-            break;
+    size_t place = place_of(key);
+    void *row = kj_handle_find(rows, row_bytes, count, key);
+    for (size_t i = 0; i < PROBES && !row; i++) {
+        void *_Atomic *at = key_at(rows, row_bytes, count, place + i);
+        const void *there = atomic_load_explicit(at, memory_order_relaxed);
+        if (there && there != GONE)
+            continue;
+        row = (void *)at;
+        memset((char *)row + sizeof(key), 0, row_bytes - sizeof(key));
+        atomic_store_explicit(at, (void *)key, memory_order_release);
     }
-    return add ? free : NULL;
+    return row;
 }
 
-static void exec_forget(CUgraphExec exec, bool changes_only)
+void kj_handle_remove(void *rows, size_t row_bytes, size_t count, const void *key)
 {
-    struct exec *e = exec_find(exec, false);
-    if (e && !changes_only)
-        *e = (struct exec){.exec = GONE};
-    for (size_t i = 0; i < CHANGES; i++)
-        if (changes[i].exec == exec)
-            changes[i] = (struct change){.exec = GONE};
+    void *row = kj_handle_find(rows, row_bytes, count, key);
+    size_t place = row ? (size_t)((char *)row - (char *)rows) / row_bytes : 0;
+    if (!row)
+        return;
+    bool last = !atomic_load_explicit(key_at(rows, row_bytes, count, place + 1), memory_order_relaxed);
+    atomic_store_explicit(key_at(rows, row_bytes, count, place), last ? NULL : GONE, memory_order_release);
+    /* Where nothing follows, what is gone need not be passed any more. */
+    for (size_t back = 1; last && back < PROBES; back++) {
+        void *_Atomic *at = key_at(rows, row_bytes, count, place + count - back);
+        if (atomic_load_explicit(at, memory_order_relaxed) != GONE)
+            break;
+        atomic_store_explicit(at, NULL, memory_order_release);
+    }
 }
 
-/* A graph's launch is keyed by what it runs; that sits in the shape's place. */
+#define FIND(table, count, key)   kj_handle_find(table, sizeof((table)[0]), count, key)
+#define ADD(table, count, key)    kj_handle_add(table, sizeof((table)[0]), count, key)
+#define REMOVE(table, count, key) kj_handle_remove(table, sizeof((table)[0]), count, key)
+
+/* ---- executable graphs
+ * ----------------------------------------------------------------------------------------------- */
+
+struct kj_exec *kj_exec_find(CUgraphExec exec)
+{
+    return FIND(execs, EXECS, exec);
+}
+
+/* A graph's launch is keyed by what it runs; that sits in the shape's place,
+ * and leaves grid[0] at 0, for contents are never one row. On the launch path. */
 struct kj_shape kj_graph_shape(CUgraphExec exec)
 {
-    struct kj_shape shape = {.function = exec, .grid = {1, 1, 1}};
-    kj_lock_cold();
-    struct exec *e = exec_find(exec, false);
-    if (e)
-        shape.grid[1] = e->content;
-    kj_unlock_cold();
+    struct kj_shape shape = {.function = NULL};
+    const struct kj_exec *e = FIND(execs, EXECS, exec);
+    if (likely(e))
+        shape.grid[1] = atomic_load_explicit(&e->content, memory_order_relaxed);
     return shape;
 }
 
@@ -107,389 +109,99 @@ void kj_graphs_forget(void)
 {
     atomic_store(&kj_captures, 0);
     memset(execs, 0, sizeof(execs));
-    memset(changes, 0, sizeof(changes));
+    memset(graphs, 0, sizeof(graphs));
+    kj_changes_forget();
     kj_captured_forget();
-    contents_used = 1;
+    kj_contents_forget();
 }
 
-/* ---- tallies
- * ----------------------------------------------------------------------------------------------- */
-
-static bool tally_grow(struct tally *tally)
+void kj_graph_known(CUgraph graph, uint32_t content, size_t nodes)
 {
-    size_t bytes = tally->bytes ? tally->bytes * 2 : 4096;
-    void *rows = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (rows == MAP_FAILED)
-        return false;
-    if (tally->rows) {
-        memcpy(rows, tally->rows, tally->bytes);
-        munmap(tally->rows, tally->bytes);
-    }
-    tally->rows = rows;
-    tally->bytes = bytes;
-    return true;
-}
-
-/* Adds `nodes` of an activity, which may be negative; what comes to nothing leaves. */
-static void tally_add(struct tally *tally, uint32_t activity, int64_t nodes)
-{
-    size_t lo = 0, hi = tally->count;
-    while (lo < hi) {
-        size_t mid = (lo + hi) / 2;
-        if (tally->rows[mid].activity < activity)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    struct tally_row *row = tally->rows + lo;
-    bool there = lo < tally->count && row->activity == activity;
-    if (there && row->nodes + nodes > 0) {
-        row->nodes = (uint32_t)(row->nodes + nodes);
-    } else if (there) {
-        memmove(row, row + 1, (--tally->count - lo) * sizeof(*row));
-    } else if (nodes > 0) {
-        if ((tally->count + 1) * sizeof(*row) > tally->bytes && !tally_grow(tally))
-            return;
-        row = tally->rows + lo;
-        memmove(row + 1, row, (tally->count++ - lo) * sizeof(*row));
-        *row = (struct tally_row){activity, (uint32_t)nodes};
-    }
-}
-
-static bool tally_has(const struct tally *tally, uint32_t activity)
-{
-    for (size_t i = 0; i < tally->count; i++)
-        if (tally->rows[i].activity == activity)
-            return true;
-    return false;
-}
-
-static void tally_drop(struct tally *tally)
-{
-    if (tally->rows)
-        munmap(tally->rows, tally->bytes);
-}
-
-static uint64_t tally_hash(const struct tally *tally, uint16_t device)
-{
-    uint64_t h = device + 1;
-    for (size_t i = 0; i < tally->count; i++)
-        h = (h ^ ((uint64_t)tally->rows[i].activity << 32 | tally->rows[i].nodes)) * 0x9e3779b97f4a7c15ULL,
-        h ^= h >> 29;
-    return h;
-}
-
-static bool content_is(const struct kj_ledger_header *ledger, const struct content *content,
-                       const struct tally *tally)
-{
-    const struct kj_ledger_graph_node *nodes =
-        (const struct kj_ledger_graph_node *)kj_section((void *)ledger, KJ_SECTION_GRAPH_NODES) +
-        content->first;
-    if (!content->written || content->count != tally->count)
-        return false;
-    for (uint32_t i = 0; i < content->count; i++)
-        if (nodes[i].activity != tally->rows[i].activity || nodes[i].nodes != tally->rows[i].nodes)
-            return false;
-    return true;
-}
-
-/* Writes the rows of a new content, whose graph has the row `graph`. Under the cold lock. */
-static void content_write(struct kj_ledger_header *ledger, struct content *content, uint32_t graph,
-                          const struct tally *tally)
-{
-    struct kj_ledger_graph_node *nodes = kj_section(ledger, KJ_SECTION_GRAPH_NODES);
-    content->first = ledger->sections[KJ_SECTION_GRAPH_NODES].used;
-    for (size_t i = 0; i < tally->count; i++) {
-        int64_t row = kj_row_reserve(ledger, KJ_SECTION_GRAPH_NODES);
-        if (row < 0)
-            return; /* counted as dropped; the report says that names are missing */
-        nodes[row] = (struct kj_ledger_graph_node){
-            .graph = graph, .activity = tally->rows[i].activity, .nodes = tally->rows[i].nodes};
-        kj_row_publish(ledger, KJ_SECTION_GRAPH_NODES);
-    }
-    content->count = (uint32_t)tally->count;
-    content->written = true;
-}
-
-/* The executable graph runs what the tally says, from its next launch on. */
-static void exec_runs(struct kj_ledger_header *ledger, uint16_t device, CUgraphExec exec,
-                      const struct tally *tally)
-{
-    uint64_t hash = tally_hash(tally, device);
-    bool found = false;
     kj_lock_cold();
-    struct exec *e = exec_find(exec, true);
-    uint32_t index = 1;
-    for (; e && index < contents_used && !found; index += !found)
-        found = contents[index].hash == hash && contents[index].device == device &&
-                content_is(ledger, &contents[index], tally);
-    if (!found)
-        index = contents_used < CONTENTS ? contents_used++ : 0;
-    if (!found && index)
-        contents[index] = (struct content){.hash = hash, .device = device};
-    if (e)
-        e->content = index;
-    kj_unlock_cold();
-    if (!index) {
-        __atomic_fetch_or(&ledger->flags, KJ_LEDGER_PARTIAL, __ATOMIC_RELAXED);
-        return;
-    }
-    if (found || !e)
-        return;
-    bool unused;
-    struct kj_shape shape = kj_graph_shape(exec);
-    uint32_t row = kj_activity_find(ledger, KJ_ACTIVITY_GRAPH, device, &shape, &unused);
-    kj_lock_cold();
-    content_write(ledger, &contents[index], row, tally);
-    kj_unlock_cold();
-}
-
-/* The same graph may be launched by several roles, each of which has a row of its own. */
-void kj_graph_row_added(struct kj_ledger_header *ledger, CUgraphExec exec, uint32_t row)
-{
-    struct tally tally = {0};
-    kj_lock_cold();
-    struct exec *e = exec_find(exec, false);
-    struct content *content = e && e->content ? &contents[e->content] : NULL;
-    if (content && content->written) {
-        struct content copy = *content;
-        const struct kj_ledger_graph_node *nodes = kj_section(ledger, KJ_SECTION_GRAPH_NODES);
-        for (uint32_t i = 0; i < content->count && nodes[content->first].graph != row; i++)
-            tally_add(&tally, nodes[content->first + i].activity, nodes[content->first + i].nodes);
-        if (tally.count)
-            content_write(ledger, &copy, row, &tally);
-    }
-    kj_unlock_cold();
-    tally_drop(&tally);
-}
-
-/* ---- nodes
- * ------------------------------------------------------------------------------------------------- */
-
-static struct kj_shape shape_of_v1(const CUDA_KERNEL_NODE_PARAMS_v1 *p)
-{
-    return (struct kj_shape){p->func,
-                             {p->gridDimX, p->gridDimY, p->gridDimZ},
-                             {p->blockDimX, p->blockDimY, p->blockDimZ},
-                             p->sharedMemBytes};
-}
-
-static struct kj_shape shape_of_v2(const CUDA_KERNEL_NODE_PARAMS_v2 *p)
-{
-    CUDA_KERNEL_NODE_PARAMS_v1 v1;
-    memcpy(&v1, p, sizeof(v1));
-    if (!v1.func)
-        v1.func = (CUfunction)p->kern;
-    return shape_of_v1(&v1);
-}
-
-static bool node_shape(CUgraphNode node, struct kj_shape *ret_shape)
-{
-    CUDA_KERNEL_NODE_PARAMS_v2 v2 = {0};
-    CUDA_KERNEL_NODE_PARAMS_v1 v1 = {0};
-    if (kj_driver.cuGraphKernelNodeGetParams_v2 && !kj_driver.cuGraphKernelNodeGetParams_v2(node, &v2))
-        *ret_shape = shape_of_v2(&v2);
-    else if (kj_driver.cuGraphKernelNodeGetParams && !kj_driver.cuGraphKernelNodeGetParams(node, &v1))
-        *ret_shape = shape_of_v1(&v1);
+    const struct record *before = FIND(graphs, GRAPHS, graph);
+    if (content && before && before->content != content)
+        atomic_fetch_add(&kj_graph_edits, 1); /* captured anew: executables made of it run what it was */
+    struct record *record = content ? ADD(graphs, GRAPHS, graph) : NULL;
+    if (record)
+        *record = (struct record){graph, content, atomic_load(&kj_graph_edits), nodes};
     else
-        return false;
-    return true;
+        REMOVE(graphs, GRAPHS, graph);
+    kj_unlock_cold();
 }
 
-static uint8_t copy_kind(CUgraphNode node)
+/* What a graph runs, as it was seen before: 0 where something may have changed it since. */
+static uint32_t content_before(CUgraph graph)
 {
-    CUDA_MEMCPY3D c;
-    if (!kj_driver.cuGraphMemcpyNodeGetParams || kj_driver.cuGraphMemcpyNodeGetParams(node, &c))
-        return KJ_ACTIVITY_MEMCPY_OTHER;
-    if (c.srcMemoryType == CU_MEMORYTYPE_HOST && c.dstMemoryType == CU_MEMORYTYPE_DEVICE)
-        return KJ_ACTIVITY_MEMCPY_HTOD;
-    if (c.srcMemoryType == CU_MEMORYTYPE_DEVICE && c.dstMemoryType == CU_MEMORYTYPE_HOST)
-        return KJ_ACTIVITY_MEMCPY_DTOH;
-    if (c.srcMemoryType == CU_MEMORYTYPE_DEVICE && c.dstMemoryType == CU_MEMORYTYPE_DEVICE)
-        return KJ_ACTIVITY_MEMCPY_DTOD;
-    return KJ_ACTIVITY_MEMCPY_OTHER;
-}
-
-/* enum kj_activity_kind of what the node does on the device; 0: nothing, or not to be known. */
-static uint8_t node_kind(CUgraphNode node, CUgraphNodeType type, struct kj_shape *ret_shape)
-{
-    *ret_shape = (struct kj_shape){.function = NULL};
-    switch (type) {
-    case CU_GRAPH_NODE_TYPE_KERNEL:
-        return node_shape(node, ret_shape) ? KJ_ACTIVITY_KERNEL : 0;
-    case CU_GRAPH_NODE_TYPE_MEMCPY:
-        return copy_kind(node);
-    case CU_GRAPH_NODE_TYPE_MEMSET:
-        return KJ_ACTIVITY_MEMSET;
-    default:
+    size_t nodes = 0;
+    kj_lock_cold();
+    const struct record *found = FIND(graphs, GRAPHS, graph);
+    const struct record record = found ? *found : (struct record){.graph = NULL};
+    kj_unlock_cold();
+    if (!record.content || record.edits != atomic_load(&kj_graph_edits) || !kj_driver.cuGraphGetNodes ||
+        kj_driver.cuGraphGetNodes(graph, NULL, &nodes) || nodes != record.nodes)
         return 0;
-    }
+    return record.content;
 }
 
-/* Calls `visit` for each node of the graph and of the graphs in it. */
-static void walk(CUgraph graph, void (*visit)(CUgraphNode, CUgraphNodeType, void *), void *argument,
-                 int depth)
-{
-    size_t count = 0;
-    if (depth > 8 || !kj_driver.cuGraphGetNodes || kj_driver.cuGraphGetNodes(graph, NULL, &count) || !count)
-        return;
-    size_t size = count * sizeof(CUgraphNode);
-    CUgraphNode *nodes = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (nodes == MAP_FAILED)
-        return;
-    if (kj_driver.cuGraphGetNodes(graph, nodes, &count))
-        count = 0;
-    for (size_t i = 0; i < count; i++) {
-        CUgraphNodeType type;
-        CUgraph child;
-        if (kj_driver.cuGraphNodeGetType(nodes[i], &type))
-            continue;
-        if (type == CU_GRAPH_NODE_TYPE_GRAPH && kj_driver.cuGraphChildGraphNodeGetGraph &&
-            !kj_driver.cuGraphChildGraphNodeGetGraph(nodes[i], &child))
-            walk(child, visit, argument, depth + 1);
-        visit(nodes[i], type, argument);
-    }
-    munmap(nodes, size);
-}
-
-static void find_last_pass(CUgraphNode node, CUgraphNodeType type, void *last)
-{
-    (void)type;
-    uint32_t pass = kj_captured_pass(node), *highest = last;
-    *highest = pass > *highest ? pass : *highest;
-}
-
-struct reading {
-    struct kj_ledger_header *ledger;
-    uint16_t device;
-    uint32_t last_pass;
-    struct tally tally;
-};
-
-static void read_node(CUgraphNode node, CUgraphNodeType type, void *argument)
-{
-    struct reading *r = argument;
-    struct kj_shape shape;
-    bool unused;
-    uint8_t kind = node_kind(node, type, &shape);
-    if (!kind)
-        return;
-    kj_captured_settle(node, r->last_pass);
-    uint8_t role = kj_captured_role(node);
-    tally_add(&r->tally, kj_activity_find_as(r->ledger, kind, r->device, role, &shape, &unused), 1);
-}
-
-void kj_graph_instantiated(CUgraphExec exec, CUgraph graph)
+/* Instantiated, or updated by a graph. */
+void kj_graph_instantiated(CUgraphExec exec, CUgraph graph, bool update)
 {
     struct kj_ledger_header *ledger = kj_enter();
     struct kj_context *context = ledger ? kj_context_current(ledger) : NULL;
-    if (!context || !kj_driver.cuGraphNodeGetType)
+    if (!context)
         return;
-    struct reading r = {.ledger = ledger, .device = kj_context_device(context)};
-    kj_lock_cold();
-    exec_forget(exec, true);
-    kj_unlock_cold();
+    uint64_t begun_ns = kj_now_ns();
+    struct kj_reading r = {.ledger = ledger, .device = kj_context_device(context)};
     kj_self.inside = true;
-    walk(graph, find_last_pass, &r.last_pass, 0);
-    walk(graph, read_node, &r, 0);
-    exec_runs(ledger, r.device, exec, &r.tally);
-    tally_drop(&r.tally);
+    uint32_t content = content_before(graph);
+    if (!content) {
+        kj_graph_read(&r, graph);
+        content = kj_content_of(ledger, &r.tally, r.device, r.serial);
+        if (r.flat)
+            kj_graph_known(graph, content, r.nodes);
+        kj_tally_drop(&r.tally);
+    }
     kj_self.inside = false;
-}
-
-/* One node of the executable graph changed: it runs another activity, or is switched off or on. `node` is of
- * the graph that the executable was made of, and still tells what it ran at first. */
-static void node_changed(CUgraphExec exec, CUgraphNode node, const struct kj_shape *shape, const bool *off)
-{
-    struct kj_ledger_header *ledger = kj_enter();
-    struct kj_context *context = ledger ? kj_context_current(ledger) : NULL;
-    CUgraphNodeType type;
-    struct kj_shape first;
-    if (!context || !kj_driver.cuGraphNodeGetType)
-        return;
-    kj_self.inside = true;
-    uint16_t device = kj_context_device(context);
-    uint8_t kind = kj_driver.cuGraphNodeGetType(node, &type) ? 0 : node_kind(node, type, &first);
-    bool unused;
-    uint8_t role = kj_captured_role(node);
-    uint32_t was = kind ? kj_activity_find_as(ledger, kind, device, role, &first, &unused) : 0;
-    uint32_t is = shape ? kj_activity_find_as(ledger, KJ_ACTIVITY_KERNEL, device, role, shape, &unused) : 0;
-    struct tally tally = {0};
     kj_lock_cold();
-    struct exec *e = kind ? exec_find(exec, false) : NULL;
-    struct change *change = e && e->content ? change_find(exec, node, true) : NULL;
-    if (change) {
-        if (change->exec != exec)
-            *change = (struct change){.exec = exec, .node = node, .activity = was};
-        const struct kj_ledger_graph_node *nodes = kj_section(ledger, KJ_SECTION_GRAPH_NODES);
-        const struct content *content = &contents[e->content];
-        for (uint32_t i = 0; i < content->count; i++)
-            tally_add(&tally, nodes[content->first + i].activity, nodes[content->first + i].nodes);
-        /* After an update the node may run what nobody told us: then it is left out of the names. */
-        if (!change->off && !tally_has(&tally, change->activity))
-            change->off = true;
-        if (!change->off)
-            tally_add(&tally, change->activity, -1);
-        change->activity = is ? is : change->activity;
-        change->off = off ? *off : change->off;
-        if (!change->off)
-            tally_add(&tally, change->activity, 1);
+    struct kj_exec *e = ADD(execs, EXECS, exec);
+    if (e) {
+        kj_changes_drop(&e->changes);
+        e->foreign = update && e->graph != graph;
+        e->graph = update ? e->graph : graph;
+        e->edits = atomic_load(&kj_graph_edits);
+        atomic_store_explicit(&e->content, content, memory_order_relaxed);
     }
     kj_unlock_cold();
-    if (change)
-        exec_runs(ledger, device, exec, &tally);
-    tally_drop(&tally);
-    kj_self.inside = false;
+    if (!e)
+        __atomic_fetch_or(&ledger->flags, KJ_LEDGER_PARTIAL, __ATOMIC_RELAXED);
+    kj_governor_read(ledger, kj_now_ns() - begun_ns, r.asked);
 }
 
+/* Forgotten before it is gone: another thread may be given the same handle at once. */
 CUresult cuGraphExecDestroy(CUgraphExec exec)
 {
+    struct kj_exec was = {.exec = NULL};
+    kj_lock_cold();
+    struct kj_exec *e = FIND(execs, EXECS, exec);
+    if (e) {
+        kj_changes_drop(&e->changes);
+        was = *e;
+        was.foreign = true;
+    }
+    REMOVE(execs, EXECS, exec);
+    kj_unlock_cold();
     CUresult rc = REAL(cuGraphExecDestroy)(exec);
-    if (!rc) {
+    if (rc && was.exec) { /* it lives on */
         kj_lock_cold();
-        exec_forget(exec, false);
+        if ((e = ADD(execs, EXECS, exec)))
+            *e = was;
         kj_unlock_cold();
-        kj_activities_forget(exec);
     }
     return kj_counted(KJ_HOOK_cuGraphExecDestroy, rc);
 }
 
-CUresult cuGraphExecKernelNodeSetParams(CUgraphExec exec, CUgraphNode node,
-                                        const CUDA_KERNEL_NODE_PARAMS_v1 *params)
+CUresult cuGraphDestroy(CUgraph graph)
 {
-    CUresult rc = REAL(cuGraphExecKernelNodeSetParams)(exec, node, params);
-    if (!rc) {
-        struct kj_shape shape = shape_of_v1(params);
-        node_changed(exec, node, &shape, NULL);
-    }
-    return kj_counted(KJ_HOOK_cuGraphExecKernelNodeSetParams, rc);
-}
-
-CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode node,
-                                           const CUDA_KERNEL_NODE_PARAMS_v2 *params)
-{
-    CUresult rc = REAL(cuGraphExecKernelNodeSetParams_v2)(exec, node, params);
-    if (!rc) {
-        struct kj_shape shape = shape_of_v2(params);
-        node_changed(exec, node, &shape, NULL);
-    }
-    return kj_counted(KJ_HOOK_cuGraphExecKernelNodeSetParams_v2, rc);
-}
-
-CUresult cuGraphExecNodeSetParams(CUgraphExec exec, CUgraphNode node, CUgraphNodeParams *params)
-{
-    CUresult rc = REAL(cuGraphExecNodeSetParams)(exec, node, params);
-    if (!rc && params->type == CU_GRAPH_NODE_TYPE_KERNEL) {
-        struct kj_shape shape = shape_of_v2(&params->kernel);
-        node_changed(exec, node, &shape, NULL);
-    }
-    return kj_counted(KJ_HOOK_cuGraphExecNodeSetParams, rc);
-}
-
-CUresult cuGraphNodeSetEnabled(CUgraphExec exec, CUgraphNode node, unsigned enabled)
-{
-    CUresult rc = REAL(cuGraphNodeSetEnabled)(exec, node, enabled);
-    if (!rc)
-        node_changed(exec, node, NULL, &(bool){!enabled});
-    return kj_counted(KJ_HOOK_cuGraphNodeSetEnabled, rc);
+    kj_graph_known(graph, 0, 0);
+    return kj_counted(KJ_HOOK_cuGraphDestroy, REAL(cuGraphDestroy)(graph));
 }

@@ -14,9 +14,10 @@
 #define CONTEXT                                              HOOK
 #define RELEASE                                              HOOK
 #define BEGIN_CAPTURE                                        HOOK
-#define END_CAPTURE                                          HOOK
+#define END_CAPTURE(s, n, v, lane, graph, params, args)      HOOK(s, n, v, lane, params, args)
 #define INSTANTIATE                                          HOOK
 #define GRAPH_UPDATE                                         HOOK
+#define GRAPH_EDIT                                           HOOK
 #define CUSTOM                                               HOOK
 #define PASS(symbol, reason)
 #include "hooks.def"

@@ -46,6 +46,9 @@
 #ifndef GRAPH_UPDATE
 #define GRAPH_UPDATE(...)
 #endif
+#ifndef GRAPH_EDIT
+#define GRAPH_EDIT(...)
+#endif
 #ifndef CUSTOM
 #define CUSTOM(...)
 #endif

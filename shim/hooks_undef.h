@@ -16,5 +16,6 @@
 #undef END_CAPTURE
 #undef INSTANTIATE
 #undef GRAPH_UPDATE
+#undef GRAPH_EDIT
 #undef CUSTOM
 #undef PASS

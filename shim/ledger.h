@@ -38,7 +38,7 @@
     X(CALLS, struct kj_ledger_call, 512, "one row per hooked driver function, in the order of hooks.def")    \
     X(THREADS, struct kj_ledger_thread, 4096, "threads that made a hooked call")                             \
     X(STREAMS, struct kj_ledger_stream, 4096, "streams that were timed; row 0 is nobody's")                  \
-    X(GRAPH_NODES, struct kj_ledger_graph_node, 65536,                                                       \
+    X(GRAPH_NODES, struct kj_ledger_graph_node, 131072,                                                      \
       "nodes of instantiated graphs: kernels, copies, fills")                                                \
     X(UNHOOKED, struct kj_ledger_unhooked, 256,                                                              \
       "entry points handed out without a hook: an ABI newer than ours")                                      \
@@ -178,6 +178,7 @@ enum kj_activity_kind {
     KJ_ACTIVITY_GRAPH, /* one launch of an instantiated graph; its nodes are in GRAPH_NODES */
     KJ_ACTIVITY_HOST,  /* a host function in stream order: no GPU work */
     KJ_ACTIVITY_WALK,  /* a delay of --phase-walk: the host's, no GPU work */
+    KJ_ACTIVITY_BODY,  /* a conditional node of a graph: its bodies run as often as the device decides */
 };
 
 /* Who launched it, as far as the thread tells (phase rules build on it). */
@@ -192,6 +193,11 @@ enum kj_activity_role {
 /* In the low half of an activity's role. The high half is 0, or 1 + the phase (phase_names.h) of the
  * innermost NVTX range that was open on the launching thread and is named like one. */
 
+enum kj_graph_flag {
+    KJ_GRAPH_KNOWN = 1 << 0,  /* what it runs is in GRAPH_NODES, all of it */
+    KJ_GRAPH_SERIAL = 1 << 1, /* its nodes run one after the other */
+};
+
 /* The key is (name, kind, device, role, grid, block, shared_bytes). grid[0] == 0: "any shape", where one
  * kernel had too many. */
 struct kj_ledger_activity {
@@ -201,8 +207,8 @@ struct kj_ledger_activity {
     uint8_t role; /* enum kj_activity_role, and a range's phase */
     uint32_t grid[3], block[3];
     uint32_t shared_bytes; /* dynamic */
-    uint32_t reserved;
-    uint64_t bytes; /* copies and memsets: total moved */
+    uint32_t flags;        /* of a graph: enum kj_graph_flag */
+    uint64_t bytes;        /* copies and memsets: total moved */
     /* Durations of the timed launches. One writer (the harvester); each word is read alone. */
     uint64_t timed; /* launches in the sums below; the first launch is not among them */
     uint64_t sum_ns;
@@ -240,6 +246,7 @@ struct kj_ledger_graph_node {
     uint32_t activity; /* row of ACTIVITIES of the node */
     uint32_t nodes;    /* how many nodes of that activity one graph launch runs */
     uint32_t reserved;
+    uint64_t bytes; /* copies and fills: that one graph launch moves, 0 unknown */
     /* Durations of single nodes, where the back end tells them; each word is read alone. */
     uint64_t timed;
     uint64_t sum_ns;

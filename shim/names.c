@@ -213,13 +213,7 @@ uint32_t kj_function_name(struct kj_ledger_header *ledger, void *function)
         text = unnamed;
     }
     learn(function, &names, text); /* owner: nobody whose unload we would see */
-    name = known_name(ledger, function);
-    if (name)
-        return name;
-    kj_lock_cold(); /* no place for the handle: it has its name all the same */
-    name = kj_name_store(ledger, text);
-    kj_unlock_cold();
-    return name;
+    return known_name(ledger, function);
 }
 
 static void forget_owner(const void *owner)

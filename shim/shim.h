@@ -86,6 +86,15 @@ void kj_unlock_cold(void);
 
 struct kj_context; /* one per CUDA context; timing state inside */
 
+/* A stream that was found to capture, which it does until the capture ends. */
+struct kj_captured_stream {
+    CUstream stream;
+    const struct kj_context *context;
+    uint32_t epoch;
+    uint64_t id; /* the driver's, of the capture; 0: none */
+};
+#define KJ_CAPTURED_STREAMS 4
+
 struct kj_thread {
     /* What each launch reads is in one cache line. */
     struct kj_ledger_header *ledger; /* the ledger this state belongs to; another one: start anew */
@@ -113,6 +122,8 @@ struct kj_thread {
     uint32_t random;          /* draws the distances */
     uint64_t sampled_ns;      /* when that was */
     int64_t owed_ns;          /* own time not yet in the ledger */
+    struct kj_captured_stream captured[KJ_CAPTURED_STREAMS];
+    uint32_t next_captured;
 } __attribute__((aligned(64)));
 extern __thread struct kj_thread kj_self;
 void kj_thread_start(struct kj_ledger_header *ledger);
@@ -177,6 +188,8 @@ uint32_t kj_activity_find(struct kj_ledger_header *ledger, uint8_t kind, uint16_
 /* The same for what another role than this thread's launched. */
 uint32_t kj_activity_find_as(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device, uint8_t role,
                              const struct kj_shape *shape, bool *ret_first);
+/* The row of another role for what an activity does. */
+uint32_t kj_activity_in_role(struct kj_ledger_header *ledger, uint32_t activity, uint8_t role);
 /* In steps. Before the driver's call: the hash, which also fetches what the next one reads. After it: the
  * row, KJ_ROW_UNKNOWN at the first launch, which then makes one. */
 #define KJ_ROW_UNKNOWN UINT32_MAX
@@ -223,25 +236,30 @@ extern atomic_int kj_captures; /* active captures in this process: while it is n
                                   query or record call */
 bool kj_stream_captures(CUstream stream, int lane);
 void kj_capture_begun(CUresult rc);
-void kj_capture_ended(CUresult rc);
+/* id: of the capture, asked before it ended. */
+void kj_capture_ended(struct kj_ledger_header *ledger, CUresult rc, uint64_t id, CUgraph graph);
 struct kj_shape kj_graph_shape(CUgraphExec exec);
-/* A row of kind GRAPH was made by a launch: what it runs is written under it. */
-void kj_graph_row_added(struct kj_ledger_header *ledger, CUgraphExec exec, uint32_t row);
-void kj_graph_instantiated(CUgraphExec exec, CUgraph graph); /* or updated */
+/* A row of kind GRAPH was made by a launch: what it runs, the content in its shape, is written under it. */
+void kj_graph_row_added(struct kj_ledger_header *ledger, uint32_t content, uint32_t row);
+void kj_graph_instantiated(CUgraphExec exec, CUgraph graph, bool update);
+extern _Atomic uint32_t kj_graph_edits; /* changes of graphs that are not executable, of any */
 void kj_graphs_forget(void);
 
-/* ---- who captured a node (captured.c)
+/* ---- what a capture holds (captured.c)
  * ------------------------------------------------------------------------------- */
 
-/* A launch was captured: the newest node of its stream has this thread's role. */
-void kj_graph_captured(CUstream stream, int lane);
-/* How many backward passes its capture had begun; 0: none, or unknown. */
-uint32_t kj_captured_pass(CUgraphNode node);
-/* The graph is whole and has so many passes: what another thread captured after the last one is of the role
- * KJ_ROLE_AFTER_BACKWARD. */
-void kj_captured_settle(CUgraphNode node, uint32_t last_pass);
-/* As an activity's role. */
-uint8_t kj_captured_role(CUgraphNode node);
+/* The driver's number of the capture that a stream is in, 0: none. */
+uint64_t kj_capture_id(CUstream stream, int lane);
+/* Whether the stream captures, and into which capture (0: unknown). While kj_captures is not 0. */
+bool kj_capture_holds(const struct kj_context *context, CUstream stream, int lane, uint64_t *ret_id);
+/* A launch of an activity, or (activity 0) of a graph with this content (0: unknown), was captured. overlaps:
+ * it may begin before what is ahead of it has ended. */
+void kj_capture_add(const struct kj_context *context, CUstream stream, int lane, uint64_t id,
+                    uint32_t activity, uint32_t content, uint64_t bytes, bool overlaps);
+/* The capture has ended, with this graph, or NULL. */
+void kj_capture_whole(struct kj_ledger_header *ledger, uint64_t id, CUgraph graph);
+/* What streams capture may have changed. */
+void kj_captures_changed(void);
 void kj_captured_forget(void); /* in a child of the program */
 
 /* ---- NVTX ranges (ranges.c)
@@ -322,6 +340,8 @@ void kj_governor_sample(struct kj_ledger_header *ledger, int64_t took_ns, uint32
 /* Its time in what comes too seldom for samples: asking about pairs, making a row for a new kernel. */
 void kj_governor_harvested(struct kj_ledger_header *ledger, uint64_t took_ns, unsigned looked);
 void kj_governor_made(struct kj_ledger_header *ledger, uint64_t took_ns);
+/* The same in finding out what a graph runs, after asking about so many nodes. */
+void kj_governor_read(struct kj_ledger_header *ledger, uint64_t took_ns, size_t nodes);
 void kj_governor_tick(struct kj_ledger_header *ledger, uint64_t now_ns);
 
 /* ---- delays that the user asked for (walk.c)

@@ -198,6 +198,7 @@ uint16_t kj_stream_row(struct kj_ledger_header *ledger, struct kj_context *conte
 
 void kj_stream_forget(CUstream stream)
 {
+    kj_captures_changed();
     if ((uintptr_t)stream <= 2)
         return;
     kj_lock_cold();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * wrappers.c - the bodies of the hooks by class: call the real function, then record, then return its result
- * untouched. What needs a body of its own is in names.c, graphs.c and doors.c.
+ * untouched. What needs a body of its own is in names.c, graphs.c, graph_changes.c and doors.c.
  */
 #include "shim.h"
 
@@ -19,6 +19,7 @@ struct bracket {
         returned_ns;    /* of a sampled call, or a COPY: the real one lies between the latter two */
     uint64_t launch_ns; /* where CUPTI times it; else 0 */
     bool capturing;     /* it becomes a node of a graph: no launch */
+    uint64_t capture_id;
 };
 
 #define SAMPLES_NS 1000000 /* apart, where launches come fast */
@@ -132,9 +133,7 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, en
                            atomic_load_explicit(&kj_dependent_seen, memory_order_relaxed))))
         timed = !overlaps(b, call, kind, shape);
     if (unlikely(atomic_load_explicit(&kj_captures, memory_order_relaxed))) {
-        kj_self.inside = true;
-        b->capturing = call != KJ_CALL_COPY && kj_stream_captures(stream, lane);
-        kj_self.inside = false;
+        b->capturing = call != KJ_CALL_COPY && kj_capture_holds(b->context, stream, lane, &b->capture_id);
         if (!b->capturing && !b->launch_ns) { /* CUPTI does not mind */
             __atomic_fetch_add(&b->ledger->untimed_capture, 1, __ATOMIC_RELAXED);
             kj_timing_gap(b->context);
@@ -175,6 +174,23 @@ static void sample_end(struct bracket *b)
         kj_timing_harvest(b->ledger, b->context, 2 * KJ_SAMPLE_EVERY); /* keeps its own time */
 }
 
+/* It became a node of a graph. */
+static void capture_end(struct bracket *b, enum kj_call call, uint8_t kind, const struct kj_shape *shape,
+                        uint64_t bytes, CUstream stream, int lane)
+{
+    bool graph = kind == KJ_ACTIVITY_GRAPH, first;
+    uint16_t device = kj_context_device(b->context);
+    uint32_t row = graph ? 0 : kj_activity_known(b->hash, kind, device, shape, false);
+    if (unlikely(row == KJ_ROW_UNKNOWN)) {
+        row = kj_activity_make(b->ledger, kind, device, shape, b->hash, &first);
+        b->stands_for = 0; /* it took its own time */
+    }
+    kj_capture_add(b->context, stream, lane, b->capture_id, row, graph ? shape->grid[1] : 0, bytes,
+                   call == KJ_CALL_DEPENDENT);
+    if (unlikely(b->stands_for))
+        sample_end(b);
+}
+
 static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc, enum kj_call call,
                               uint8_t kind, const struct kj_shape *shape, uint64_t bytes, CUstream stream,
                               int lane)
@@ -188,7 +204,7 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
         if (b->pair)
             kj_timing_cancel(b->context, b->pair);
         if (!rc && b->capturing)
-            kj_graph_captured(stream, lane);
+            capture_end(b, call, kind, shape, bytes, stream, lane);
         return;
     }
     bool first = false;
@@ -206,7 +222,7 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
         kj_self.last_row = kind == KJ_ACTIVITY_KERNEL ? row : 0;
     }
     if (unlikely(first && kind == KJ_ACTIVITY_GRAPH))
-        kj_graph_row_added(b->ledger, (CUgraphExec)shape->function, row);
+        kj_graph_row_added(b->ledger, shape->grid[1], row);
     if (bytes) {
         struct kj_ledger_activity *rows = kj_section(b->ledger, KJ_SECTION_ACTIVITIES);
         __atomic_fetch_add(&rows[row].bytes, bytes, __ATOMIC_RELAXED);
@@ -446,12 +462,15 @@ static void release_end(struct kj_ledger_header *ledger, struct kj_ending *endin
               release_end(ledger, &ending, KJ_HOOK_##symbol, rc))
 #define BEGIN_CAPTURE(symbol, name, version, lane, params, args)                                             \
     BRACKETED(symbol, params, args, atomic_fetch_add(&kj_captures, 1), kj_capture_begun(rc))
-#define END_CAPTURE(symbol, name, version, lane, params, args)                                               \
-    BRACKETED(symbol, params, args, , kj_capture_ended(rc))
+#define END_CAPTURE(symbol, name, version, lane, graph, params, args)                                        \
+    BRACKETED(symbol, params, args, uint64_t id = kj_capture_id(stream, lane),                               \
+              kj_capture_ended(ledger, rc, id, rc ? NULL : (graph)))
 #define INSTANTIATE(symbol, name, version, lane, params, args)                                               \
-    BRACKETED(symbol, params, args, , if (!rc) kj_graph_instantiated(*ret_exec, graph))
+    BRACKETED(symbol, params, args, , if (!rc) kj_graph_instantiated(*ret_exec, graph, false))
 #define GRAPH_UPDATE(symbol, name, version, lane, params, args)                                              \
-    BRACKETED(symbol, params, args, , if (!rc) kj_graph_instantiated(exec, graph))
+    BRACKETED(symbol, params, args, , if (!rc) kj_graph_instantiated(exec, graph, true))
+#define GRAPH_EDIT(symbol, name, version, lane, params, args)                                                \
+    BRACKETED(symbol, params, args, , atomic_fetch_add(&kj_graph_edits, 1))
 #define CUSTOM(symbol, name, version, lane, params, args)
 #define PASS(symbol, reason)
 

@@ -111,7 +111,7 @@ torch-venv:
 	$(Q)mkdir -p $(dir $(TORCH_VENV)) && tests/torch/venv.sh $(TORCH_VENV)
 test-torch: all simgpu programs torch-venv ## PyTorch's CUDA build on the simulated driver (7 GB from PyPI, once)
 	$(Q)KJ_BUILD=$(abspath $(BUILD)) KJ_TORCH_PYTHON=$(TORCH_VENV)/bin/python $(PYTHON) -m pytest -q tests/torch $(PYTEST_ARGS)
-bench: all simgpu programs $(BUILD)/bench/launch $(BUILD)/bench/floor ## overhead tables; run on an idle machine
+bench: all simgpu programs $(BUILD)/bench/launch $(BUILD)/bench/floor $(BUILD)/bench/graphs ## overhead tables; run on an idle machine
 	$(Q)KJ_BUILD=$(abspath $(BUILD)) $(PYTHON) tests/bench/run.py $(BENCH_ARGS)
 bench-accuracy: $(BUILD)/bench/accuracy ## the attribution model against known truth, in virtual time
 	$(Q)$(BUILD)/bench/accuracy $(BENCH_ARGS)
@@ -121,7 +121,7 @@ $(BUILD)/bench/accuracy: tests/bench/accuracy.c $(BUILD)/libkjtools.a
 	$(Q)$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) -o $@ $< $(BUILD)/libkjtools.a $(TOOL_LIBS)
 TORCH_PYTHON ?= $(firstword $(wildcard $(TORCH_VENV)/bin/python) python3)
 include tests/gpu/bundle.mk
-$(BUILD)/bench/launch $(BUILD)/bench/floor: $(BUILD)/bench/%: tests/bench/%.c
+$(BUILD)/bench/launch $(BUILD)/bench/floor $(BUILD)/bench/graphs: $(BUILD)/bench/%: tests/bench/%.c
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
 	$(Q)$(PROGRAM_CC) -o $@ $< -ldl -lpthread

@@ -20,7 +20,7 @@ import probe
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("KJ_BUILD", ROOT / "build")).resolve()
-KJOULE, LAUNCH, TRAIN = (str(BUILD / p) for p in ("kjoule", "bench/launch", "programs/lm_train"))
+KJOULE, LAUNCH, GRAPHS, TRAIN = (str(BUILD / p) for p in ("kjoule", "bench/launch", "bench/graphs", "programs/lm_train"))
 SCRIPT = "costs 0\nkernel * duration_us=1 power=300\n"  # the shim's nanoseconds, beside a driver that takes next to nothing
 QUICK_KERNELS = "costs 0\nkernel * duration_us=0.01 power=300\n"  # so that 100 million do not take the simulated device long
 # name, options of `kjoule run`; None: not wrapped
@@ -69,17 +69,32 @@ def paired(title, command, repeats, work, unit=1e3, unit_name="ms"):
     print(f"  {'ratio':10} {middle:10.3f}      90 % of medians {low:.3f} .. {high:.3f}")
 
 
-def launch(options, flags, work, number, script):
+def launch(options, flags, work, number, script, program=LAUNCH):
     sim = f"{work}/sim.{number}"
     os.mkdir(sim)
     pathlib.Path(sim, "script").write_text(script)
     env = environment({"LD_LIBRARY_PATH": str(BUILD / "simgpu"), "KJ_SIM_SCRIPT": f"{sim}/script", "KJ_SIM_STATE": f"{sim}/state"})
     wrap = [] if options is None else [KJOULE, "run", "-q", "-o", f"{sim}/run", *options, "--"]
-    done = subprocess.run([*wrap, LAUNCH, *map(str, flags)], env=env, capture_output=True, text=True)
+    done = subprocess.run([*wrap, program, *map(str, flags)], env=env, capture_output=True, text=True)
     shutil.rmtree(sim, ignore_errors=True)
     if done.returncode:
-        raise SystemExit(f"bench: {' '.join(wrap + [LAUNCH])}: status {done.returncode}: {done.stderr.strip()}")
+        raise SystemExit(f"bench: {' '.join(wrap + [program])}: status {done.returncode}: {done.stderr.strip()}")
     return {k: float(v) for k, v in (pair.split("=") for pair in done.stdout.split())}
+
+
+def graphs(nodes, rounds, repeats, work):
+    """The program's own calls about graphs; each call of the simulated driver takes what costs.def says."""
+    script = "kernel * duration_us=1 power=300\n"
+    results = {name: [] for name, _ in MODES[:3]}
+    for i in range(repeats):
+        for mode, (name, options) in enumerate(MODES[:3]):
+            results[name].append(launch(options, ["--nodes", nodes, "--rounds", rounds], work, f"graphs.{i}.{mode}", script, GRAPHS))
+    middle = {name: {k: statistics.median(r[k] for r in runs) for k in runs[0]} for name, runs in results.items()}
+    print(f"\ngraphs of {nodes} captured nodes: microseconds a call, medians of {repeats} runs; and as parts of the program's own")
+    print(f"  {'call':14}" + "".join(f"{name:>20} {'':>8}" for name in middle))
+    for key in middle["off"]:
+        off = middle["off"][key]
+        print(f"  {key.removesuffix('_us'):14}" + "".join(f"{got[key]:20.1f} {got[key] / off:7.3f}x" for got in middle.values()))
 
 
 def floors():
@@ -130,6 +145,7 @@ def main():
         floors()
         launches(rows, 1 if quick else 3, work)
         launches([("100 million launches", ["--batches", 390625 // scale])], 1, work, MODES[:3], QUICK_KERNELS)
+        graphs(2000, 50 // scale, 3 if quick else 9, work)
         governor.main(sys.modules[__name__], work, quick)
         probe.main(quick)
 

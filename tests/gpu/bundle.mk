@@ -80,9 +80,8 @@ CUDART_STATIC = $(firstword $(wildcard $(dir $(NVCC))../lib64/libcudart_static.a
 $(BUNDLE)/build/gpu/hooks: shim/hooks.def
 
 check-gpu: gpu-bundle ## what only a real card can show; figures into tests/gpu/results
-	$(Q)name=$$($(PYTHON) tests/gpu/check.py --name) || exit 1; out=tests/gpu/results/$$name; status=0; \
-		bash $(BUNDLE)/run $$out --python $(TORCH_PYTHON) $(CHECK_ARGS) || status=$$?; \
-		echo "  raw results in $$out; tests/gpu/results/README.md says what to do with them"; exit $$status
+	$(Q)out=tests/gpu/results/$$($(PYTHON) tests/gpu/check.py --name) && bash $(BUNDLE)/run $$out --python $(TORCH_PYTHON) $(CHECK_ARGS); \
+		status=$$?; echo "  raw results in $$out; tests/gpu/results/README.md says what to do with them"; exit $$status
 TORCH_PYTHON ?= $(firstword $(wildcard $(TORCH_VENV)/bin/python) python3)
 
 # The simulated driver, as it has to be for that glibc.

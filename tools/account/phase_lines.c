@@ -27,6 +27,20 @@ double *kj_phase_shares(const struct kj_work *work, const struct kj_phase_classe
     return shares;
 }
 
+bool *kj_phase_guesses(const struct kj_work *work, const struct kj_phase_classes *classes)
+{
+    bool *guesses = calloc((classes->count + 1) * KJ_PHASE_COUNT, sizeof(*guesses));
+    for (size_t i = 0; guesses && i < classes->count; i++) {
+        const struct kj_work_class *class = &work->classes[classes->index[i]];
+        int phases = 0;
+        for (int p = 0; p < KJ_PHASE_COUNT; p++)
+            phases += class->phase_ns[p] > 0;
+        for (int p = 0; p < KJ_PHASE_COUNT && class->kind == KJ_WORK_GROUP && phases > 1; p++)
+            guesses[i * KJ_PHASE_COUNT + (size_t)p] = class->phase_ns[p] > 0;
+    }
+    return guesses;
+}
+
 /* Standard deviation of the part of the time that phase p has of what was seen of the bursts: a jackknife
  * over blocks of them. 0 where all was seen. */
 static double sampled_sd(const struct kj_work_device *device, int p)
@@ -129,19 +143,24 @@ static void add_time(struct kj_time *time, const struct kj_work_class *class, in
     double part = all.ns > 0 ? fmax(class->phase_ns[p], 0) / all.ns : 0;
     time->known = time->known && class->phase_untimed[p] <= 0;
     time->ns += part * all.ns;
-    time->low_ns += part * all.low_ns;
-    time->high_ns += part * all.high_ns;
+    bool guess = class->kind == KJ_WORK_GROUP && part > 0 && part < 1;
+    time->low_ns += guess ? 0 : part * all.low_ns;
+    time->high_ns += (guess ? 1 : part) * all.high_ns;
+    time->method = guess ? KJ_MODELLED : time->method;
     if (part > 0 && all.method > time->method)
         time->method = all.method;
 }
 
-static void fill_counts(const struct kj_work *work, const struct kj_phase_classes *classes, int p,
-                        struct running *running, struct kj_report_phase *row)
+static void fill_counts(const struct kj_work *work, uint32_t d, int p, struct running *running,
+                        struct kj_report_phase *row)
 {
     row->time = (struct kj_time){.known = true};
-    for (size_t i = 0; i < classes->count; i++) {
-        const struct kj_work_class *class = &work->classes[classes->index[i]];
-        bool kernel = class->kind == KJ_ACTIVITY_KERNEL || class->kind == KJ_ACTIVITY_GRAPH;
+    for (size_t i = 0; i < work->class_count; i++) {
+        const struct kj_work_class *class = &work->classes[i];
+        bool kernel = class->kind == KJ_ACTIVITY_KERNEL || class->kind == KJ_ACTIVITY_GRAPH ||
+                      class->kind == KJ_ACTIVITY_BODY;
+        if (class->device != d)
+            continue;
         *(kernel ? &running->launches : &running->copies) += class->phase_launches[p];
         add_time(&row->time, class, p);
     }
@@ -163,7 +182,7 @@ int kj_phase_lines(struct kj_report *report, const struct kj_work *work, uint32_
         struct kj_report_phase row = {0};
         double sampled_uj =
             result ? sampled_part * sampled_sd(&work->devices[d], p) * (double)result->kernels_uj : 0;
-        fill_counts(work, classes, p, &running, &row);
+        fill_counts(work, d, p, &running, &row);
         row.launches_method = work->devices[d].phases_sampled ? KJ_ESTIMATED : KJ_MEASURED;
         if (result && result->label_count) {
             row.energy = phase_energy(result, p, sampled_uj, row.time.ns > 0,

@@ -11,24 +11,6 @@
 
 #define WHOLE_SHARE 0.995 /* of the kernels' time in the timeline: it is taken for complete */
 
-static const char *copy_name(uint8_t kind)
-{
-    switch (kind) {
-    case KJ_ACTIVITY_MEMCPY_HTOD:
-        return "HtoD";
-    case KJ_ACTIVITY_MEMCPY_DTOH:
-        return "DtoH";
-    case KJ_ACTIVITY_MEMCPY_DTOD:
-        return "DtoD";
-    case KJ_ACTIVITY_MEMSET:
-        return "memset";
-    case KJ_ACTIVITY_GRAPH:
-        return "graph";
-    default:
-        return "other";
-    }
-}
-
 static const struct kj_report_component *component_of(const struct kj_report *report, const char *device)
 {
     for (size_t i = 0; i < report->components_count; i++)
@@ -109,15 +91,7 @@ static double device_limit_mw(const struct kj_series *series, const char *device
     return limit_mw > 0 ? fmax(limit_mw, most_mw) : 0;
 }
 
-/* The run's classes on one device, in the model's form; index maps the model's to the run's. */
-struct model_classes {
-    struct kj_model_class *classes;
-    struct kj_model_interval *intervals;
-    uint32_t *index, *place;
-    size_t count, interval_count;
-};
-
-static int select_classes(const struct kj_work *work, uint32_t device, struct model_classes *m)
+static int select_classes(const struct kj_work *work, uint32_t device, struct kj_model_classes *m)
 {
     m->classes = calloc(work->class_count + 1, sizeof(*m->classes));
     m->index = calloc(work->class_count + 1, sizeof(*m->index));
@@ -128,13 +102,14 @@ static int select_classes(const struct kj_work *work, uint32_t device, struct mo
     for (size_t c = 0; c < work->class_count; c++) {
         const struct kj_work_class *class = &work->classes[c];
         m->place[c] = KJ_NO_CLASS;
-        if (class->device != device || !class->launches)
+        uint64_t launches = class->launches - class->open; /* the others are in their groups */
+        if (class->device != device || !launches)
             continue;
         m->place[c] = (uint32_t)m->count;
         m->index[m->count] = (uint32_t)c;
         const struct kj_time time = kj_work_time(class);
-        m->classes[m->count++] = (struct kj_model_class){.launches = class->launches,
-                                                         .mean_ns = class->time_ns / (double)class->launches,
+        m->classes[m->count++] = (struct kj_model_class){.launches = launches,
+                                                         .mean_ns = class->time_ns / (double)launches,
                                                          .timed = class->timed,
                                                          .time_low_ns = time.low_ns,
                                                          .time_high_ns = time.high_ns};
@@ -148,81 +123,12 @@ static int select_classes(const struct kj_work *work, uint32_t device, struct mo
     return 0;
 }
 
-static void free_classes(struct model_classes *m)
+static void free_classes(struct kj_model_classes *m)
 {
     free(m->classes);
     free(m->intervals);
     free(m->index);
     free(m->place);
-}
-
-static struct kj_report_kernel *add_kernel(struct kj_report *report, const struct kj_work *work,
-                                           const struct kj_work_class *class)
-{
-    struct kj_report_kernel *row = kj_report_add_kernel(report);
-    if (row)
-        *row =
-            (struct kj_report_kernel){.name = strdup(class->name),
-                                      .device = strdup(work->devices[class->device].key),
-                                      .launches = class->launches,
-                                      .timed = class->timed,
-                                      .time = kj_work_time(class),
-                                      .time_sd_ns = class->time_var_ns2 < 0 ? -1 : sqrt(class->time_var_ns2),
-                                      .group = -1};
-    return row;
-}
-
-static int add_copy(struct kj_report *report, const struct kj_work *work, const struct kj_work_class *class)
-{
-    struct kj_report_copy *row = kj_report_add_copy(report);
-    if (row)
-        *row =
-            (struct kj_report_copy){strdup(copy_name(class->kind)), strdup(work->devices[class->device].key),
-                                    class->launches, class->bytes, kj_work_time(class)};
-    return row ? 0 : -1;
-}
-
-/* A class's interval on top of that of the whole device's energy. */
-static struct kj_energy class_energy(const struct kj_model_class_result *result,
-                                     const struct kj_energy *whole)
-{
-    double low = whole->uj > 0 ? (double)whole->low_uj / (double)whole->uj : 1;
-    double high = whole->uj > 0 ? (double)whole->high_uj / (double)whole->uj : 1;
-    return (struct kj_energy){.known = !result->untimed,
-                              .bounded = result->untimed && result->energy.high_uj,
-                              .method = result->method,
-                              .uj = result->energy.energy_uj,
-                              .low_uj = (int64_t)floor((double)result->energy.low_uj * low),
-                              .high_uj = (int64_t)ceil((double)result->energy.high_uj * high)};
-}
-
-/* result NULL: the device's energy is not known. */
-static int list_classes(struct kj_report *report, const struct kj_work *work, const struct model_classes *m,
-                        const struct kj_model_result *result, struct kj_report_device *device)
-{
-    for (size_t i = 0; i < m->count; i++) {
-        const struct kj_work_class *class = &work->classes[m->index[i]];
-        if (class->kind != KJ_ACTIVITY_KERNEL) {
-            if (result)
-                device->unattributed_uj += result->classes[i].energy.energy_uj;
-            if (add_copy(report, work, class))
-                return -1;
-            continue;
-        }
-        struct kj_report_kernel *row = add_kernel(report, work, class);
-        if (!row)
-            return -1;
-        device->launches += class->launches;
-        if (!result)
-            continue;
-        row->energy = class_energy(&result->classes[i], &device->energy);
-        row->energy_sd_uj = result->classes[i].energy.sd_uj;
-        row->identifiability = result->classes[i].identifiability;
-        row->group = result->classes[i].group;
-        device->kernels_uj += row->energy.uj;
-        device->kernels_unknown += !row->energy.known;
-    }
-    return 0;
 }
 
 /* Where the timeline of a device is complete: of the one process that used it. Of several, each has bursts of
@@ -241,19 +147,8 @@ static size_t device_spans(const struct kj_work *work, uint32_t device, struct k
     return count;
 }
 
-/* Regression needs to know what ran when. Of a graph it is known when all of it ran; and with next to no
- * timed launches nothing is. */
-static enum kj_model_method method_for(const struct kj_work *work, const struct model_classes *m, bool whole,
-                                       size_t spans)
-{
-    for (size_t i = 0; i < m->count; i++)
-        if (work->classes[m->index[i]].kind == KJ_ACTIVITY_GRAPH && m->classes[i].launches)
-            return KJ_MODEL_TIME_PROPORTIONAL;
-    return whole || spans ? KJ_MODEL_BAYES : KJ_MODEL_TIME_PROPORTIONAL;
-}
-
 static int run_model(struct kj_account *a, const struct kj_work *work, uint32_t d,
-                     const struct model_classes *m, const double *phase_shares, const struct kj_energy *total,
+                     const struct kj_model_classes *m, const struct kj_energy *total,
                      struct kj_model_result **ret_result)
 {
     struct kj_sensor_series series[16];
@@ -261,6 +156,9 @@ static int run_model(struct kj_account *a, const struct kj_work *work, uint32_t 
     size_t count = device_series(a->series, work->devices[d].key, series, 16);
     struct kj_model_span *spans = calloc(work->span_count + 1, sizeof(*spans));
     size_t span_count = spans ? device_spans(work, d, spans) : 0;
+    const struct kj_phase_classes phase_classes = {m->index, m->count};
+    double *phase_shares = kj_phase_shares(work, &phase_classes);
+    bool *phase_guesses = kj_phase_guesses(work, &phase_classes);
     double all_ns = 0, seen_ns = 0;
     for (size_t i = 0; i < m->count; i++)
         all_ns += m->classes[i].mean_ns * (double)m->classes[i].launches;
@@ -274,6 +172,7 @@ static int run_model(struct kj_account *a, const struct kj_work *work, uint32_t 
                                          .intervals = m->intervals,
                                          .interval_count = m->interval_count,
                                          .label_share = phase_shares,
+                                         .label_open = phase_guesses,
                                          .label_count = KJ_PHASE_COUNT,
                                          .timeline_complete = whole,
                                          .complete = spans,
@@ -285,19 +184,23 @@ static int run_model(struct kj_account *a, const struct kj_work *work, uint32_t 
                                          .context_ns = context_start_ns(work, d),
                                          .walked_ns = a->report->walk.delay_ns,
                                          .limit_mw = device_limit_mw(a->series, work->devices[d].key)};
-    const struct kj_model_options options = {.method = method_for(work, m, whole, span_count)};
+    /* Regression needs to know what ran when: with next to no timed launches nothing is. */
+    const struct kj_model_options options = {.method = whole || span_count ? KJ_MODEL_BAYES
+                                                                           : KJ_MODEL_TIME_PROPORTIONAL};
     int status = kj_model_attribute(&input, &options, ret_result, &error);
     if (status)
         kj_report_warn(a->report, "%s: energy could not be shared out: %s", work->devices[d].key, error.text);
     for (size_t i = 0; i < count; i++)
         free((void *)series[i].readings);
     free(spans);
+    free(phase_shares);
+    free(phase_guesses);
     return status;
 }
 
 static int share_device(struct kj_account *a, const struct kj_work *work, uint32_t d)
 {
-    struct model_classes m = {0};
+    struct kj_model_classes m = {0};
     struct kj_model_result *result = NULL;
     struct kj_report_device *row = kj_report_add_device(a->report);
     const struct kj_report_component *component = component_of(a->report, work->devices[d].key);
@@ -306,7 +209,6 @@ static int share_device(struct kj_account *a, const struct kj_work *work, uint32
         return -1;
     }
     const struct kj_phase_classes classes = {m.index, m.count};
-    double *phase_shares = kj_phase_shares(work, &classes);
     row->device = strdup(work->devices[d].key);
     row->model = strdup(work->devices[d].model);
     if (kj_work_name_instances(a->report, row, &work->devices[d])) {
@@ -315,8 +217,7 @@ static int share_device(struct kj_account *a, const struct kj_work *work, uint32
     }
     row->busy_ns = -1;
     row->walk_ns = (uint64_t)kj_walk_idle_ns(work, d);
-    if (component && component->energy.known &&
-        !run_model(a, work, d, &m, phase_shares, &component->energy, &result)) {
+    if (component && component->energy.known && !run_model(a, work, d, &m, &component->energy, &result)) {
         row->energy = component->energy;
         row->idle_uj = result->idle_uj;
         row->unattributed_uj = result->unattributed_uj;
@@ -337,10 +238,9 @@ static int share_device(struct kj_account *a, const struct kj_work *work, uint32
                        "`kjoule doctor`",
                        row->device);
     }
-    int status = list_classes(a->report, work, &m, result, row);
+    int status = kj_kernel_lines(a->report, work, d, &m, result, row);
     if (!status)
         status = kj_phase_lines(a->report, work, d, &classes, result, row);
-    free(phase_shares);
     kj_model_result_free(result);
     free_classes(&m);
     return status;

@@ -242,7 +242,9 @@ static size_t collect_rows(struct kj_work *work, uint32_t view_index, struct row
         work->class_of[view_index][a] = KJ_NO_CLASS;
         uint32_t on =
             activity.device < device_rows && activity.device < 32 ? devices[activity.device] : KJ_NO_CLASS;
-        if (on != KJ_NO_CLASS && activity.kind >= KJ_ACTIVITY_KERNEL && activity.kind < KJ_ACTIVITY_HOST)
+        bool works = (activity.kind >= KJ_ACTIVITY_KERNEL && activity.kind < KJ_ACTIVITY_HOST) ||
+                     activity.kind == KJ_ACTIVITY_BODY;
+        if (on != KJ_NO_CLASS && works)
             rows[count++] =
                 (struct row){kj_ledger_view_name(view, activity.name), on, view_index, a, activity.kind};
     }
@@ -263,7 +265,7 @@ static int join_classes(struct kj_work *work)
         total += rows;
     }
     struct row *rows = malloc((total + 1) * sizeof(*rows));
-    work->classes = calloc(total + 1, sizeof(*work->classes));
+    work->classes = calloc(2 * total + 1, sizeof(*work->classes)); /* and as many groups at most */
     if (!work->class_of || !work->phase_of || !rows || !work->classes) {
         free(rows);
         return -1;
@@ -299,7 +301,6 @@ int kj_work_reserve(struct kj_work *work, size_t more)
 static int add_intervals(struct kj_work *work, uint32_t v, const struct kj_ledger_interval *rows,
                          size_t count)
 {
-    struct kj_work_graphs *graphs = NULL;
     uint32_t activities = kj_ledger_view_rows(work->views[v], KJ_SECTION_ACTIVITIES);
     int status = 0;
     for (size_t i = 0; !status && i < count; i++) {
@@ -307,12 +308,11 @@ static int add_intervals(struct kj_work *work, uint32_t v, const struct kj_ledge
         if (class == KJ_NO_CLASS || rows[i].end_ns < rows[i].start_ns)
             continue;
         if (work->classes[class].kind == KJ_ACTIVITY_GRAPH)
-            status = kj_work_add_graph_intervals(work, v, &rows[i], &graphs);
+            status = kj_work_add_graph_intervals(work, v, &rows[i]);
         else if (!(status = kj_work_reserve(work, 1)))
             work->intervals[work->interval_count++] =
                 (struct kj_model_interval){rows[i].start_ns, rows[i].end_ns, class, rows[i].stream};
     }
-    kj_work_graphs_free(graphs);
     return status;
 }
 
@@ -412,8 +412,8 @@ struct kj_work *kj_work_read(struct kj_account *account)
     struct kj_work *work = calloc(1, sizeof(*work));
     if (work)
         work->series = account->series;
-    if (!work || open_views(account, work) || join_classes(work) || join_intervals(account, work) ||
-        !(work->gpus = calloc(work->device_count + 1, sizeof(*work->gpus))))
+    if (!work || open_views(account, work) || join_classes(work) || kj_work_read_graphs(work) ||
+        join_intervals(account, work) || !(work->gpus = calloc(work->device_count + 1, sizeof(*work->gpus))))
         return kj_work_free(work);
     for (size_t i = 0; i < work->device_count; i++)
         work->gpus[i] = work->devices[i].key;
@@ -441,6 +441,9 @@ struct kj_work *kj_work_free(struct kj_work *work)
     free(work->intervals);
     free(work->spans);
     free(work->delays);
+    free(work->graphs);
+    free(work->nodes);
+    free(work->parts);
     free(work);
     return NULL;
 }

@@ -20,7 +20,8 @@ struct kj_work_class {
     uint64_t untimed;    /* launches that no activity of this class has a duration for */
     uint64_t unmeasured; /* launches whose own time is not in time_ns: learned, or of a graph */
     uint64_t first_only; /* of these: timed, by a bracket that may hold more than the launch */
-    double time_ns;      /* of launches - untimed */
+    uint64_t open;       /* launches whose time is in that of a group */
+    double time_ns;      /* of launches - untimed - open */
     double time_var_ns2; /* variance of the part that is learned; < 0 unknown */
     /* How far off time_ns may be: half of a 90 % interval, squared, of what errs independently; and what adds
      * up, for it errs alike: brackets that hold more than their launch, launches that nothing like them is
@@ -29,6 +30,44 @@ struct kj_work_class {
     double time_off_ns2, time_below_ns, time_above_ns;
     double phase_launches[KJ_PHASE_COUNT], phase_ns[KJ_PHASE_COUNT]; /* they add up to launches, time_ns */
     double phase_untimed[KJ_PHASE_COUNT];
+};
+
+static inline bool kj_kind_is_copy(uint8_t kind) /* or a fill */
+{
+    return kind >= KJ_ACTIVITY_MEMCPY_HTOD && kind <= KJ_ACTIVITY_MEMSET;
+}
+
+/* The kind of a class that is a group: what it holds is known to have run for time_ns together. */
+#define KJ_WORK_GROUP UINT8_MAX
+
+/* One kind of node of a graph. */
+struct kj_work_node {
+    uint32_t class;    /* that its time is of: its own, or a group's */
+    uint32_t own;      /* KJ_NO_CLASS: no GPU work, a host function */
+    uint32_t activity; /* row of ACTIVITIES */
+    uint32_t nodes;
+    uint8_t kind;               /* enum kj_activity_kind */
+    bool open;                  /* how long it ran is not known */
+    uint64_t bytes, timed;      /* timed: by CUPTI */
+    double sum_ns;              /* of those */
+    double ns, low_ns, high_ns; /* of all `nodes` in one launch; 0 unknown; of open ones a guess */
+};
+
+/* A graph of one process, and what one launch of it runs. */
+struct kj_work_graph {
+    uint32_t view, activity;
+    uint32_t group; /* class of what is open in it; KJ_NO_CLASS: none, or one class alone */
+    uint64_t launches;
+    double mean_ns;           /* of one launch; 0 unknown */
+    double over_ns, under_ns; /* that it may be too long, or too short */
+    bool serial, open;
+    size_t first, count; /* in nodes */
+};
+
+/* A class in a group. */
+struct kj_work_part {
+    uint32_t group, class;
+    double ns; /* of the group's time: a guess */
 };
 
 #define KJ_PHASE_BLOCKS  10
@@ -87,6 +126,12 @@ struct kj_work {
     size_t span_count;
     struct kj_work_delay *delays;
     size_t delay_count;
+    struct kj_work_graph *graphs; /* by view and activity; of those whose nodes are known */
+    size_t graph_count;
+    struct kj_work_node *nodes;
+    size_t node_count;
+    struct kj_work_part *parts;
+    size_t part_count;
 };
 #define KJ_NO_CLASS UINT32_MAX
 
@@ -94,6 +139,8 @@ struct kj_work {
 double kj_work_mean_ns(const struct kj_work_class *class);
 /* The same of all of them; not known where any launch has no duration. */
 struct kj_time kj_work_time(const struct kj_work_class *class);
+/* Of one launch as its activity says, 0 unknown. */
+double kj_work_launch_ns(const struct kj_ledger_activity *activity);
 
 /* work_spans.c: the bursts of one process, from its intervals as its ledger has them. 0 or -1. */
 int kj_work_add_spans(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *rows,
@@ -109,13 +156,32 @@ int kj_work_name_instances(struct kj_report *report, struct kj_report_device *ro
 /* work.c: room for so many more intervals. 0 or -1. */
 int kj_work_reserve(struct kj_work *work, size_t more);
 
-/* work_graphs.c: a timed launch of a graph, as intervals of its nodes. graphs: what is remembered of the
- * graphs of one process; NULL at first, freed by the caller. 0 or -1. */
-struct kj_work_graphs;
-int kj_work_add_graph_intervals(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *row,
-                                struct kj_work_graphs **graphs);
+/* work_nodes.c: graphs, nodes, groups and their parts, and how long each node runs. 0 or -1. */
+int kj_work_read_graphs(struct kj_work *work);
+/* NULL: its nodes are not known. */
+const struct kj_work_graph *kj_work_graph_of(const struct kj_work *work, uint32_t view, uint32_t activity);
+
+/* work_durations.c: how long one node runs. Learned from graphs and nodes as read; a graph that shows that
+ * its nodes overlap is no longer `serial` after it. NULL: out of memory. */
+struct kj_durations;
+struct kj_durations *kj_durations_learn(struct kj_work *work);
 /* NULL-safe, returns NULL. */
-struct kj_work_graphs *kj_work_graphs_free(struct kj_work_graphs *graphs);
+struct kj_durations *kj_durations_free(struct kj_durations *durations);
+bool kj_duration_is_told(const struct kj_durations *durations, const struct kj_work_graph *graph,
+                         const struct kj_work_node *node);
+/* Whether it was neither timed in the graph nor outside, and so lies between bounds. */
+bool kj_duration_is_guess(const struct kj_durations *durations, const struct kj_work_graph *graph,
+                          const struct kj_work_node *node, double *ret_low_ns, double *ret_high_ns);
+/* As it is told, or a guess; 0: none. */
+double kj_duration_ns(const struct kj_durations *durations, const struct kj_work_graph *graph,
+                      const struct kj_work_node *node);
+/* What the nodes of a graph that runs so many, one after the other, take together. */
+double kj_graph_least_ns(const struct kj_work_graph *graph, double nodes);
+double kj_graph_most_ns(const struct kj_work_graph *graph);
+
+/* work_graphs.c: a timed launch of a graph, as intervals of its nodes, or of the graph where they are not
+ * known. 0 or -1. */
+int kj_work_add_graph_intervals(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *row);
 
 /* work_phases.c: the phases of one process's launches, from its intervals. 0 or -1. */
 int kj_work_add_phases(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *rows,
@@ -137,6 +203,20 @@ void kj_walk_fell_short(struct kj_report *report);
 /* After all devices: the sums, and a warning where there was no delay. */
 void kj_walk_finish(struct kj_report *report);
 
+/* One device's classes in the model's form; index maps the model's to the run's, place the run's to the
+ * model's (KJ_NO_CLASS: the model has none). */
+struct kj_model_classes {
+    struct kj_model_class *classes;
+    struct kj_model_interval *intervals;
+    uint32_t *index, *place;
+    size_t count, interval_count;
+};
+/* kernel_lines.c: rows of report->kernels, groups and copies; what they hold of the device's energy. result
+ * NULL: the energy is not known. 0 or -1. */
+int kj_kernel_lines(struct kj_report *report, const struct kj_work *work, uint32_t d,
+                    const struct kj_model_classes *m, const struct kj_model_result *result,
+                    struct kj_report_device *device);
+
 /* phase_lines.c: the phases of one device. The classes are those of the model: index maps them to the run's.
  */
 struct kj_phase_classes {
@@ -145,6 +225,8 @@ struct kj_phase_classes {
 };
 /* The model's label_share, [class][KJ_PHASE_COUNT]; NULL when out of memory. The caller frees. */
 double *kj_phase_shares(const struct kj_work *work, const struct kj_phase_classes *classes);
+/* The model's label_open: parts of groups. The same. */
+bool *kj_phase_guesses(const struct kj_work *work, const struct kj_phase_classes *classes);
 /* Rows of report->phases. result NULL: the energy is not known. device: its row, finished. */
 int kj_phase_lines(struct kj_report *report, const struct kj_work *work, uint32_t d,
                    const struct kj_phase_classes *classes, const struct kj_model_result *result,

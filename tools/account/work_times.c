@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * work_times.c - how long each class ran: exact counts x learned durations; graphs by weights.
+ * work_times.c - how long each class ran: exact counts x learned durations.
  *
  * A launch without a duration of its own takes the mean of its launch shape, else that of its class. The
  * first launch of a shape may have waited for lazy loading, so its bracket is used only where nothing else is
  * known, and then the launch took anything between nothing and that. Few brackets say little of the launches
- * that were not timed: the interval is Student's, and says as much. A node of a graph has its own mean where
- * CUPTI timed it; the others share the measured time of the whole graph in proportion to (nodes x mean
- * duration when launched eagerly). Each launch counts, with its time, for the phases that it is of.
+ * that were not timed: the interval is Student's, and says as much. Nodes of graphs have the
+ * times that work_nodes.c found. Each launch counts, with its time, for the phases that it is of.
  */
 #include "account/work.h"
 
@@ -15,7 +14,7 @@
 
 double kj_work_mean_ns(const struct kj_work_class *class)
 {
-    uint64_t known = class->launches - class->untimed;
+    uint64_t known = class->launches - class->untimed - class->open;
     return known ? class->time_ns / (double)known : 0;
 }
 
@@ -160,139 +159,67 @@ static void spread_means(struct kj_work_class *class)
     }
 }
 
-struct node {
-    uint32_t class;
-    uint32_t nodes;
-    double eager_mean_ns; /* 0 unknown */
-    uint64_t timed;       /* by itself, in the graph */
-    uint64_t sum_ns;      /* of those */
-    const struct kj_work_phase *phase;
-};
-
-static double eager_mean_ns(const struct kj_work *work, size_t v, uint32_t activity_index, uint32_t class)
+double kj_work_launch_ns(const struct kj_ledger_activity *activity)
 {
-    struct kj_ledger_activity activity;
-    if (kj_ledger_view_row(work->views[v], KJ_SECTION_ACTIVITIES, activity_index, &activity) &&
-        activity.timed)
-        return (double)activity.sum_ns / (double)activity.timed;
-    return kj_work_mean_ns(&work->classes[class]);
+    return activity->timed || activity->first_ns ? span_of(activity, 1).ns : 0;
 }
 
-/* What was timed by itself takes its time from there. */
-static void add_timed_node(struct kj_work_class *class, const struct node *node, uint64_t launches)
+/* All launches of one kind of node of a graph. whole: of all launches of the graph. */
+static void add_node(struct kj_work *work, const struct kj_work_graph *graph, const struct kj_work_node *node,
+                     const struct span *whole)
 {
-    uint64_t node_launches = launches * node->nodes;
+    struct kj_work_class *own = &work->classes[node->own], *class = &work->classes[node->class];
+    const struct kj_work_phase *phase = &work->phase_of[graph->view][node->activity];
+    double launches = (double)graph->launches, ns = node->ns * launches;
+    uint64_t node_launches = graph->launches * node->nodes,
+             untimed = class == own && ns <= 0 ? node_launches : 0;
     uint64_t timed = node->timed < node_launches ? node->timed : node_launches;
-    class->launches += node_launches;
-    class->timed += timed;
-    class->unmeasured += node_launches - timed;
-    double ns = (double)node->sum_ns / (double)node->timed * (double)node_launches;
-    class->time_ns += ns;
-    add_phases(class, node->phase, (double)node_launches, 0, ns);
-}
-
-/* CUPTI tells nodes by name and shape, not by who captured them: those of one class have their times
- * together.
- */
-static void share_durations(struct node *nodes, size_t count)
-{
-    bool any = false;
-    for (size_t i = 0; i < count; i++)
-        any = any || nodes[i].timed;
-    for (size_t i = 0; any && i < count; i++)
-        for (size_t k = 0; k < count && !nodes[i].timed; k++)
-            if (nodes[k].class == nodes[i].class && nodes[k].timed > nodes[k].nodes) {
-                nodes[i].timed = nodes[k].timed;
-                nodes[i].sum_ns = nodes[k].sum_ns;
-                nodes[i].eager_mean_ns = nodes[k].eager_mean_ns;
-            }
-}
-
-/* whole: of all launches of the graph; ns 0: it is not known. */
-static void add_graph(struct kj_work *work, struct node *nodes, size_t count, uint64_t launches,
-                      const struct span *whole)
-{
-    double known_ns = 0, known = 0, sum_ns = 0;
-    for (size_t i = 0; i < count; i++)
-        if (nodes[i].eager_mean_ns > 0) {
-            known_ns += nodes[i].eager_mean_ns * nodes[i].nodes;
-            known += nodes[i].nodes;
-        }
-    /* Nodes never seen outside of a graph weigh as much as the others on average. */
-    double usual_ns = known > 0 ? known_ns / known : 1;
-    for (size_t i = 0; i < count; i++) {
-        nodes[i].eager_mean_ns = nodes[i].eager_mean_ns > 0 ? nodes[i].eager_mean_ns : usual_ns;
-        sum_ns += nodes[i].eager_mean_ns * nodes[i].nodes;
+    if (phase->direct < 0 && !phase->in_graphs)
+        phase = &work->phase_of[graph->view][graph->activity];
+    own->launches += node_launches;
+    own->timed += timed;
+    own->unmeasured += node_launches - timed;
+    own->bytes += graph->launches * node->bytes;
+    own->open += class == own ? 0 : node_launches;
+    own->untimed += untimed;
+    if (!node->timed) {
+        add_variance(own, -1);
+        if (whole->ns > 0) /* with the graph, it may be off */
+            add_span(class,
+                     &(struct span){
+                         .off_ns2 = whole->off_ns2, .below_ns = whole->below_ns, .above_ns = whole->above_ns},
+                     ns / whole->ns);
     }
-    for (size_t i = 0; i < count; i++) {
-        struct kj_work_class *class = &work->classes[nodes[i].class];
-        if (nodes[i].timed) {
-            add_timed_node(class, &nodes[i], launches);
-            continue;
-        }
-        uint64_t node_launches = launches * nodes[i].nodes;
-        double before_ns = class->time_ns;
-        uint64_t before = class->untimed;
-        class->launches += node_launches;
-        class->unmeasured += node_launches;
-        add_variance(class, -1);
-        if (whole->ns > 0)
-            add_span(class, whole, nodes[i].eager_mean_ns * nodes[i].nodes / sum_ns);
-        else if (known > 0)
-            class->time_ns += nodes[i].eager_mean_ns * (double)node_launches;
-        else
-            class->untimed += node_launches;
-        add_phases(class, nodes[i].phase, (double)node_launches, (double)(class->untimed - before),
-                   class->time_ns - before_ns);
-    }
+    add_span(class,
+             &(struct span){.ns = ns,
+                            .below_ns = (node->ns - node->low_ns) * launches,
+                            .above_ns = (node->high_ns - node->ns) * launches},
+             1);
+    add_phases(own, phase, (double)node_launches, (double)untimed, class == own ? ns : 0);
+    if (class != own)
+        add_phases(class, phase, 0, 0, ns);
 }
 
-/* Graph activities of one ledger; what their nodes take over is taken off the graphs' own class. */
-static void add_graphs(struct kj_work *work, size_t v)
+/* Graphs whose nodes are known; what those take over is taken off the graphs' own class. */
+static void add_graph(struct kj_work *work, const struct kj_work_graph *graph)
 {
-    enum { NODES_CAP = 4096 };
-    static const struct node none;
-    struct kj_ledger_view *view = work->views[v];
+    struct kj_work_class *whole = &work->classes[work->class_of[graph->view][graph->activity]];
+    double launches = (double)graph->launches;
     struct kj_ledger_activity activity;
-    struct kj_ledger_graph_node row;
-    uint32_t activities = kj_ledger_view_rows(view, KJ_SECTION_ACTIVITIES);
-    uint32_t rows = kj_ledger_view_rows(view, KJ_SECTION_GRAPH_NODES);
-    for (uint32_t g = 0; g < activities && rows; g++) {
-        uint64_t launches = kj_ledger_view_launches(view, g);
-        if (!kj_ledger_view_row(view, KJ_SECTION_ACTIVITIES, g, &activity) ||
-            activity.kind != KJ_ACTIVITY_GRAPH || !launches || work->class_of[v][g] == KJ_NO_CLASS)
-            continue;
-        struct node nodes[NODES_CAP];
-        size_t count = 0;
-        nodes[0] = none;
-        for (uint32_t i = 0; i < rows && count < NODES_CAP; i++) {
-            if (!kj_ledger_view_row(view, KJ_SECTION_GRAPH_NODES, i, &row) || row.graph != g ||
-                row.activity >= activities)
-                continue;
-            uint32_t class = work->class_of[v][row.activity];
-            const struct kj_work_phase *own = &work->phase_of[v][row.activity];
-            if (class != KJ_NO_CLASS && work->classes[class].kind != KJ_ACTIVITY_GRAPH)
-                nodes[count++] =
-                    (struct node){class,
-                                  row.nodes,
-                                  row.timed ? (double)row.sum_ns / (double)row.timed
-                                            : eager_mean_ns(work, v, row.activity, class),
-                                  row.timed,
-                                  row.sum_ns,
-                                  own->direct >= 0 || own->in_graphs ? own : &work->phase_of[v][g]};
-        }
-        if (!count)
-            continue;
-        share_durations(nodes, count);
-        const struct span span = span_of(&activity, launches);
-        struct kj_work_class *whole = &work->classes[work->class_of[v][g]];
-        uint64_t untimed = span.ns > 0 ? 0 : launches < whole->untimed ? launches : whole->untimed;
-        whole->launches -= launches;
-        whole->untimed -= untimed;
-        add_span(whole, &span, -1);
-        add_phases(whole, &work->phase_of[v][g], -(double)launches, -(double)untimed, -span.ns);
-        add_graph(work, nodes, count, launches, &span);
-    }
+    struct span span = {0};
+    if (graph->mean_ns > 0 &&
+        kj_ledger_view_row(work->views[graph->view], KJ_SECTION_ACTIVITIES, graph->activity, &activity))
+        span = span_of(&activity, graph->launches);
+    uint64_t untimed = span.ns > 0 ? 0 : graph->launches < whole->untimed ? graph->launches : whole->untimed;
+    whole->launches -= graph->launches;
+    whole->untimed -= untimed;
+    add_span(whole, &span, -1);
+    add_phases(whole, &work->phase_of[graph->view][graph->activity], -launches, -(double)untimed, -span.ns);
+    for (size_t i = 0; i < graph->count; i++)
+        if (work->nodes[graph->first + i].own != KJ_NO_CLASS)
+            add_node(work, graph, &work->nodes[graph->first + i], &span);
+    if (graph->group != KJ_NO_CLASS)
+        work->classes[graph->group].launches += graph->launches;
 }
 
 void kj_work_add_times(struct kj_work *work)
@@ -306,8 +233,8 @@ void kj_work_add_times(struct kj_work *work)
     for (size_t c = 0; c < work->class_count; c++)
         if (work->classes[c].kind != KJ_ACTIVITY_GRAPH)
             spread_means(&work->classes[c]);
-    for (size_t v = 0; v < work->view_count; v++)
-        add_graphs(work, v);
+    for (size_t i = 0; i < work->graph_count; i++)
+        add_graph(work, &work->graphs[i]);
     for (size_t c = 0; c < work->class_count; c++) {
         spread_means(&work->classes[c]);
         if (work->classes[c].time_ns < 0) /* rounding of what the graphs gave away */

@@ -87,6 +87,7 @@ int kj_model_attribute(const struct kj_model_input *input, const struct kj_model
         kj_model_result_free(result);
         return status;
     }
+    kj_model_labels_widen(input, result);
     *ret_result = result;
     return 0;
 }

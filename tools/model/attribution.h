@@ -95,6 +95,8 @@ struct kj_model_input {
     /* Sums of parts of classes that are wanted too, such as phases of a training: [class][label] is the part
      * of the class's energy that is the label's. A class's parts add up to 1. NULL: none are wanted. */
     const double *label_share;
+    /* [class][label] the part is a guess: anything from 0 to all of the class. NULL: none is. */
+    const bool *label_open;
     size_t label_count;
     /* Where the timeline is complete. No span and !timeline_complete: nowhere. */
     bool timeline_complete;

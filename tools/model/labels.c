@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define CLAIMED_SD 0.03 /* as of a class */
+
 static double share(const struct kj_model_input *input, size_t class, size_t label)
 {
     return input->label_share[class * input->label_count + label];
@@ -88,4 +90,37 @@ int kj_model_labels_by_draws(const struct kj_model_input *input, struct kj_model
     }
     free(sums);
     return 0;
+}
+
+/* Where a class's part is a guess, all of the class may be the label's, or nothing. What that adds to the
+ * interval makes it no estimate where it is more than one claims. */
+static void widen_label(const struct kj_model_input *input, const struct kj_model_result *result, size_t l)
+{
+    struct kj_model_label *label = &result->labels[l];
+    struct kj_model_estimate *e = &label->energy;
+    double below_uj = 0, above_uj = 0;
+    for (size_t c = 0; c < result->class_count; c++) {
+        const struct kj_model_estimate *class = &result->classes[c].energy;
+        if (!input->label_open[c * result->label_count + l])
+            continue;
+        below_uj += share(input, c, l) * (double)class->energy_uj;
+        above_uj += (1 - share(input, c, l)) * (double)class->high_uj;
+    }
+    if (below_uj + above_uj <= 0)
+        return;
+    e->low_uj = (int64_t)fmax((double)e->low_uj - below_uj, 0);
+    e->high_uj = (int64_t)fmin((double)e->high_uj + above_uj, (double)result->total_uj);
+    e->low50_uj = (int64_t)fmax((double)e->low50_uj - below_uj / 2, (double)e->low_uj);
+    e->high50_uj = (int64_t)fmin((double)e->high50_uj + above_uj / 2, (double)e->high_uj);
+    e->sd_uj = fmax(e->sd_uj, (double)(e->high_uj - e->low_uj) / (2 * KJ_Z90));
+    if (below_uj + above_uj > 2 * KJ_Z90 * CLAIMED_SD * (double)e->energy_uj) {
+        label->method = KJ_MODELLED;
+        label->identifiability = 0;
+    }
+}
+
+void kj_model_labels_widen(const struct kj_model_input *input, struct kj_model_result *result)
+{
+    for (size_t l = 0; input->label_open && l < result->label_count; l++)
+        widen_label(input, result, l);
 }

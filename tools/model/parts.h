@@ -28,6 +28,8 @@ double kj_model_time_high_ns(const struct kj_model_input *input, const struct kj
 void kj_model_labels_by_time(const struct kj_model_input *input, struct kj_model_result *result);
 int kj_model_labels_by_draws(const struct kj_model_input *input, struct kj_model_result *result,
                              double spread_mw, const double *draws, const double *gains, size_t draw_count);
+/* The intervals of labels once more, for parts that are guesses. After the classes have theirs. */
+void kj_model_labels_widen(const struct kj_model_input *input, struct kj_model_result *result);
 /* energies.c: an energy with the intervals of its draws, which are sorted by it, and of as many gains of the
  * sensor; and its R, by the sd of its prior and, where not 0, its own sd without bounds. */
 struct kj_model_estimate kj_model_estimate_of(int64_t energy_uj, double *draws, const double *gains,

@@ -274,6 +274,24 @@ static json_t *kernels_json(const struct kj_report *r)
     return list;
 }
 
+static json_t *groups_json(const struct kj_report *r)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < r->groups_count; i++) {
+        const struct kj_report_group *g = &r->groups[i];
+        json_t *row = json_object();
+        set(row, "device", text(g->device));
+        set(row, "group", json_integer(g->group));
+        set(row, "unknown", json_string(g->times ? "times" : "powers"));
+        set(row, "kernels", json_integer((json_int_t)g->kernels));
+        set(row, "copies", json_integer((json_int_t)g->copies));
+        set_energy(row, "", &g->energy);
+        set(row, "energy_method", method(&g->energy));
+        json_array_append_new(list, row);
+    }
+    return list;
+}
+
 static double each_step(const struct kj_report *r, const struct kj_energy *energy)
 {
     return energy->known && r->steps.count ? (double)energy->uj / (double)r->steps.count : NAN;
@@ -496,6 +514,7 @@ int kj_write_json(const struct kj_report *r, FILE *out)
     set(root, "energy", energy_json(r));
     set(root, "devices", devices_json(r));
     set(root, "kernels", kernels_json(r));
+    set(root, "groups", groups_json(r));
     set(root, "phases", phases_json(r));
     set(root, "steps", steps_json(r));
     set(root, "copies", copies_json(r));

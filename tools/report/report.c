@@ -102,6 +102,10 @@ static void free_kernel(struct kj_report_kernel *row)
     free(row->name);
     free(row->device);
 }
+static void free_group(struct kj_report_group *row)
+{
+    free(row->device);
+}
 static void free_copy(struct kj_report_copy *row)
 {
     free(row->kind);

@@ -95,6 +95,16 @@ struct kj_report_kernel {
     int group;              /* kernels of one group cannot be told apart; -1: none */
 };
 
+/* Kernels that cannot be told apart, of one device. */
+struct kj_report_group {
+    char *device;
+    int group;
+    bool times;              /* for their times in graphs are not known; else for their powers */
+    size_t kernels;          /* of kernels[] */
+    struct kj_energy energy; /* of all of them together, and of copies beside them in their graphs */
+    uint64_t copies;         /* those */
+};
+
 /* Copies and fills: their energy is part of the device's kernels + unattributed as the model says, and not
  * listed apart. */
 struct kj_report_copy {
@@ -203,6 +213,7 @@ struct kj_report {
     X(component, components)                                                                                 \
     X(device, devices)                                                                                       \
     X(kernel, kernels)                                                                                       \
+    X(group, groups)                                                                                         \
     X(copy, copies)                                                                                          \
     X(process, processes)                                                                                    \
     X(source, sources)                                                                                       \

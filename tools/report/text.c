@@ -181,6 +181,26 @@ static void write_kernels(const struct kj_report *r, FILE *out)
         fprintf(out, "  and %zu more in report.json\n", r->kernels_count - KERNELS_SHOWN);
 }
 
+/* Those whose parts are anything from nothing to all; what is not known of powers is in each one's interval.
+ */
+static void write_groups(const struct kj_report *r, FILE *out)
+{
+    char energy[24], interval[64];
+    for (size_t i = 0; i < r->groups_count; i++) {
+        const struct kj_report_group *g = &r->groups[i];
+        if (!g->times || !g->energy.known)
+            continue;
+        range(interval, sizeof(interval), &g->energy);
+        fprintf(
+            out,
+            "  group %d: %zu kernels%s whose times inside graphs are not known: %s together (%s, %s), each "
+            "anything from 0 to all of it; --timing cupti times each\n",
+            g->group, g->kernels, g->copies ? " and copies" : "",
+            kj_format_energy(energy, sizeof(energy), (double)g->energy.uj), interval,
+            kj_method_name(g->energy.method));
+    }
+}
+
 /* A run without a training has phases too, data and unattributed, which say nothing new. */
 static bool is_training(const struct kj_report *r)
 {
@@ -268,6 +288,7 @@ int kj_write_text(const struct kj_report *r, FILE *out)
     write_devices(r, out);
     write_phases(r, out);
     write_kernels(r, out);
+    write_groups(r, out);
     write_per(r, out);
     write_carbon(r, out);
     if (r->processes_count && r->duration_ns)
