@@ -21,9 +21,12 @@
  */
 #include "timing.h"
 
-#define NEAR_NS       500   /* what is read of an event is good to that */
-#define SPREAD_NS     300   /* of a submission's journey */
-#define FRESH_NS      250   /* the reach may have drifted by that much, to tell more than the launch itself */
+#define NEAR_NS   500 /* what is read of an event is good to that */
+#define SPREAD_NS 300 /* of a submission's journey */
+#define FRESH_NS  250 /* the reach may have drifted by that much, to tell more than the launch itself */
+/* A start event that seems to have waited no longer: its thread, or the ones before, may have been held up.
+ */
+#define LOOSE_NS      5000
 #define WINDOW_NS     5e6   /* times of events this far apart are compared */
 #define BELIEVED_NS   5e5   /* and only while the clocks are tied that well */
 #define ODD_CALL_NS   500   /* a call that takes so much more than twice the usual was held up */
@@ -53,32 +56,33 @@ static bool as_usual(uint32_t *usual_ns, uint64_t took_ns)
     return usual;
 }
 
-/* The mean of those that lie close to the third largest: of events on an idle stream, but for one or two
- * whose thread was held up. False: there are too few. */
-static bool settle(const struct kj_reach *reach, uint64_t now_ns, int64_t *ret_ns)
+/* The mean of those that lie close to the one that a third of them exceed: of events on an idle stream, but
+ * for some whose thread was held up (above) or which had to wait for another stream (below). Returns how many
+ * lie there, of *ret_all; 0: too few. */
+static unsigned settle(const struct kj_reach *reach, uint64_t now_ns, int64_t *ret_ns, unsigned *ret_all)
 {
-    int64_t top[3] = {INT64_MIN, INT64_MIN, INT64_MIN}, sum_ns = 0, count = 0;
-    unsigned kept = reach->kept < KJ_REACH_SEEN ? reach->kept : KJ_REACH_SEEN;
+    int64_t sorted[KJ_REACH_SEEN], sum_ns = 0;
+    unsigned kept = reach->kept < KJ_REACH_SEEN ? reach->kept : KJ_REACH_SEEN, n = 0, count = 0;
     for (unsigned i = 0; i < kept; i++) {
-        int64_t x = (double)(now_ns - reach->seen[i].at_ns) < WINDOW_NS ? reach->seen[i].ns : INT64_MIN;
-        for (int k = 0; k < 3; k++)
-            if (x > top[k]) {
-                int64_t before = top[k];
-                top[k] = x;
-                x = before;
-            }
+        if ((double)(now_ns - reach->seen[i].at_ns) >= WINDOW_NS)
+            continue;
+        unsigned at = n++;
+        for (; at && sorted[at - 1] < reach->seen[i].ns; at--)
+            sorted[at] = sorted[at - 1];
+        sorted[at] = reach->seen[i].ns;
     }
-    if (top[2] == INT64_MIN)
-        return false;
-    for (unsigned i = 0; i < kept; i++) {
-        int64_t off_ns = reach->seen[i].ns - top[2];
-        if ((double)(now_ns - reach->seen[i].at_ns) < WINDOW_NS && off_ns >= -NEAR_NS && off_ns <= NEAR_NS) {
+    for (unsigned i = 0; i < n; i++) {
+        int64_t off_ns = sorted[i] - sorted[n / 3];
+        if (off_ns >= -NEAR_NS && off_ns <= NEAR_NS) {
             sum_ns += off_ns;
             count++;
         }
     }
-    *ret_ns = top[2] + sum_ns / count;
-    return count >= 3;
+    *ret_all = n;
+    if (count < 3)
+        return 0;
+    *ret_ns = sorted[n / 3] + sum_ns / (int64_t)count;
+    return count;
 }
 
 /* The start event came right behind the end event before it: it had been waiting. */
@@ -101,12 +105,13 @@ void kj_bracket_seen(struct kj_timing *timing, struct kj_pair *pair)
     pair->record_usual = as_usual(&reach->usual_record_ns, pair->called_ns - pair->launch_ns);
     pair->call_usual = as_usual(&reach->usual_call_ns[pair->call], pair->returned_ns - pair->called_ns);
     int64_t ns = (int64_t)pair->called_ns - start_ns;
-    if (!pair->record_usual || follows(pair, start_ns) ||
-        (reach->known && ns < reach->ns - NEAR_NS - drift_ns(reach, pair->called_ns)))
-        return; /* or: the stream had work waiting */
-    reach->seen[reach->kept++ % KJ_REACH_SEEN] = (__typeof__(reach->seen[0])){ns, pair->called_ns};
-    if (!settle(reach, pair->called_ns, &ns))
+    if (!pair->record_usual || follows(pair, start_ns))
         return;
+    reach->seen[reach->kept++ % KJ_REACH_SEEN] = (__typeof__(reach->seen[0])){ns, pair->called_ns};
+    unsigned all, near = settle(reach, pair->called_ns, &ns, &all);
+    bool lower = reach->known && ns < reach->ns - NEAR_NS - drift_ns(reach, pair->called_ns);
+    if (!near || (lower && (all < KJ_REACH_SEEN / 2 || near * 3 < all * 2)))
+        return; /* or: these had to wait, unless most of them say otherwise */
     if (!reach->known && (!tie->tied || (double)(tie->hi_ns - tie->axis_ns - ns) > BELIEVED_NS))
         return; /* on a stream that always has work waiting, too, events may come evenly */
     reach->ns = ns;
@@ -162,19 +167,20 @@ static struct submission start_of(const struct kj_reach *reach, const struct kj_
                                   const struct submission *host, int64_t start_ns, bool busy)
 {
     int64_t called_ns = (int64_t)pair->called_ns, drift = drift_ns(reach, pair->called_ns);
-    bool idle = reach->known ? called_ns - start_ns >= reach->ns - NEAR_NS - drift : !busy;
-    idle = idle && !follows(pair, start_ns);
-    if (reach->known && (drift <= FRESH_NS || !idle || !pair->record_usual)) {
+    int64_t waited_ns = reach->ns + start_ns - called_ns;
+    bool idle = !follows(pair, start_ns) && (reach->known ? waited_ns <= LOOSE_NS + drift : !busy);
+    if (reach->known && (!idle || !pair->record_usual)) {
         int64_t off_ns = SPREAD_NS + drift;
         return (struct submission){host->best_ns - reach->ns, host->low_ns - reach->ns - off_ns,
                                    host->high_ns - reach->ns + off_ns};
     }
+    int64_t moved_ns = start_ns - called_ns;
     if (!idle) /* where it had to wait, but not for long, the launch may have come later still */
-        return (struct submission){start_ns, start_ns,
-                                   busy ? start_ns : start_ns + host->high_ns - called_ns};
-    return (struct submission){start_ns + host->best_ns - called_ns, start_ns,
-                               start_ns + host->high_ns -
-                                   (pair->record_usual ? called_ns : (int64_t)pair->launch_ns)};
+        return (struct submission){start_ns, start_ns, busy ? start_ns : host->high_ns + moved_ns};
+    bool sure = reach->known && waited_ns <= NEAR_NS + drift && drift <= FRESH_NS;
+    return (struct submission){
+        host->best_ns + moved_ns, sure ? host->low_ns + moved_ns - SPREAD_NS : start_ns,
+        host->high_ns + moved_ns + (pair->record_usual ? SPREAD_NS : called_ns - (int64_t)pair->launch_ns)};
 }
 
 static int64_t later(int64_t a, int64_t b)
@@ -188,16 +194,20 @@ struct kj_bracket kj_bracket_of(const struct kj_timing *timing, const struct kj_
     const struct kj_reach *reach = &timing->reach;
     int64_t event_ns = atomic_load_explicit(&kj_event_ns, memory_order_relaxed);
     int64_t start_ns = pair->start_ns + timing->tie[pair->base].axis_ns, end_ns = start_ns + pair->length_ns;
-    /* Was the stream idle again when the end event was recorded? Then the work was over by then. */
-    int64_t marked_ns = (int64_t)pair->marked_ns - reach->ns;
-    bool over = reach->known ? end_ns <= marked_ns + NEAR_NS + drift_ns(reach, pair->marked_ns)
-                             : pair->marked_ns - pair->returned_ns >
-                                   2 * (uint64_t)reach->usual_record_ns + ODD_CALL_NS;
     bool copy = pair->call == KJ_CALL_COPY || pair->call == KJ_CALL_COPY_ASYNC;
+    /* The events' time at a moment of the host's clock, at the latest: what a copy waited for is over by
+     * then. */
+    int64_t latest_ns = timing->tie[pair->base].axis_ns - timing->tie[pair->base].lo_ns;
+    /* Was the stream idle again when the end event was recorded? Then the work was over by then. */
+    int64_t marked_ns = (int64_t)pair->marked_ns + (copy || !reach->known ? latest_ns : -reach->ns);
+    bool held = pair->marked_ns - pair->returned_ns > 2 * (uint64_t)reach->usual_record_ns + ODD_CALL_NS;
+    bool over = copy || reach->known
+                    ? end_ns <= marked_ns + NEAR_NS + drift_ns(reach, pair->marked_ns) * !copy
+                    : held;
     const struct submission host = submission_of(reach, pair, copy && over);
     const struct submission start = start_of(reach, pair, &host, start_ns, busy);
-    if (copy && over && reach->known && (int64_t)pair->returned_ns - reach->ns < end_ns)
-        end_ns = (int64_t)pair->returned_ns - reach->ns;
+    if (copy && over && (int64_t)pair->returned_ns + latest_ns < end_ns)
+        end_ns = (int64_t)pair->returned_ns + latest_ns;
     bool mixed = pair->flags & KJ_INTERVAL_MIXED; /* what ends before it may be another's, begun after it */
     int64_t ready_ns = mixed ? start_ns + event_ns : later(start_ns + event_ns, pair->before_ns);
     struct kj_bracket b = {.end_ns = end_ns,
