@@ -7,6 +7,9 @@ import pathlib
 from .bench import (Skip, alike, kernel_of, launches_of, quality_of, said, tail, timing_of, within)
 
 SIZES_US = (2, 5, 10, 50)
+# Ways of tests/programs/cuda_graphs.c to make, change and launch a graph.
+WAYS = ("capture", "threads", "build", "update", "change", "large", "churn", "forbidden", "elsewhere", "alone", "differ", "beside", "shapes",
+        "conditional", "children", "copies", "edited", "many")
 
 
 def cupti_environment(bench):
@@ -65,7 +68,7 @@ def check_cupti(bench):
     yield "attached", {**how, "ok": how["backend"] == "cupti" or None, "stderr": tail(done.stderr)}
     if how["backend"] != "cupti":
         raise Skip("CUPTI was not attached: %s" % how["reason"])
-    for way in ("capture", "threads", "build", "update", "change", "large", "churn", "elsewhere"):
+    for way in WAYS:
         command = bench.program("programs/cuda_graphs", way, bench.scaled(50, 5))
         plain, (done, report) = bench.run(command, seconds=5), bench.wrapped(command, "--timing", "cupti", env=env, seconds=10)
         yield "graph " + way, {"ok": alike(plain, done) and report is not None, "timing": timing_of(report),
@@ -84,7 +87,7 @@ def shell_status(status):
 
 def check_graphs(bench):
     """Graphs made, changed and captured in every way: what is legal alone is legal beside us, and only that."""
-    for way in ("capture", "threads", "build", "update", "change", "large", "churn", "forbidden", "elsewhere"):
+    for way in WAYS:
         command = bench.program("programs/cuda_graphs", way, bench.scaled(50, 5))
         plain = bench.run(command, seconds=5)
         done, report = bench.wrapped(command, seconds=5)
