@@ -262,16 +262,18 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
     launch_end(&b, KJ_HOOK_##symbol, rc, call, kind, &shape, rc ? 0 : (bytes), on, lane)
 
 /* The context of a launch that is to be counted and nothing else, as most are: it goes the short way. */
-static inline struct kj_context *counts_alone(struct kj_ledger_header *ledger, CUstream stream)
+static inline struct kj_context *counts_alone(struct bracket *b, CUstream stream)
 {
-    if (unlikely(!ledger || kj_self.ledger != ledger || kj_self.inside || kj_self.until_sample <= 1))
+    if (unlikely(!b->ledger || kj_self.ledger != b->ledger || kj_self.inside))
         return NULL;
     if (unlikely(atomic_load_explicit(&kj_timing_on, memory_order_relaxed) |
                  atomic_load_explicit(&kj_captures, memory_order_relaxed) |
                  atomic_load_explicit(&kj_cupti_on, memory_order_relaxed) |
                  atomic_load_explicit(&kj_dependent_seen, memory_order_relaxed)))
         return NULL;
-    return kj_context_of_stream(ledger, stream);
+    if (unlikely(--kj_self.until_sample == 0))
+        sample_begin(b);
+    return kj_context_of_stream(b->ledger, stream);
 }
 
 #define COUNTED_LAUNCH(symbol, lane, stream, args, ...)                                                      \
@@ -279,12 +281,15 @@ static inline struct kj_context *counts_alone(struct kj_ledger_header *ledger, C
         __typeof__(&symbol) real = REAL(symbol);                                                             \
         const struct kj_shape shape = __VA_ARGS__;                                                           \
         struct bracket b = {.ledger = kj_ledger_now()};                                                      \
-        b.context = likely(real) ? counts_alone(b.ledger, stream) : NULL;                                    \
+        b.context = likely(real) ? counts_alone(&b, stream) : NULL;                                          \
         if (likely(b.context)) {                                                                             \
             uint16_t device = kj_context_device(b.context);                                                  \
             b.hash = kj_activity_hash(KJ_ACTIVITY_KERNEL, device, &shape);                                   \
-            kj_self.until_sample--;                                                                          \
+            if (unlikely(b.stands_for))                                                                      \
+                b.called_ns = kj_now_ns();                                                                   \
             CUresult rc = real args;                                                                         \
+            if (unlikely(b.stands_for))                                                                      \
+                b.returned_ns = kj_now_ns();                                                                 \
             uint32_t row =                                                                                   \
                 rc ? KJ_ROW_UNKNOWN : kj_activity_known(b.hash, KJ_ACTIVITY_KERNEL, device, &shape, false);  \
             if (unlikely(row == KJ_ROW_UNKNOWN)) {                                                           \
@@ -294,6 +299,8 @@ static inline struct kj_context *counts_alone(struct kj_ledger_header *ledger, C
             }                                                                                                \
             kj_count(&kj_self.counts[KJ_LEDGER_CALLS_BASE + KJ_HOOK_##symbol], 1);                           \
             kj_count(&kj_self.counts[row], 1);                                                               \
+            if (unlikely(b.stands_for))                                                                      \
+                sample_end(&b);                                                                              \
             return rc;                                                                                       \
         }                                                                                                    \
     } while (0)
