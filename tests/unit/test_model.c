@@ -66,6 +66,32 @@ static void test_two_kernels(void **state)
     kj_model_result_free(r);
 }
 
+static bool warns_of(const struct kj_model_result *r, const char *words)
+{
+    for (size_t i = 0; i < r->warning_count; i++)
+        if (strstr(r->warnings[i].text, words))
+            return true;
+    return false;
+}
+
+/* 13 s of kernels in a run of 10 s, none of which ran beside another. */
+static void test_more_busy_than_there_is_time(void **state)
+{
+    (void)state;
+    const struct kj_model_class longer[] = {{.launches = 13000, .mean_ns = 1e6}};
+    const struct kj_model_class shorter[] = {{.launches = 9990, .mean_ns = 1e6}};
+    struct kj_model_input input = device(longer, 1);
+    struct kj_model_result *r = attribute(&input);
+    assert_true(warns_of(r, "13 s of the device's time, in a run of 10 s"));
+    assert_true(warns_of(r, "--timing cupti"));
+    assert_true(r->busy_ns <= 10e9);
+    kj_model_result_free(r);
+    input = device(shorter, 1);
+    r = attribute(&input);
+    assert_false(warns_of(r, "of the device's time"));
+    kj_model_result_free(r);
+}
+
 static void test_one_kernel_is_certain(void **state)
 {
     (void)state;
@@ -165,6 +191,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_two_kernels),
+        cmocka_unit_test(test_more_busy_than_there_is_time),
         cmocka_unit_test(test_one_kernel_is_certain),
         cmocka_unit_test(test_nothing_ran),
         cmocka_unit_test(test_untimed_is_unattributed),

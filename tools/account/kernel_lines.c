@@ -251,6 +251,10 @@ int kj_kernel_lines(struct kj_report *report, const struct kj_work *work, uint32
         struct have have = {0};
         if (result)
             have = have_of(work, d, m, result, c);
+        if (!have.known) { /* what it is given is nobody's, or the lines would not add up */
+            device->unattributed_uj += have.uj;
+            have.uj = 0;
+        }
         if (kj_kind_is_copy(class->kind)) {
             device->unattributed_uj += have.uj;
             if (add_copy(report, work, c))

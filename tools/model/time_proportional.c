@@ -8,11 +8,13 @@
 #include "model/parts.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define BOARD_MOST_MW 1200000.0 /* no board of today draws more (B200: 1,000 to 1,200 W) */
 #define IDLE_SEEN_SD  0.15      /* of idle power that a reading or two showed */
+#define BUSY_MOST     1.02      /* of the run's time, that kernels may be told to have taken */
 #define SETTLE_NS     (200 * (uint64_t)KJ_NS_PER_MS) /* renewal and window of the slower sensors */
 
 /* What the readings say of power: lowest and highest mean between two of their updates. */
@@ -315,6 +317,20 @@ static double own_energy(const struct kj_model_input *input, struct kj_model_res
     return limit_mw;
 }
 
+/* Brackets that hold more than their launches are seen here at the latest. */
+static void warn_of_busy_time(struct kj_model_result *result, double busy_ns, double run_ns)
+{
+    char text[sizeof(result->warnings[0].text) - 1];
+    if (busy_ns <= BUSY_MOST * run_ns)
+        return;
+    snprintf(
+        text, sizeof(text),
+        "launches are told as %.3g s of the device's time, in a run of %.3g s: their times hold more than "
+        "them, and so may energies that are shared by time; kjoule run --timing cupti times each of them",
+        busy_ns * 1e-9, run_ns * 1e-9);
+    kj_model_warn(result, KJ_MODEL_WARN_DURATION, text);
+}
+
 void kj_model_split_by_time(const struct kj_model_input *input, struct kj_model_result *result)
 {
     struct power_range range = power_range(input, 0, UINT64_MAX);
@@ -323,7 +339,9 @@ void kj_model_split_by_time(const struct kj_model_input *input, struct kj_model_
     for (size_t c = 0; c < input->class_count; c++)
         time_ns += result->classes[c].time_ns;
     struct kj_model_interval *sorted = kj_model_sorted_intervals(input);
-    result->busy_ns = fmin(time_ns * overlap_factor(sorted, input->interval_count), run_ns);
+    double busy_ns = time_ns * overlap_factor(sorted, input->interval_count);
+    warn_of_busy_time(result, busy_ns, run_ns);
+    result->busy_ns = fmin(busy_ns, run_ns);
     result->idle_ns = run_ns - result->busy_ns;
     result->idle_uj = clamp(idle_energy_uj(input, sorted, result), 0, result->total_uj);
     free(sorted);
