@@ -154,7 +154,7 @@ static void add_time(struct kj_time *time, const struct kj_work_class *class, in
 static void fill_counts(const struct kj_work *work, uint32_t d, int p, struct running *running,
                         struct kj_report_phase *row)
 {
-    row->time = (struct kj_time){.known = true};
+    row->time = (struct kj_time){.known = true, .method = KJ_MEASURED};
     for (size_t i = 0; i < work->class_count; i++) {
         const struct kj_work_class *class = &work->classes[i];
         bool kernel = class->kind == KJ_ACTIVITY_KERNEL || class->kind == KJ_ACTIVITY_GRAPH ||
