@@ -13,8 +13,9 @@
  * clocks show and however long a submission travels. That distance is the `reach`: seen at each event that
  * was recorded on an idle stream, never less elsewhere, moved by drift alone.
  *
- * A thread that is held up shows in how long its calls took. Then its own times say only between which bounds
- * the launch began; what other launches of the kernel took is believed, within those bounds.
+ * A thread that is held up shows in how long its calls took, or in an end event that found an idle stream.
+ * Then its own times say only between which bounds the launch ran; what its like took is believed, within
+ * those bounds (durations.c).
  *
  * Event times are read from the base event: that truncates start and end alike, so it is right on average,
  * where the difference of the two, truncated, would always be too short.
@@ -161,10 +162,16 @@ static struct submission submission_of(const struct kj_reach *reach, const struc
     return (struct submission){returned_ns, at_end ? returned_ns - part_ns : called_ns, returned_ns};
 }
 
+static int64_t later(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
 /* The same on the events' clock. busy: the stream had work waiting when the start event was recorded, by what
- * is known of the clocks alone. */
+ * is known of the clocks alone. latest_ns: from the host's clock to the events', at the latest. */
 static struct submission start_of(const struct kj_reach *reach, const struct kj_pair *pair,
-                                  const struct submission *host, int64_t start_ns, bool busy)
+                                  const struct submission *host, int64_t start_ns, int64_t latest_ns,
+                                  bool busy)
 {
     int64_t called_ns = (int64_t)pair->called_ns, drift = drift_ns(reach, pair->called_ns);
     int64_t waited_ns = reach->ns + start_ns - called_ns;
@@ -175,21 +182,16 @@ static struct submission start_of(const struct kj_reach *reach, const struct kj_
                                    host->high_ns - reach->ns + off_ns};
     }
     int64_t moved_ns = start_ns - called_ns;
-    if (!idle) /* where it had to wait, but not for long, the launch may have come later still */
-        return (struct submission){start_ns, start_ns, busy ? start_ns : host->high_ns + moved_ns};
+    if (!idle) /* the launch may have come later still, where its thread was held up, or all waited briefly */
+        return (struct submission){start_ns, start_ns, later(start_ns, host->high_ns + latest_ns)};
     bool sure = reach->known && waited_ns <= NEAR_NS + drift && drift <= FRESH_NS;
     return (struct submission){
         host->best_ns + moved_ns, sure ? host->low_ns + moved_ns - SPREAD_NS : start_ns,
         host->high_ns + moved_ns + (pair->record_usual ? SPREAD_NS : called_ns - (int64_t)pair->launch_ns)};
 }
 
-static int64_t later(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-struct kj_bracket kj_bracket_of(const struct kj_timing *timing, const struct kj_pair *pair, bool busy,
-                                bool event_known)
+struct kj_bracket kj_bracket_of(const struct kj_timing *timing, const struct kj_ledger_activity *activity,
+                                const struct kj_pair *pair, bool busy, bool event_known)
 {
     const struct kj_reach *reach = &timing->reach;
     int64_t event_ns = atomic_load_explicit(&kj_event_ns, memory_order_relaxed);
@@ -198,15 +200,18 @@ struct kj_bracket kj_bracket_of(const struct kj_timing *timing, const struct kj_
     /* The events' time at a moment of the host's clock, at the latest: what a copy waited for is over by
      * then. */
     int64_t latest_ns = timing->tie[pair->base].axis_ns - timing->tie[pair->base].lo_ns;
-    /* Was the stream idle again when the end event was recorded? Then the work was over by then. */
-    int64_t marked_ns = (int64_t)pair->marked_ns + (copy || !reach->known ? latest_ns : -reach->ns);
-    bool held = pair->marked_ns - pair->returned_ns > 2 * (uint64_t)reach->usual_record_ns + ODD_CALL_NS;
-    bool over = copy || reach->known
-                    ? end_ns <= marked_ns + NEAR_NS + drift_ns(reach, pair->marked_ns) * !copy
-                    : held;
+    /* Was the stream idle again when the end event was recorded? Then the work was over by then. An event is
+     * stamped no earlier than it is submitted, so the start event's own distance is an upper bound too. */
+    int64_t own_ns = start_ns - (int64_t)(pair->record_usual ? pair->called_ns : pair->launch_ns);
+    int64_t to_events_ns = copy || own_ns > latest_ns ? latest_ns : own_ns;
+    int64_t marked_ns = (int64_t)pair->marked_ns + (reach->known && !copy ? -reach->ns : to_events_ns);
+    int64_t off_ns = NEAR_NS + (reach->known && !copy ? drift_ns(reach, pair->marked_ns) : 0);
+    bool over = end_ns <= marked_ns + off_ns;
     const struct submission host = submission_of(reach, pair, copy && over);
-    const struct submission start = start_of(reach, pair, &host, start_ns, busy);
-    if (copy && over && (int64_t)pair->returned_ns + latest_ns < end_ns)
+    const struct submission start = start_of(reach, pair, &host, start_ns, latest_ns, busy);
+    /* Such a call alone surely returns no earlier than its copy ends. */
+    bool waits = pair->call == KJ_CALL_COPY && activity->kind == KJ_ACTIVITY_MEMCPY_DTOH;
+    if (waits && over && (int64_t)pair->returned_ns + latest_ns < end_ns)
         end_ns = (int64_t)pair->returned_ns + latest_ns;
     bool mixed = pair->flags & KJ_INTERVAL_MIXED; /* what ends before it may be another's, begun after it */
     int64_t ready_ns = mixed ? start_ns + event_ns : later(start_ns + event_ns, pair->before_ns);
@@ -214,7 +219,8 @@ struct kj_bracket kj_bracket_of(const struct kj_timing *timing, const struct kj_
                            .ns = end_ns - later(ready_ns, start.best_ns),
                            .low_ns = over ? 0 : end_ns - later(ready_ns, start.high_ns),
                            .high_ns = end_ns - later(ready_ns, start.low_ns),
-                           .sure = !over && pair->call_usual && !mixed};
+                           .sure = !over && pair->call_usual && !mixed,
+                           .early = over};
     if (start.best_ns < ready_ns) {
         b.low_ns -= event_known ? EVENT_OFF_NS : event_ns;
         b.high_ns += event_known ? EVENT_OFF_NS : event_ns;

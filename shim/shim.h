@@ -291,9 +291,9 @@ struct kj_pair *kj_timing_start(struct kj_ledger_header *ledger, struct kj_conte
 void kj_timing_gap(struct kj_context *context);
 /* Records the end event on the stream; false when the driver refused. */
 bool kj_timing_mark(struct kj_pair *pair, CUstream stream, int lane);
-/* first: of its activity. */
+/* bytes: of a copy or fill. first: of its activity. */
 void kj_timing_end(struct kj_context *context, struct kj_pair *pair, enum kj_call call, uint32_t activity,
-                   bool first);
+                   uint64_t bytes, bool first);
 void kj_timing_cancel(struct kj_context *context, struct kj_pair *pair);
 /* Collects finished pairs of the context, at most `most` (0: all). Never waits. */
 void kj_timing_harvest(struct kj_ledger_header *ledger, struct kj_context *context, unsigned most);

@@ -193,9 +193,10 @@ static void close_pair(struct kj_context *context, struct kj_pair *pair)
 }
 
 void kj_timing_end(struct kj_context *context, struct kj_pair *pair, enum kj_call call, uint32_t activity,
-                   bool first)
+                   uint64_t bytes, bool first)
 {
     close_pair(context, pair);
+    pair->bytes = bytes;
     pair->activity = activity;
     pair->call = (uint8_t)call;
     pair->flags |= first ? KJ_INTERVAL_FIRST : 0;
@@ -281,27 +282,6 @@ static uint64_t least(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-/* What the bracket says of the launch. Where its thread was held up, the mean of the others is believed, as
- * far as the bracket allows it, and no less sure. */
-static struct kj_duration duration_of(const struct kj_ledger_activity *activity, const struct kj_pair *pair,
-                                      const struct kj_bracket *bracket)
-{
-    uint64_t timed = __atomic_load_n(&activity->timed, __ATOMIC_RELAXED);
-    bool learned = !bracket->sure && timed && !(pair->flags & KJ_INTERVAL_FIRST);
-    int64_t ns =
-        learned ? (int64_t)(__atomic_load_n(&activity->sum_ns, __ATOMIC_RELAXED) / timed) : bracket->ns;
-    ns = ns < bracket->low_ns ? bracket->low_ns : ns > bracket->high_ns ? bracket->high_ns : ns;
-    struct kj_duration duration = {.ns = (uint64_t)ns,
-                                   .taken_ns = pair->length_ns > ns ? (uint64_t)(pair->length_ns - ns) : 0,
-                                   .over_ns = (uint64_t)(ns - bracket->low_ns),
-                                   .under_ns = (uint64_t)(bracket->high_ns - ns)};
-    if (learned) {
-        duration.over_ns = least(duration.over_ns, activity->over_ns / timed);
-        duration.under_ns = least(duration.under_ns, activity->under_ns / timed);
-    }
-    return duration;
-}
-
 static void publish(struct kj_ledger_header *ledger, struct kj_context *context, const struct kj_pair *pair)
 {
     struct kj_timing *timing = kj_context_timing(context);
@@ -311,10 +291,14 @@ static void publish(struct kj_ledger_header *ledger, struct kj_context *context,
     bool busy = start_ns > (int64_t)(pair->called_ns + QUEUED_NS + error_ns);
     if (kj_bracket_event(timing, pair, busy, &row->event_ns))
         atomic_store_explicit(&kj_event_ns, row->event_ns, memory_order_relaxed);
-    const struct kj_bracket bracket = kj_bracket_of(timing, pair, busy, row->event_ns != UINT32_MAX);
-    const struct kj_ledger_activity *activities = kj_section(ledger, KJ_SECTION_ACTIVITIES);
-    const struct kj_duration duration = duration_of(&activities[pair->activity], pair, &bracket);
+    struct kj_ledger_activity *activity =
+        (struct kj_ledger_activity *)kj_section(ledger, KJ_SECTION_ACTIVITIES) + pair->activity;
+    const struct kj_bracket bracket =
+        kj_bracket_of(timing, activity, pair, busy, row->event_ns != UINT32_MAX);
+    const struct kj_duration duration = kj_duration_of(timing, activity, pair, &bracket);
     int64_t end_ns = start_ns + bracket.end_ns - pair->start_ns - timing->tie[pair->base].axis_ns;
+    if (bracket.early)
+        end_ns -= bracket.ns - (int64_t)duration.ns;
     row->placed++;
     row->error_sum_ns += error_ns;
     row->error_most_ns = error_ns > row->error_most_ns ? error_ns : row->error_most_ns;

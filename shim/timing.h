@@ -24,6 +24,7 @@ struct kj_pair {
     /* Before the start event was recorded; between that and the launch call; after that; after the end event.
      */
     uint64_t launch_ns, called_ns, returned_ns, marked_ns;
+    uint64_t bytes; /* of a copy or fill */
     uint32_t activity;
     uint32_t mixed_at; /* as its stream's when it began */
     uint16_t stream_row, thread_row;
@@ -63,6 +64,21 @@ struct kj_reach {
     uint32_t usual_record_ns, usual_call_ns[KJ_CALL_HOST];
 };
 
+/* Launches that do the same: durations.c. */
+enum { KJ_ALIKE = 128 };
+struct kj_sum {
+    uint64_t count, ns, over_ns, under_ns;
+    double ns2;
+};
+struct kj_alike {
+    bool used;
+    bool sure; /* known holds brackets alone that leave nothing open */
+    uint8_t size;
+    uint32_t activity;
+    uint64_t shortest_ns;      /* of the known ones */
+    struct kj_sum known, told; /* told: of those that are not sure, as they are in the ledger */
+};
+
 struct kj_timing {
     atomic_flag
         lock; /* held for short stretches of our own; taken by trying, never waited for on the launch path */
@@ -86,6 +102,7 @@ struct kj_timing {
     uint64_t between_ns, betweens;
     uint32_t usual_between_ns;
     struct kj_reach reach;
+    struct kj_alike alike[KJ_ALIKE];
 };
 
 void kj_timing_init(struct kj_timing *timing);
@@ -107,12 +124,16 @@ bool kj_bracket_event(struct kj_timing *timing, const struct kj_pair *pair, bool
 struct kj_bracket {
     int64_t end_ns; /* on the axis */
     int64_t ns, low_ns, high_ns;
-    bool sure; /* nothing held the thread up; else other launches tell more */
+    bool sure;  /* nothing held the thread up; else other launches tell more */
+    bool early; /* it may have ended before end_ns: then it is the start that is known */
 };
 /* busy: as far as the host's clock tells, the stream had work waiting. event_known: what an event takes is
  * learned, not guessed. */
-struct kj_bracket kj_bracket_of(const struct kj_timing *timing, const struct kj_pair *pair, bool busy,
-                                bool event_known);
+struct kj_bracket kj_bracket_of(const struct kj_timing *timing, const struct kj_ledger_activity *activity,
+                                const struct kj_pair *pair, bool busy, bool event_known);
+/* What it is taken to have run, with what its like tell. May correct what the ledger says of those. */
+struct kj_duration kj_duration_of(struct kj_timing *timing, struct kj_ledger_activity *activity,
+                                  const struct kj_pair *pair, const struct kj_bracket *bracket);
 /* The context is about to end, or may be. Returns once nobody is at work on it any more; waits at most
  * 0.1 s. */
 void kj_timing_close(struct kj_timing *timing);

@@ -228,7 +228,7 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
         __atomic_fetch_add(&rows[row].bytes, bytes, __ATOMIC_RELAXED);
     }
     if (unlikely(b->pair))
-        kj_timing_end(b->context, b->pair, call, row, first);
+        kj_timing_end(b->context, b->pair, call, row, bytes, first);
     if (unlikely(b->launch_ns) && kind != KJ_ACTIVITY_HOST)
         kj_cupti_launched(b->ledger, b->context, row, kj_stream_row(b->ledger, b->context, stream, lane),
                           b->launch_ns);

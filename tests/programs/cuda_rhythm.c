@@ -3,13 +3,14 @@
  * cuda_rhythm - launches kernels at a rhythm of its own, so that a stream is idle at each launch, or never,
  * and copies behind them. Knows nothing of kjoule.
  *
- *     cuda_rhythm [--launches N] [--batch N] [--gap-us US] [--threads N] [--hiccups] [--graph N]
- *                 [--rest-ms MS] [--stream own|legacy|per-thread] [--copy KIND]
+ *     cuda_rhythm [--launches N] [--batch N] [--gap-us US] [--threads N] [--hiccups] [--held-us US]
+ *                 [--graph N] [--rest-ms MS] [--stream own|legacy|per-thread] [--copy KIND]
  *
  * Kernels are called rhythm_0, rhythm_1, ... one a thread; all threads use one stream. After --batch launches
  * a thread makes its copy and waits for the stream, but behind a copy that waits by itself.
  * --gap-us   spins so long after each launch
- * --hiccups  every 1.7 ms a signal holds up the main thread for 0.4 ms, wherever it is
+ * --hiccups  every 1.7 ms a signal holds up the main thread, wherever it is
+ * --held-us  for so long: 400 without it
  * --copy     dtoh, htod, big, pinned, dtod, memset, 2d, dtoh-lane, async; without it there is none
  * --rest-ms  does nothing for so long before the first launch and after the last one
  * --graph    each launch is of a graph of so many kernels
@@ -72,9 +73,9 @@ FUNCTIONS(X)
 
 enum { THREADS_CAP = 16, BYTES = 1 << 20 };
 static struct {
-    int launches, batch, gap_us, threads, hiccups, graph, rest_ms;
+    int launches, batch, gap_us, threads, hiccups, held_us, graph, rest_ms;
     const char *stream, *copy;
-} want = {.launches = 1000, .batch = 100, .threads = 1, .stream = "own", .copy = "none"};
+} want = {.launches = 1000, .batch = 100, .threads = 1, .held_us = 400, .stream = "own", .copy = "none"};
 static handle context, stream, functions[THREADS_CAP], exec;
 static address device[2];
 static char pageable[BYTES], *pinned;
@@ -101,7 +102,7 @@ static void spin(int us)
 static void hold_up(int signal_)
 {
     (void)signal_;
-    spin(400);
+    spin(want.held_us);
 }
 
 /* Returns whether it has waited for all before it. */
@@ -190,7 +191,7 @@ static void read_arguments(int argc, char **argv)
         int *to;
     } numbers[] = {{"--launches", &want.launches}, {"--batch", &want.batch},     {"--gap-us", &want.gap_us},
                    {"--threads", &want.threads},   {"--hiccups", &want.hiccups}, {"--graph", &want.graph},
-                   {"--rest-ms", &want.rest_ms}};
+                   {"--rest-ms", &want.rest_ms},   {"--held-us", &want.held_us}};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "0";
         for (size_t k = 0; k < sizeof(numbers) / sizeof(*numbers); k++)
