@@ -52,14 +52,15 @@ def test_a_late_host_makes_no_copy_longer(make_sim, folder, copy, kind):
 
     How late they were is not known, so the interval holds it; the fastest of the copies tells what they take. Kernels vary, so that no delay
     keeps step with the copies."""
-    sim = make_sim("kernel * duration_us=1000 sd_us=200 power=400\n")
-    done = rhythm(folder, sim, "--launches", 90, "--batch", 3, "--copy", copy, "--stream", "legacy", "--hiccups", "--held-us", 1200)
+    sim = make_sim("kernel rhythm_0 duration_us=1000 sd_us=200 power=400\n")
+    done = rhythm(folder, sim, "--launches", 360, "--batch", 3, "--copy", copy, "--stream", "legacy", "--hiccups", "--held-us", 1200)
     ran = times(sim)
     copies, copy_ns = ran.get(kind) or ran["DtoH"]
     (told_,) = [c for c in done.report["copies"] if c["kind"] == kind]
-    assert told_["count"] == copies == 30
+    assert told_["count"] == copies == 120
     assert told_["time_low_ns"] <= copy_ns * 1.01 and copy_ns <= 1.01 * told_["time_high_ns"], (told_, ran)
-    assert told_["time_ns"] <= 2 * copy_ns + copies * 70000, (told_, ran)
+    # A busy machine is late by itself, and more than the signals are; the most that may be tells by how much.
+    assert told_["time_ns"] <= max(2 * copy_ns + copies * 40000, told_["time_high_ns"] / 3), (told_, ran)
     kernels_ns, (kernel,) = ran["rhythm_0"][1], done.report["kernels"]
     assert 0.99 * kernel["time_low_ns"] <= kernels_ns <= 1.01 * kernel["time_high_ns"], kernel
     assert kernel["time_ns"] == pytest.approx(kernels_ns, rel=0.03), kernel
