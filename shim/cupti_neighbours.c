@@ -3,7 +3,7 @@
  * cupti_neighbours.c - CUPTI serves one tool at a time, and the application's own profiler comes first. A
  * profiler that is linked with libcupti (PyTorch's is) calls through these: we leave, and then its call goes
  * on to CUPTI as if we had never been there. Where we cannot leave, for graphs exist, it gets our subscriber.
- * One that looks its functions up finds CUPTI's own, and is told of us by CUPTI, by the name of kjoule.
+ * One that looks its functions up finds CUPTI's own, and CUPTI answers it that kjoule has subscribed.
  */
 #include "cupti.h"
 

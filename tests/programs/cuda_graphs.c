@@ -428,7 +428,7 @@ static void run_shapes(void)
     }
 }
 
-/* A kernel before and after bodies of kernel b, whose number of runs nobody is told. */
+/* A kernel before and after bodies of kernel b, which run a number of times that the host does not see. */
 static void run_conditional(void)
 {
     handle stream = new_stream(), nodes[5], inner;

@@ -3,9 +3,9 @@
  * early - a library that uses the driver before main: its constructor runs before a preloaded library's own,
  * as libcublasLt's does. Built twice: early.so looks libcuda up, early_linked.so (-DLINKED) is linked to it.
  *
- * EARLY_DOES, words of: ask (a look-up alone), launch (20 kernels), thread (a thread that launches 2,000 and
- * goes on while main begins), object (C++ static objects: the same as launch, from another constructor)
- * EARLY_FLAGS, of its dlopen: lazy, now, global
+ * EARLY_DOES, words of: ask (dlsym of cuInit and nothing else), launch (20 kernels), thread (a thread that
+ * launches 2,000 and goes on while main begins), object (C++ static objects: the same as launch, from another
+ * constructor) EARLY_FLAGS, of its dlopen: lazy, now, global
  */
 #include <dlfcn.h>
 #include <pthread.h>

@@ -167,12 +167,12 @@ struct kj_durations;
 struct kj_durations *kj_durations_learn(struct kj_work *work);
 /* NULL-safe, returns NULL. */
 struct kj_durations *kj_durations_free(struct kj_durations *durations);
-bool kj_duration_is_told(const struct kj_durations *durations, const struct kj_work_graph *graph,
-                         const struct kj_work_node *node);
+bool kj_duration_is_known(const struct kj_durations *durations, const struct kj_work_graph *graph,
+                          const struct kj_work_node *node);
 /* Whether it was neither timed in the graph nor outside, and so lies between bounds. */
 bool kj_duration_is_guess(const struct kj_durations *durations, const struct kj_work_graph *graph,
                           const struct kj_work_node *node, double *ret_low_ns, double *ret_high_ns);
-/* As it is told, or a guess; 0: none. */
+/* The duration that is known, else a guess; 0: none. */
 double kj_duration_ns(const struct kj_durations *durations, const struct kj_work_graph *graph,
                       const struct kj_work_node *node);
 /* What the nodes of a graph that runs so many, one after the other, take together. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * work_devices.c - which board a device of a process is. A MIG instance is a part of one: the sensors are the
- * board's, so that is where its work is told, with the instances by name.
+ * board's, so its work is reported there, with the instances by name.
  */
 #include "account/work.h"
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * work_durations.c - how long one node of a graph runs, as far as that is told: by CUPTI, by launches of the
+ * work_durations.c - how long one node of a graph runs, as far as that is known: by CUPTI, by launches of the
  * same kernel in the same shape outside of graphs, or by graphs that run one node after the other and differ
  * in what they hold:
  *
  *     time of the graph = sum over its kinds of nodes of (number x duration)
  *
  * Each duration lies between bounds, which these equations narrow until nothing moves any more. A kind of
- * node whose bounds stay far apart is not told.
+ * node whose bounds stay far apart has no known duration.
  */
 #include "account/work.h"
 
@@ -241,11 +241,11 @@ static void narrow_all(struct kj_durations *s)
     }
 }
 
-/* ---- what is told
+/* ---- durations that are known
  * ---------------------------------------------------------------------------------------------------- */
 
-bool kj_duration_is_told(const struct kj_durations *s, const struct kj_work_graph *g,
-                         const struct kj_work_node *node)
+bool kj_duration_is_known(const struct kj_durations *s, const struct kj_work_graph *g,
+                          const struct kj_work_node *node)
 {
     const struct shape *shape = shape_of(s, g, node);
     if (node->timed || is_small_copy(node))
@@ -263,7 +263,7 @@ double kj_duration_ns(const struct kj_durations *s, const struct kj_work_graph *
         return node->sum_ns / (double)node->timed;
     if (has_one_duration(node) && shape->known)
         return shape->sum_ns / (double)shape->timed;
-    if (kj_duration_is_told(s, g, node) && has_one_duration(node))
+    if (kj_duration_is_known(s, g, node) && has_one_duration(node))
         return (shape->low_ns + shape->high_ns) / 2;
     if (is_small_copy(node))
         return COPY_GUESS_NS;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * work_nodes.c - what graphs run, and how much of a graph's time is whose. A launch of a graph is timed as a
- * whole. What is told of its nodes (work_durations.c) is theirs. Kinds of nodes that are not told, but run in
- * the same graphs, form a group: the time of the group is known, and the shares of its members are guesses.
+ * whole. Nodes of known duration (work_durations.c) have theirs. Kinds of nodes of unknown duration that run
+ * in the same graphs form a group: the time of the group is known, and the shares of its members are
+ * guesses.
  */
 #include "account/work.h"
 
@@ -141,9 +142,9 @@ static void find_open(struct grouping *s, struct kj_work_graph *g)
     uint32_t first = KJ_NO_CLASS;
     bool any = false, kernels = false;
     for (size_t i = 0; i < g->count && g->mean_ns > 0; i++)
-        any = any || !kj_duration_is_told(s->durations, g, &nodes[i]);
+        any = any || !kj_duration_is_known(s->durations, g, &nodes[i]);
     for (size_t i = 0; i < g->count; i++) {
-        nodes[i].open = any && (!g->serial || !kj_duration_is_told(s->durations, g, &nodes[i]));
+        nodes[i].open = any && (!g->serial || !kj_duration_is_known(s->durations, g, &nodes[i]));
         kernels =
             kernels || (nodes[i].open && nodes[i].own != KJ_NO_CLASS && !kj_kind_is_copy(nodes[i].kind));
     }
