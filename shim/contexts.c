@@ -37,9 +37,15 @@ static struct kj_context others[DEVICES_CAP];
 static struct {
     _Atomic(CUcontext) handle; /* NULL: not known, or not begun */
     atomic_int held;
-    atomic_uint retaining; /* calls under way */
-    atomic_uint retained;  /* calls ever */
+    atomic_uint retaining;    /* calls under way */
+    atomic_uint retained;     /* calls ever */
+    _Atomic uint64_t made_ns; /* after the first of them; 0: none */
 } primaries[DEVICES_CAP];
+
+static bool is_ordinal(CUdevice ordinal)
+{
+    return ordinal >= 0 && ordinal < DEVICES_CAP;
+}
 
 static int attribute(CUdevice_attribute which, CUdevice device)
 {
@@ -52,6 +58,10 @@ static int attribute(CUdevice_attribute which, CUdevice device)
 static struct kj_ledger_device describe(CUdevice ordinal)
 {
     struct kj_ledger_device device = {.ordinal = ordinal};
+    if (is_ordinal(ordinal))
+        device.context_ns = atomic_load(&primaries[ordinal].made_ns);
+    if (!device.context_ns)
+        device.context_ns = kj_now_ns();
     CUuuid board, instance;
     bool known = kj_driver.cuDeviceGetUuid && !kj_driver.cuDeviceGetUuid(&board, ordinal);
     bool newer = kj_driver.cuDeviceGetUuid_v2 && !kj_driver.cuDeviceGetUuid_v2(&instance, ordinal);
@@ -256,6 +266,7 @@ void kj_context_created(struct kj_ledger_header *ledger)
         return;
     context->created = true;
     atomic_store(&context->references, 1);
+    kj_rest_context_made(ledger);
 }
 
 void kj_context_attached(struct kj_ledger_header *ledger)
@@ -265,9 +276,15 @@ void kj_context_attached(struct kj_ledger_header *ledger)
         atomic_fetch_add(&context->references, 1);
 }
 
-static bool is_ordinal(CUdevice ordinal)
+static void primary_made(CUdevice device, CUcontext handle)
 {
-    return ordinal >= 0 && ordinal < DEVICES_CAP;
+    struct kj_ledger_header *ledger = kj_enter();
+    uint64_t none = 0;
+    atomic_store(&primaries[device].handle, handle);
+    if (!ledger)
+        return;
+    atomic_compare_exchange_strong(&primaries[device].made_ns, &none, kj_now_ns());
+    kj_rest_context_made(ledger);
 }
 
 CUresult cuDevicePrimaryCtxRetain(CUcontext *ret_context, CUdevice device)
@@ -280,7 +297,7 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext *ret_context, CUdevice device)
     atomic_fetch_add(&primaries[device].retaining, 1);
     CUresult rc = real(ret_context, device);
     if (!rc)
-        atomic_store(&primaries[device].handle, *ret_context);
+        primary_made(device, *ret_context);
     atomic_fetch_add(&primaries[device].held, !rc);
     atomic_fetch_add(&primaries[device].retained, 1);
     atomic_fetch_sub(&primaries[device].retaining, 1);
@@ -426,6 +443,18 @@ void kj_context_visit(struct kj_ledger_header *ledger, struct kj_context *contex
     if (kj_context_current(ledger) != context &&
         !atomic_load_explicit(&context->visited, memory_order_relaxed))
         atomic_store_explicit(&context->visited, true, memory_order_relaxed);
+}
+
+bool kj_context_is_only(struct kj_ledger_header *ledger, CUcontext named)
+{
+    const struct kj_context *context = named ? context_find(named) : kj_context_current(ledger);
+    unsigned used = atomic_load_explicit(&contexts_used, memory_order_relaxed);
+    if (!context || !context->timing || ledger->sections[KJ_SECTION_CONTEXTS].dropped)
+        return false;
+    for (unsigned i = 0; i < used; i++)
+        if (&contexts[i] != context && atomic_load_explicit(&contexts[i].handle, memory_order_relaxed))
+            return false;
+    return true;
 }
 
 /* ---- what is known of one

@@ -119,6 +119,7 @@ static void fill_calls(struct kj_ledger_header *ledger)
     struct kj_ledger_call *calls = kj_section(ledger, KJ_SECTION_CALLS);
     for (int hook = 0; hook < KJ_HOOK_COUNT; hook++)
         calls[hook].name = kj_name_store(ledger, symbols[hook]);
+    kj_rest_mark_calls(calls);
     ledger->sections[KJ_SECTION_CALLS].used = KJ_HOOK_COUNT;
     /* Activity 0 takes what does not fit the table. */
     struct kj_ledger_activity *others = kj_section(ledger, KJ_SECTION_ACTIVITIES);

@@ -20,7 +20,7 @@
 #include <stdint.h>
 
 #define KJ_LEDGER_MAGIC     0x3172656764656c6bULL /* "kledger1" as little-endian bytes */
-#define KJ_LEDGER_VERSION   4u
+#define KJ_LEDGER_VERSION   5u
 #define KJ_LEDGER_MAX_BYTES (64u << 20)
 #define KJ_LEDGER_UNNAMED   "(unnamed kernel" /* begins the name of a kernel whose own nobody could tell */
 #define KJ_LEDGER_PREFIX    "ledger."         /* file name in the run folder: ledger.<pid>.<start_ticks> */
@@ -141,6 +141,11 @@ struct kj_ledger_header {
     uint64_t walk_delays;  /* of this process; each is an interval too, of kind WALK */
     uint64_t walk_ns;      /* they took */
     uint64_t walk_most_ns; /* the longest */
+
+    /* Nothing of this process is left to run while no copy is under way and this is 1 + the calls counted in
+     * COUNTS of the functions that are KJ_CALL_WORKS. 0: no wait has covered them, nor was a context made. */
+    uint64_t settled_calls;
+    uint64_t copies_under_way; /* calls of copies and fills that have not been counted yet */
 };
 
 struct kj_ledger_device {
@@ -153,6 +158,7 @@ struct kj_ledger_device {
     /* As cuDeviceGetUuid_v2, where that is another one: of the MIG instance. NVML writes "MIG-...". */
     uint8_t instance_uuid[16];
     uint32_t instance_known;
+    uint64_t context_ns; /* when its first context had been made; where that was not seen, was first used */
 };
 
 struct kj_ledger_context {
@@ -222,9 +228,13 @@ struct kj_ledger_activity {
     uint64_t first_taken_ns, first_over_ns, first_under_ns; /* the same of the first launch */
 };
 
+enum kj_call_flag {
+    KJ_CALL_WORKS = 1 << 0, /* gives a device work, or may end a context */
+};
+
 struct kj_ledger_call {
-    uint32_t name; /* offset in NAMES */
-    uint32_t reserved;
+    uint32_t name;    /* offset in NAMES */
+    uint32_t flags;   /* enum kj_call_flag */
     uint64_t failed;  /* the successful ones (NOT_READY of a query is one) are in COUNTS */
     uint64_t host_ns; /* time inside the driver, kept for synchronising calls only */
 };

@@ -147,6 +147,8 @@ void kj_context_attached(struct kj_ledger_header *ledger);
 /* It is launched to; where another one is current, its own waits may never come. */
 void kj_context_visit(struct kj_ledger_header *ledger, struct kj_context *context);
 void kj_contexts_harvest_visited(struct kj_ledger_header *ledger);
+/* No other context that was launched to is alive, and it is the current one, or the one named (not NULL). */
+bool kj_context_is_only(struct kj_ledger_header *ledger, CUcontext named);
 void kj_contexts_forget(void); /* after fork */
 
 /* A call that ends a context, or takes a reference to one away: which, and what became of it. What has not
@@ -168,6 +170,8 @@ void kj_ending_end(struct kj_ledger_header *ledger, struct kj_ending *ending, en
 /* Row of STREAMS for a handle as given to a call of this lane. */
 uint16_t kj_stream_row(struct kj_ledger_header *ledger, struct kj_context *context, CUstream stream,
                        int lane);
+/* Streams that the program made have been launched to. */
+bool kj_streams_met(void);
 /* Its handle is another stream's from now on. */
 void kj_stream_forget(CUstream stream);
 /* The context's streams have gone with it. NULL: all, after fork. */
@@ -343,6 +347,32 @@ void kj_governor_made(struct kj_ledger_header *ledger, uint64_t took_ns);
 /* The same in finding out what a graph runs, after asking about so many nodes. */
 void kj_governor_read(struct kj_ledger_header *ledger, uint64_t took_ns, size_t nodes);
 void kj_governor_tick(struct kj_ledger_header *ledger, uint64_t now_ns);
+
+/* ---- rest: nothing is left to run (rest.c)
+ * ------------------------------------------------------------------------ */
+
+/* Marks the rows of calls that give a device work. */
+void kj_rest_mark_calls(struct kj_ledger_call *calls);
+/* Before a wait for what is named (NULL: the current context, or stream 0): what kj_rest_settled is to be
+ * given once it has succeeded. 0: it may leave something running. */
+uint64_t kj_rest_covered(struct kj_ledger_header *ledger, enum kj_hook hook, int lane, const void *named);
+static inline void kj_rest_settled(struct kj_ledger_header *ledger, uint64_t covered)
+{
+    if (covered)
+        __atomic_store_n(&ledger->settled_calls, covered, __ATOMIC_RELEASE);
+}
+/* A synchronous copy to the host has been counted: it waited for its stream. */
+void kj_rest_copied(struct kj_ledger_header *ledger);
+/* Before anything was launched, the device rests from here on. */
+void kj_rest_context_made(struct kj_ledger_header *ledger);
+static inline void kj_rest_copy_begins(struct kj_ledger_header *ledger)
+{
+    __atomic_fetch_add(&ledger->copies_under_way, 1, __ATOMIC_RELAXED);
+}
+static inline void kj_rest_copy_ended(struct kj_ledger_header *ledger)
+{
+    __atomic_fetch_sub(&ledger->copies_under_way, 1, __ATOMIC_RELEASE);
+}
 
 /* ---- delays that the user asked for (walk.c)
  * ------------------------------------------------------------------------ */

@@ -25,6 +25,7 @@ static uint32_t next_victim; /* under the cold lock, as all below */
 static uint16_t free_rows[ROWS];
 static uint32_t free_first, free_count;
 static uint64_t streams_met;
+static atomic_bool made_ones_met;
 
 static inline unsigned bucket_of(uintptr_t key, int choice)
 {
@@ -147,6 +148,7 @@ static struct kj_context *stream_meet(struct kj_ledger_header *ledger, CUstream 
 {
     CUcontext handle = NULL;
     bool inside = kj_self.inside;
+    atomic_store(&made_ones_met, true);
     kj_self.inside = true;
     bool told = kj_driver.cuStreamGetCtx && !kj_driver.cuStreamGetCtx(stream, &handle) && handle;
     struct kj_context *context = told ? kj_context_meet(ledger, handle) : NULL;
@@ -196,6 +198,11 @@ uint16_t kj_stream_row(struct kj_ledger_header *ledger, struct kj_context *conte
     return row;
 }
 
+bool kj_streams_met(void)
+{
+    return atomic_load_explicit(&made_ones_met, memory_order_relaxed);
+}
+
 void kj_stream_forget(CUstream stream)
 {
     kj_captures_changed();
@@ -217,6 +224,7 @@ void kj_streams_forget(const struct kj_context *context)
         memset(keys, 0, sizeof(keys));
         memset(values, 0, sizeof(values));
         free_count = 0;
+        atomic_store(&made_ones_met, false);
         return;
     }
     kj_lock_cold();

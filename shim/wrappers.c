@@ -109,6 +109,8 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, en
     b->ledger = kj_enter();
     if (!b->ledger)
         return;
+    if (call == KJ_CALL_COPY || call == KJ_CALL_COPY_ASYNC)
+        kj_rest_copy_begins(b->ledger);
     b->stands_for = 0;
     if (unlikely(--kj_self.until_sample == 0))
         sample_begin(b);
@@ -259,7 +261,9 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
     if (unlikely(!b.ledger))                                                                                 \
         return rc;                                                                                           \
     bracket_close(&b, rc, on, lane, call);                                                                   \
-    launch_end(&b, KJ_HOOK_##symbol, rc, call, kind, &shape, rc ? 0 : (bytes), on, lane)
+    launch_end(&b, KJ_HOOK_##symbol, rc, call, kind, &shape, rc ? 0 : (bytes), on, lane);                    \
+    if ((call) == KJ_CALL_COPY || (call) == KJ_CALL_COPY_ASYNC)                                              \
+    kj_rest_copy_ended(b.ledger)
 
 /* The context of a launch that is to be counted and nothing else, as most are: it goes the short way. */
 static inline struct kj_context *counts_alone(struct bracket *b, CUstream stream)
@@ -328,6 +332,8 @@ static void copied(struct kj_ledger_header *ledger, CUresult rc, uint8_t kind, u
     if (unlikely(atomic_load_explicit(&kj_cupti_on, memory_order_relaxed)))
         kj_cupti_harvest(ledger, kj_now_ns(), false);
     kj_timing_harvest(ledger, context, 2 * KJ_SAMPLE_EVERY);
+    if (kind == KJ_ACTIVITY_MEMCPY_DTOH)
+        kj_rest_copied(ledger);
     if (unlikely(kj_config.walk > 0) && kind == KJ_ACTIVITY_MEMCPY_DTOH)
         kj_walk(ledger, false, took_ns);
 }
@@ -391,6 +397,8 @@ static void wait_end(struct kj_ledger_header *ledger, enum kj_hook hook, CUresul
         kj_walk(ledger, hook != KJ_HOOK_cuEventSynchronize, end_ns - start_ns);
 }
 
+/* The handle that a call names, as its arguments stand in hooks.def; NULL: none. */
+#define NAMED_BY(...) ((const void *[2]){NULL, ##__VA_ARGS__}[1])
 #define SYNC(symbol, name, version, lane, params, args)                                                      \
     CUresult symbol params                                                                                   \
     {                                                                                                        \
@@ -398,8 +406,10 @@ static void wait_end(struct kj_ledger_header *ledger, enum kj_hook hook, CUresul
         struct kj_ledger_header *ledger = kj_enter();                                                        \
         if (unlikely(!real || !ledger))                                                                      \
             return real ? real args : REFUSED;                                                               \
+        uint64_t covered = kj_rest_covered(ledger, KJ_HOOK_##symbol, lane, NAMED_BY args);                   \
         uint64_t start_ns = kj_now_ns();                                                                     \
         CUresult rc = real args;                                                                             \
+        kj_rest_settled(ledger, rc ? 0 : covered);                                                           \
         wait_end(ledger, KJ_HOOK_##symbol, rc, start_ns);                                                    \
         return rc;                                                                                           \
     }

@@ -19,16 +19,6 @@ static const struct kj_report_component *component_of(const struct kj_report *re
     return NULL;
 }
 
-static uint64_t context_start_ns(const struct kj_work *work, uint32_t device)
-{
-    uint64_t first_ns = 0;
-    for (size_t i = 0; i < work->interval_count; i++)
-        if (work->classes[work->intervals[i].class_index].device == device &&
-            (!first_ns || work->intervals[i].start_ns < first_ns))
-            first_ns = work->intervals[i].start_ns;
-    return first_ns;
-}
-
 /* A ring of samples whose window nobody knows would only blur what the sensor beside it tells, and a lag of
  * unknown time constant is no window; they still are weighed for the total. */
 static bool is_told_apart(const struct kj_channel *channel)
@@ -131,20 +121,41 @@ static void free_classes(struct kj_model_classes *m)
     free(m->place);
 }
 
-/* Where the timeline of a device is complete: of the one process that used it. Of several, each has bursts of
- * its own. */
-static size_t device_spans(const struct kj_work *work, uint32_t device, struct kj_model_span *ret_spans)
+static int by_start(const void *a, const void *b)
 {
-    size_t count = 0;
+    const struct kj_model_span *x = a, *y = b;
+    return (x->start_ns > y->start_ns) - (x->start_ns < y->start_ns);
+}
+
+/* Where the timeline of a device is complete, in order and apart: of the one process that used it. Of
+ * several, each has bursts and rests of its own. */
+static size_t device_spans(const struct kj_work *work, uint32_t device, struct kj_model_span *ret_spans,
+                           bool *ret_bursts)
+{
+    size_t count = 0, apart = 0;
+    uint32_t view = 0;
+    *ret_bursts = false;
     for (size_t i = 0; i < work->span_count; i++) {
         const struct kj_work_span *span = &work->spans[i];
         if (span->device != device)
             continue;
-        if (count && span->view != work->spans[i - 1].view)
+        if (count && span->view != view) {
+            *ret_bursts = false;
             return 0;
+        }
+        view = span->view;
+        *ret_bursts = *ret_bursts || !span->rest;
         ret_spans[count++] = (struct kj_model_span){span->start_ns, span->end_ns};
     }
-    return count;
+    qsort(ret_spans, count, sizeof(*ret_spans), by_start);
+    for (size_t i = 0; i < count; i++) {
+        struct kj_model_span *last = apart ? &ret_spans[apart - 1] : NULL;
+        if (!last || ret_spans[i].start_ns > last->end_ns)
+            ret_spans[apart++] = ret_spans[i];
+        else if (ret_spans[i].end_ns > last->end_ns)
+            last->end_ns = ret_spans[i].end_ns;
+    }
+    return apart;
 }
 
 static int run_model(struct kj_account *a, const struct kj_work *work, uint32_t d,
@@ -155,7 +166,8 @@ static int run_model(struct kj_account *a, const struct kj_work *work, uint32_t 
     struct kj_error error = {0};
     size_t count = device_series(a->series, work->devices[d].key, series, 16);
     struct kj_model_span *spans = calloc(work->span_count + 1, sizeof(*spans));
-    size_t span_count = spans ? device_spans(work, d, spans) : 0;
+    bool bursts = false;
+    size_t span_count = spans ? device_spans(work, d, spans, &bursts) : 0;
     const struct kj_phase_classes phase_classes = {m->index, m->count};
     double *phase_shares = kj_phase_shares(work, &phase_classes);
     bool *phase_guesses = kj_phase_guesses(work, &phase_classes);
@@ -181,12 +193,12 @@ static int run_model(struct kj_account *a, const struct kj_work *work, uint32_t 
                                          .series_count = count,
                                          .total_known = true,
                                          .total_uj = total->uj,
-                                         .context_ns = context_start_ns(work, d),
+                                         .context_ns = work->devices[d].context_ns,
                                          .walked_ns = a->report->walk.delay_ns,
                                          .limit_mw = device_limit_mw(a->series, work->devices[d].key)};
     /* Regression needs to know what ran when: with next to no timed launches nothing is. */
-    const struct kj_model_options options = {.method = whole || span_count ? KJ_MODEL_BAYES
-                                                                           : KJ_MODEL_TIME_PROPORTIONAL};
+    const struct kj_model_options options = {.method = whole || bursts ? KJ_MODEL_BAYES
+                                                                       : KJ_MODEL_TIME_PROPORTIONAL};
     int status = kj_model_attribute(&input, &options, ret_result, &error);
     if (status)
         kj_report_warn(a->report, "%s: energy could not be shared out: %s", work->devices[d].key, error.text);

@@ -328,6 +328,7 @@ static int join_intervals(struct kj_account *account, struct kj_work *work)
         int status = add_intervals(work, (uint32_t)v, rows, count);
         status = status ? status : kj_work_add_delays(work, (uint32_t)v, rows, count);
         status = status ? status : kj_work_add_spans(work, (uint32_t)v, rows, count);
+        status = status ? status : kj_work_add_rests(work, (uint32_t)v, account->dir_fd);
         status = status ? status : kj_work_add_phases(work, (uint32_t)v, rows, count);
         free(rows);
         if (status)

@@ -78,6 +78,7 @@ struct kj_work_device {
     char model[64];
     char instances[KJ_INSTANCES_CAP][KJ_DEVICE_TEXT]; /* "MIG-...": the run's parts of the board */
     size_t instance_count;
+    uint64_t context_ns; /* when the first context of the run was made on it */
     bool phases_sampled; /* some launches' phases are not told one by one, but by those of bursts */
     /* Of the launches whose phase their order tells: seen in bursts, in blocks one after the other. */
     double block_ns[KJ_PHASE_BLOCKS][KJ_PHASE_COUNT];
@@ -97,9 +98,10 @@ struct kj_work_phase {
 };
 
 /* A burst: between its first and its last timed launch every launch of the process on the device was timed.
- */
+ * Or a rest: the process had nothing to run there. */
 struct kj_work_span {
     uint32_t device, view;
+    bool rest;
     uint64_t start_ns, end_ns;
 };
 
@@ -122,7 +124,7 @@ struct kj_work {
     size_t class_count;
     struct kj_model_interval *intervals; /* class_index over all devices */
     size_t interval_count, interval_cap;
-    struct kj_work_span *spans; /* in order, of one process after the other */
+    struct kj_work_span *spans; /* of one process after the other */
     size_t span_count;
     struct kj_work_delay *delays;
     size_t delay_count;
@@ -145,6 +147,8 @@ double kj_work_launch_ns(const struct kj_ledger_activity *activity);
 /* work_spans.c: the bursts of one process, from its intervals as its ledger has them. 0 or -1. */
 int kj_work_add_spans(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *rows,
                       size_t count);
+/* Its rests, where it uses one device: of several, which one had lost its context is not known. 0 or -1. */
+int kj_work_add_rests(struct kj_work *work, uint32_t view, int dir_fd);
 
 /* work_devices.c: the index of a process's device, a new one where it is the first of its board; KJ_NO_CLASS
  * when out of memory. */

@@ -65,6 +65,8 @@ uint32_t kj_work_find_device(struct kj_work *work, const struct kj_ledger_device
     for (size_t i = 0; i < work->device_count; i++)
         if (!strcmp(work->devices[i].key, key)) {
             add_instance(&work->devices[i], instance);
+            if (device->context_ns < work->devices[i].context_ns)
+                work->devices[i].context_ns = device->context_ns;
             return (uint32_t)i;
         }
     void *devices = realloc(work->devices, (work->device_count + 1) * sizeof(*work->devices));
@@ -73,6 +75,7 @@ uint32_t kj_work_find_device(struct kj_work *work, const struct kj_ledger_device
     work->devices = devices;
     struct kj_work_device *row = memset(&work->devices[work->device_count], 0, sizeof(*row));
     memcpy(row->key, key, sizeof(row->key));
+    row->context_ns = device->context_ns;
     snprintf(row->model, sizeof(row->model), "%.*s", (int)sizeof(device->name) - 1, device->name);
     add_instance(row, instance);
     return (uint32_t)work->device_count++;

@@ -2,7 +2,7 @@
  *
  * work_spans.c - where the timeline of a process is complete: its bursts, which begin at intervals that the
  * shim flagged. So it flags what follows a launch that it could not time. What it timed outside of bursts
- * belongs to none.
+ * belongs to none. And its rests, in which there was nothing to time.
  */
 #include "account/work.h"
 
@@ -20,17 +20,26 @@ static int by_launch(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static int add_span(struct kj_work *work, uint32_t view, uint32_t device, const struct launch *first,
-                    const struct launch *last)
+static int add_span(struct kj_work *work, const struct kj_work_span *span)
 {
-    if (!first || last->end_ns <= first->start_ns)
+    if (span->end_ns <= span->start_ns)
         return 0;
     void *spans = realloc(work->spans, (work->span_count + 1) * sizeof(*work->spans));
     if (!spans)
         return -1;
     work->spans = spans;
-    work->spans[work->span_count++] = (struct kj_work_span){device, view, first->start_ns, last->end_ns};
+    work->spans[work->span_count++] = *span;
     return 0;
+}
+
+static int add_burst(struct kj_work *work, uint32_t view, uint32_t device, const struct launch *first,
+                     const struct launch *last)
+{
+    return !first ? 0
+                  : add_span(work, &(struct kj_work_span){.device = device,
+                                                          .view = view,
+                                                          .start_ns = first->start_ns,
+                                                          .end_ns = last->end_ns});
 }
 
 int kj_work_add_spans(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *rows,
@@ -56,14 +65,36 @@ int kj_work_add_spans(struct kj_work *work, uint32_t view, const struct kj_ledge
             if (launches[i].device != device)
                 continue;
             if (launches[i].gap) {
-                status = add_span(work, view, device, first, last);
+                status = add_burst(work, view, device, first, last);
                 first = NULL;
             }
             first = first ? first : &launches[i];
             last = &launches[i];
         }
-        status = status ? status : add_span(work, view, device, first, last);
+        status = status ? status : add_burst(work, view, device, first, last);
     }
     free(launches);
+    return status;
+}
+
+int kj_work_add_rests(struct kj_work *work, uint32_t view, int dir_fd)
+{
+    struct kj_ledger_device device;
+    struct kj_ledger_rest *rests;
+    size_t count;
+    if (kj_ledger_view_rows(work->views[view], KJ_SECTION_DEVICES) != 1 ||
+        !kj_ledger_view_row(work->views[view], KJ_SECTION_DEVICES, 0, &device))
+        return 0;
+    uint32_t index = kj_work_find_device(work, &device);
+    if (index == KJ_NO_CLASS || kj_ledger_view_rests(dir_fd, work->views[view], &rests, &count))
+        return -1;
+    int status = 0;
+    for (size_t i = 0; !status && i < count; i++)
+        status = add_span(work, &(struct kj_work_span){.device = index,
+                                                       .view = view,
+                                                       .rest = true,
+                                                       .start_ns = rests[i].start_ns,
+                                                       .end_ns = rests[i].end_ns});
+    free(rests);
     return status;
 }

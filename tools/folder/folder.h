@@ -7,6 +7,7 @@
  * ("kjoule.run/1") series.<nnn>.csv          sampled power and CPU time           series.h
  *       ledger.<pid>.<ticks>      one per process, written by the shim  ledgers.h, shim/ledger.h
  *       intervals.<pid>.<ticks>   drained from the ledger's ring
+ *       rests.<pid>.<ticks>       when the process had nothing left to run, as the recorder saw by its ledger
  *       report.json               the answer, recomputable from the above at any time
  *
  * Run id: <yyyymmdd>-<hhmmss>-<host>-<pid>, in UTC. Output templates expand %h host, %p pid, %r rank, %%

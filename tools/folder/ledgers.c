@@ -14,8 +14,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define INTERVALS_MAGIC "kintvls1" /* 8 bytes, then rows */
-#define INTERVALS_CAP   (256u << 20)
+/* Files beside a ledger: a magic of 8 bytes, then rows. */
+enum { MAGIC_SIZE = 8 };
+struct rows_file {
+    char magic[MAGIC_SIZE + 1];
+    size_t row_size, cap;
+};
+static const struct rows_file intervals_file = {"kintvls1", sizeof(struct kj_ledger_interval), 256u << 20};
+static const struct rows_file rests_file = {"kjrests1", sizeof(struct kj_ledger_rest), 16u << 20};
 
 static const struct {
     uint32_t row_size, cap;
@@ -182,9 +188,21 @@ uint64_t kj_ledger_view_calls(const struct kj_ledger_view *view, uint32_t call)
                : 0;
 }
 
-static void intervals_name(const char *ledger_name, char *ret_name, size_t size)
+/* Of a file beside a ledger. */
+static void name_beside(const char *kind, const char *ledger_name, char *ret_name, size_t size)
 {
-    snprintf(ret_name, size, "intervals.%s", ledger_name + strlen(KJ_LEDGER_PREFIX));
+    snprintf(ret_name, size, "%s.%s", kind, ledger_name + strlen(KJ_LEDGER_PREFIX));
+}
+
+/* Returns how many whole rows there are, behind the magic in *ret_data; the caller frees. */
+static size_t read_rows(int dir_fd, const char *name, const struct rows_file *file, char **ret_data)
+{
+    size_t size = 0;
+    *ret_data = NULL;
+    if (kj_file_read(dir_fd, name, file->cap + 64, ret_data, &size) || size < MAGIC_SIZE ||
+        memcmp(*ret_data, file->magic, MAGIC_SIZE) != 0)
+        return 0;
+    return (size - MAGIC_SIZE) / file->row_size; /* a torn last row falls away */
 }
 
 /* Reads ring rows [first, first + count) into rows. */
@@ -202,15 +220,10 @@ int kj_ledger_view_intervals(int dir_fd, const struct kj_ledger_view *view,
                              struct kj_ledger_interval **ret_intervals, size_t *ret_count,
                              uint64_t *ret_dropped)
 {
-    char name[96], *data = NULL;
-    size_t size = 0;
-    intervals_name(view->name, name, sizeof(name));
+    char name[96], *data;
+    name_beside("intervals", view->name, name, sizeof(name));
     const struct kj_ledger_section_entry *ring = &view->header.sections[KJ_SECTION_RING];
-    if (kj_file_read(dir_fd, name, INTERVALS_CAP + 64, &data, &size) == 0 &&
-        (size < 8 || memcmp(data, INTERVALS_MAGIC, 8)))
-        size = 0;
-    size_t drained =
-        size < 8 ? 0 : (size - 8) / sizeof(struct kj_ledger_interval); /* a torn last row falls away */
+    size_t drained = read_rows(dir_fd, name, &intervals_file, &data);
     /* Killed between writing the file and advancing the tail: those rows are in both. */
     uint64_t first = view->header.ring_tail > drained ? view->header.ring_tail : drained;
     uint64_t left = ring->used > first ? ring->used - first : 0;
@@ -222,7 +235,7 @@ int kj_ledger_view_intervals(int dir_fd, const struct kj_ledger_view *view,
         return -ENOMEM;
     }
     if (drained)
-        memcpy(rows, data + 8, drained * sizeof(*rows));
+        memcpy(rows, data + MAGIC_SIZE, drained * sizeof(*rows));
     free(data);
     if (left && !read_ring(view->fd, ring, first, left, rows + drained))
         left = 0;
@@ -233,16 +246,17 @@ int kj_ledger_view_intervals(int dir_fd, const struct kj_ledger_view *view,
 }
 
 /* Appends; a failed write is taken back, so that the file holds whole rows. */
-static int append_rows(int dir_fd, const char *name, const struct kj_ledger_interval *rows, uint64_t count)
+static int append_rows(int dir_fd, const char *name, const struct rows_file *file, const void *rows,
+                       uint64_t count)
 {
     int fd = openat(dir_fd, name, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
     struct stat st;
     int status = fd < 0 || fstat(fd, &st) ? -errno : 0;
-    if (!status && (uint64_t)st.st_size + count * sizeof(*rows) > INTERVALS_CAP)
+    size_t bytes = count * file->row_size;
+    if (!status && (uint64_t)st.st_size + bytes > file->cap)
         status = -EFBIG;
-    if (!status && st.st_size == 0 && write(fd, INTERVALS_MAGIC, 8) != 8)
+    if (!status && st.st_size == 0 && write(fd, file->magic, MAGIC_SIZE) != MAGIC_SIZE)
         status = -EIO;
-    size_t bytes = count * sizeof(*rows);
     if (!status && write(fd, rows, bytes) != (ssize_t)bytes) {
         status = -EIO;
         if (ftruncate(fd, st.st_size))
@@ -272,11 +286,11 @@ int kj_ledger_drain(int dir_fd, const char *ledger_name)
         status = -EPROTO;
     if (!status && count) {
         struct kj_ledger_interval *rows = malloc(count * sizeof(*rows));
-        intervals_name(ledger_name, name, sizeof(name));
+        name_beside("intervals", ledger_name, name, sizeof(name));
         status = !rows ? -ENOMEM
                  : !read_ring(fd, ring, header.ring_tail, count, rows)
                      ? -EPROTO
-                     : append_rows(dir_fd, name, rows, count);
+                     : append_rows(dir_fd, name, &intervals_file, rows, count);
         free(rows);
         uint64_t tail = header.ring_tail + count;
         if (!status &&
@@ -285,4 +299,95 @@ int kj_ledger_drain(int dir_fd, const char *ledger_name)
     }
     close(fd);
     return status ? status : (int)count;
+}
+
+/* ---- rest
+ * -------------------------------------------------------------------------------------------------------------
+ */
+
+int kj_ledger_view_rests(int dir_fd, const struct kj_ledger_view *view, struct kj_ledger_rest **ret_rests,
+                         size_t *ret_count)
+{
+    char name[96], *data;
+    name_beside("rests", view->name, name, sizeof(name));
+    size_t count = read_rows(dir_fd, name, &rests_file, &data);
+    struct kj_ledger_rest *rests = malloc((count + 1) * sizeof(*rests));
+    if (rests && count)
+        memcpy(rests, data + MAGIC_SIZE, count * sizeof(*rests));
+    free(data);
+    *ret_rests = rests;
+    *ret_count = rests ? count : 0;
+    return rests ? 0 : -ENOMEM;
+}
+
+struct kj_ledger_watch {
+    int dir_fd, fd;
+    char name[80];
+    struct kj_ledger_header header;
+    uint32_t call_count;
+    bool works[KJ_LEDGER_COUNTS_CAP - KJ_LEDGER_CALLS_BASE]; /* KJ_CALL_WORKS */
+};
+
+int kj_ledger_watch_open(int dir_fd, const char *ledger_name, struct kj_ledger_watch **ret_watch)
+{
+    struct kj_ledger_view *view;
+    struct kj_error ignored = {0};
+    int status = kj_ledger_view_open(dir_fd, ledger_name, &view, &ignored);
+    if (status)
+        return status;
+    struct kj_ledger_watch *watch = calloc(1, sizeof(*watch));
+    if (watch) {
+        struct kj_ledger_call call;
+        *watch = (struct kj_ledger_watch){.dir_fd = dir_fd, .fd = view->fd, .header = view->header};
+        snprintf(watch->name, sizeof(watch->name), "%s", ledger_name);
+        for (; watch->call_count < sizeof(watch->works) / sizeof(*watch->works) &&
+               kj_ledger_view_row(view, KJ_SECTION_CALLS, watch->call_count, &call);
+             watch->call_count++)
+            watch->works[watch->call_count] = call.flags & KJ_CALL_WORKS;
+        view->fd = -1;
+    }
+    kj_ledger_view_close(view);
+    *ret_watch = watch;
+    return watch ? 0 : -ENOMEM;
+}
+
+struct kj_ledger_watch *kj_ledger_watch_close(struct kj_ledger_watch *watch)
+{
+    if (watch)
+        close(watch->fd);
+    free(watch);
+    return NULL;
+}
+
+int32_t kj_ledger_watch_pid(const struct kj_ledger_watch *watch)
+{
+    return watch->header.pid;
+}
+
+/* What stands in the header comes first: of a wait that ends meanwhile, the next look tells. */
+bool kj_ledger_watch_rests(struct kj_ledger_watch *watch, uint64_t *ret_calls)
+{
+    uint64_t cells[KJ_LEDGER_COUNTS_CAP - KJ_LEDGER_CALLS_BASE], calls = 0;
+    struct kj_ledger_header now;
+    if (!read_at(watch->fd, &now, sizeof(now), 0) || now.state != KJ_LEDGER_OPEN || !now.settled_calls ||
+        now.copies_under_way)
+        return false;
+    uint64_t threads = now.sections[KJ_SECTION_THREADS].used;
+    for (uint64_t s = 0; s < threads && s < KJ_LEDGER_SHARDS; s++) {
+        uint64_t at = watch->header.sections[KJ_SECTION_COUNTS].offset +
+                      (s * KJ_LEDGER_COUNTS_CAP + KJ_LEDGER_CALLS_BASE) * sizeof(uint64_t);
+        if (!read_at(watch->fd, cells, watch->call_count * sizeof(*cells), at))
+            return false;
+        for (uint32_t i = 0; i < watch->call_count; i++)
+            calls += watch->works[i] ? cells[i] : 0;
+    }
+    *ret_calls = calls;
+    return calls + 1 == now.settled_calls;
+}
+
+int kj_ledger_watch_save(struct kj_ledger_watch *watch, const struct kj_ledger_rest *rest)
+{
+    char name[96];
+    name_beside("rests", watch->name, name, sizeof(name));
+    return append_rows(watch->dir_fd, name, &rests_file, rest, 1);
 }

@@ -46,4 +46,23 @@ int kj_ledger_view_intervals(int dir_fd, const struct kj_ledger_view *view,
  * or negative errno. Bounded: past the cap (256 MiB) it stops and the ring counts what it drops. */
 int kj_ledger_drain(int dir_fd, const char *ledger_name);
 
+/* A stretch in which a process had nothing left to run on any device, and a context. */
+struct kj_ledger_rest {
+    uint64_t start_ns, end_ns;
+};
+/* Those of one ledger (file "rests.<pid>.<start_ticks>"), in order; the caller frees. None: 0 rows. */
+int kj_ledger_view_rests(int dir_fd, const struct kj_ledger_view *view, struct kj_ledger_rest **ret_rests,
+                         size_t *ret_count);
+
+/* Recorder's side: a ledger that is looked at again and again while its process runs. -EPROTO: not one. */
+struct kj_ledger_watch;
+int kj_ledger_watch_open(int dir_fd, const char *ledger_name, struct kj_ledger_watch **ret_watch);
+struct kj_ledger_watch *kj_ledger_watch_close(struct kj_ledger_watch *watch);
+int32_t kj_ledger_watch_pid(const struct kj_ledger_watch *watch);
+/* Whether the process has nothing left to run just now (ledger.h, settled_calls); ret_calls: while that stays
+ * the same, it had nothing in between. */
+bool kj_ledger_watch_rests(struct kj_ledger_watch *watch, uint64_t *ret_calls);
+/* Appends to its file. 0 or negative errno. */
+int kj_ledger_watch_save(struct kj_ledger_watch *watch, const struct kj_ledger_rest *rest);
+
 #endif

@@ -98,7 +98,8 @@ struct kj_model_input {
     /* [class][label] the part is a guess: anything from 0 to all of the class. NULL: none is. */
     const bool *label_open;
     size_t label_count;
-    /* Where the timeline is complete. No span and !timeline_complete: nowhere. */
+    /* Where the timeline is complete: in order, and none overlaps with another. No span and
+     * !timeline_complete: nowhere. */
     bool timeline_complete;
     const struct kj_model_span *complete;
     size_t complete_count;

@@ -94,6 +94,8 @@ struct kj_shift {
     double jitter_ns; /* of one update around its grid, 1 sigma, and */
     double unseen_ns; /* beside what the looks see of it: these blur as well */
 };
+/* rows.c: whether the timeline holds all that ran in between. */
+bool kj_model_is_complete(const struct kj_model_input *input, double start_ns, double end_ns);
 /* -1 at the start of the run, 1 at its end. */
 double kj_model_place(const struct kj_model_input *input, double t_ns);
 /* rows.c: the equations of all series within the complete part of the timeline, after the context was made.

@@ -10,11 +10,8 @@
 
 #define PIECE_MOST_NS 2e9 /* a counter that stood still for longer says little of any one kernel */
 
-static bool in_timeline(const struct kj_model_input *input, double start_ns, double end_ns)
+bool kj_model_is_complete(const struct kj_model_input *input, double start_ns, double end_ns)
 {
-    double first_ns = (double)(input->context_ns > input->start_ns ? input->context_ns : input->start_ns);
-    if (start_ns < first_ns || end_ns > (double)input->end_ns)
-        return false;
     if (input->timeline_complete)
         return true;
     size_t lo = 0, hi = input->complete_count;
@@ -26,6 +23,13 @@ static bool in_timeline(const struct kj_model_input *input, double start_ns, dou
             hi = mid;
     }
     return lo < input->complete_count && (double)input->complete[lo].start_ns <= start_ns;
+}
+
+static bool in_timeline(const struct kj_model_input *input, double start_ns, double end_ns)
+{
+    double first_ns = (double)(input->context_ns > input->start_ns ? input->context_ns : input->start_ns);
+    return start_ns >= first_ns && end_ns <= (double)input->end_ns &&
+           kj_model_is_complete(input, start_ns, end_ns);
 }
 
 double kj_model_place(const struct kj_model_input *input, double t_ns)

@@ -110,20 +110,21 @@ static double overlap_factor(const struct kj_model_interval *sorted, size_t coun
 }
 
 /* The lowest power read while the timeline shows nothing for as long as a sensor looks back, after `from`.
- * Asked only of a timeline that holds nearly all launches: a gap in any other may be full of work. */
+ * Where it is complete, or holds nearly all launches: a gap in any other may be full of work. */
 static struct power_range idle_range(const struct kj_model_input *input,
-                                     const struct kj_model_interval *sorted, uint64_t from_ns)
+                                     const struct kj_model_interval *sorted, uint64_t from_ns, bool anywhere)
 {
     struct power_range range = {0};
-    for (size_t s = 0; sorted && s < input->series_count; s++) {
+    for (size_t s = 0; s < input->series_count; s++) {
         const struct kj_sensor_series *series = &input->series[s];
         uint64_t reached_ns = 0;
         size_t next = 0;
         for (size_t i = 0; !series->counter && i < series->count; i++) {
             uint64_t t_ns = series->readings[i].t_ns;
-            for (; next < input->interval_count && sorted[next].start_ns <= t_ns; next++)
+            for (; sorted && next < input->interval_count && sorted[next].start_ns <= t_ns; next++)
                 reached_ns = sorted[next].end_ns > reached_ns ? sorted[next].end_ns : reached_ns;
-            if (t_ns >= from_ns + SETTLE_NS && reached_ns + SETTLE_NS <= t_ns && series->readings[i].value)
+            if (t_ns >= from_ns + SETTLE_NS && reached_ns + SETTLE_NS <= t_ns && series->readings[i].value &&
+                (anywhere || kj_model_is_complete(input, (double)(t_ns - SETTLE_NS), (double)t_ns)))
                 widen(&range, (double)series->readings[i].value);
         }
     }
@@ -265,9 +266,8 @@ static double idle_energy_uj(const struct kj_model_input *input, const struct kj
     uint64_t change_ns = input->context_ns > input->start_ns ? input->context_ns : input->start_ns;
     double before_ns = fmin((double)(change_ns - input->start_ns), result->idle_ns);
     struct power_range before = power_range(input, input->start_ns, change_ns);
-    struct power_range after = {0};
-    if (timeline_is_nearly_whole(input))
-        after = idle_range(input, sorted, change_ns);
+    bool anywhere = input->interval_count && timeline_is_nearly_whole(input);
+    struct power_range after = idle_range(input, sorted, change_ns, anywhere);
     struct power_range any = power_range(input, 0, UINT64_MAX);
     double run_ns = (double)(input->end_ns - input->start_ns);
     double mean_mw = run_ns > 0 ? (double)result->total_uj * 1e6 / run_ns : 0;

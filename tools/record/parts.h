@@ -76,6 +76,13 @@ struct kj_blind *kj_blind_free(struct kj_blind *blind);
  * ledger. */
 void kj_blind_look(struct kj_blind *blind, const int32_t *pids, size_t count, struct kj_run_info *info);
 
+/* rests.c: when the run's processes had nothing left to run on a device. */
+struct kj_rests;
+struct kj_rests *kj_rests_new(int dir_fd);
+/* Looks at their ledgers, where that is due. NULL-safe, as the next. */
+void kj_rests_look(struct kj_rests *rests);
+struct kj_rests *kj_rests_close(struct kj_rests *rests);
+
 /* owners.c: one owner per device within a job. */
 struct kj_owners;
 /* The job is (kind, id); NULL when the lock folder cannot be had, and then everything is owned. */

@@ -41,6 +41,7 @@ struct kj_recorder {
     struct kj_sampler *sampler;
     struct kj_events *events;
     struct kj_blind *blind;
+    struct kj_rests *rests;
     uint64_t drain_next_ns, threads_next_ns;
     bool ended;
 };
@@ -370,6 +371,7 @@ int kj_recorder_start(const struct kj_recorder_config *config, struct kj_recorde
             tell_ready(r, config->ready_fd);
         r->tree = kj_tree_new(r->info.root_pid, r->info.wrapped);
         r->blind = kj_blind_new(r->dir_fd);
+        r->rests = kj_rests_new(r->dir_fd);
         if (r->tree)
             open_sensors(r, config->options);
         kj_events_set_root(r->events, r->info.root_pid);
@@ -419,6 +421,7 @@ static void tick(struct kj_recorder *r)
     }
     if (r->sampler)
         kj_sampler_tick(r->sampler);
+    kj_rests_look(r->rests);
     if (now_ns < r->drain_next_ns)
         return;
     r->drain_next_ns = now_ns + DRAIN_NS;
@@ -468,6 +471,7 @@ int kj_recorder_watch(struct kj_recorder *r)
     r->functions = kj_functions_free(r->functions);
     r->phases = kj_cpu_phases_close(r->phases);
     r->sampler = kj_sampler_close(r->sampler);
+    r->rests = kj_rests_close(r->rests);
     drain_ledgers(r);
     kj_folder_write_run(r->dir_fd, &r->info);
     r->ended = true;
@@ -514,6 +518,7 @@ struct kj_recorder *kj_recorder_close(struct kj_recorder *r)
     kj_events_close(r->events);
     kj_tree_free(r->tree);
     kj_blind_free(r->blind);
+    kj_rests_close(r->rests);
     if (r->dir_fd >= 0)
         close(r->dir_fd);
     free(r->folder);
