@@ -38,6 +38,7 @@ struct sim_call {
     const char *symbol;     /* NULL: nobody listens */
     const char *outer_name; /* of the call that this one is made in */
     uint32_t outer;
+    double hold_us; /* before it returns */
 };
 struct sim_call sim_call_begin(int export);
 void sim_call_end(struct sim_call *call);
@@ -222,6 +223,9 @@ void sim_burn(uint64_t cost_ns); /* host time */
 /* What the call takes of the host (costs.def); CALLED does the former. */
 void sim_charge_call(int export);
 void sim_charge_items(int export, uint64_t items);
+/* Holds the call up before it does anything, where the script says so. Returns for how long at its end. */
+double sim_hold_begin(int export);
+void sim_hold_end(double us);
 CUresult sim_stream_wait(CUstream stream);
 CUresult sim_context_wait(CUcontext context);
 CUresult sim_stream_make(CUstream *ret, CUcontext context, unsigned flags, int priority);

@@ -31,11 +31,15 @@ struct sim_call sim_call_begin(int export)
         t->call(call.symbol, correlation, true);
     }
     sim_charge_call(export);
+    if (sim_machine()->script.holds)
+        call.hold_us = sim_hold_begin(export);
     return call;
 }
 
 void sim_call_end(struct sim_call *call)
 {
+    if (call->hold_us > 0)
+        sim_hold_end(call->hold_us);
     const struct sim_tracer *t = atomic_load_explicit(&tracer, memory_order_acquire);
     if (t && call->symbol)
         t->call(call->symbol, correlation, false);

@@ -29,6 +29,7 @@ enum {
     SIM_RING = 120, /* samples that the driver keeps */
     SIM_MARKS = 64,
     SIM_MARK_BYTES = 32,
+    SIM_HOLDS = 8,
 };
 
 struct sim_rule {
@@ -50,6 +51,14 @@ struct sim_cost {
     double host_ns, item_ns, device_ns;
 };
 
+/* Calls of one name that take longer than they do: the thread sleeps in them. */
+struct sim_hold {
+    char call[48];
+    double from, every,
+        times;        /* the first one held, 1 is the first call; each so many; how often, 0: always */
+    double us, after; /* after: what was asked for has been submitted, and waited for */
+};
+
 struct sim_script {
     int devices, driver_version;
     double idle_w, context_w, cap_w;
@@ -58,6 +67,8 @@ struct sim_script {
     bool calls_cost; /* any does */
     double costs_scale;
     struct sim_cost cost[SIM_COSTS];
+    int holds;
+    struct sim_hold hold[SIM_HOLDS];
     double body_runs;                    /* of a conditional node in one launch of its graph, on average */
     double copies_wait;                  /* each synchronous one, and no other, waits for the device */
     double spin;                         /* waiting spins and does not sleep, as a driver's does by default */

@@ -183,6 +183,36 @@ static void read_kernel(struct sim_script *script, char *words, const char *path
     }
 }
 
+static void read_hold(struct sim_script *script, char *words, const char *path, int line)
+{
+    static const struct setting keys[] = {{NULL, "from", offsetof(struct sim_hold, from)},
+                                          {NULL, "every", offsetof(struct sim_hold, every)},
+                                          {NULL, "times", offsetof(struct sim_hold, times)},
+                                          {NULL, "us", offsetof(struct sim_hold, us)},
+                                          {NULL, "after", offsetof(struct sim_hold, after)}};
+    if (script->holds == SIM_HOLDS)
+        mistake(path, line, "too many holds");
+    struct sim_hold *hold = &script->hold[script->holds++];
+    *hold = (struct sim_hold){.from = 1, .every = 1};
+    char *save, *word = strtok_r(words, " \t", &save);
+    if (!word || strlen(word) >= sizeof(hold->call))
+        mistake(path, line, "hold needs a call");
+    strcpy(hold->call, word);
+    while ((word = strtok_r(NULL, " \t", &save))) {
+        char *value = strchr(word, '=');
+        size_t i = 0, count = sizeof(keys) / sizeof(*keys);
+        if (value)
+            *value++ = 0;
+        while (i < count && strcmp(word, keys[i].key))
+            i++;
+        if (!value || i == count)
+            mistake(path, line, "unknown setting of hold");
+        *(double *)((char *)hold + keys[i].offset) = strtod(value, NULL);
+    }
+    if (hold->every < 1)
+        mistake(path, line, "every: 1 or more");
+}
+
 static void read_line(struct sim_script *script, char *text, const char *path, int line)
 {
     text[strcspn(text, "#\r\n")] = 0;
@@ -191,6 +221,10 @@ static void read_line(struct sim_script *script, char *text, const char *path, i
         return;
     if (!strcmp(directive, "kernel")) {
         read_kernel(script, save, path, line);
+        return;
+    }
+    if (!strcmp(directive, "hold")) {
+        read_hold(script, save, path, line);
         return;
     }
     const char *call = !strcmp(directive, "cost") ? strtok_r(NULL, " \t", &save) : NULL;
