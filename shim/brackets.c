@@ -13,9 +13,12 @@
  * clocks show and however long a submission travels. That distance is the `reach`: seen at each event that
  * was recorded on an idle stream, never less elsewhere, moved by drift alone.
  *
- * A thread that is held up shows in how long its calls took, or in an end event that found an idle stream.
- * Then its own times say only between which bounds the launch ran; what its like took is believed, within
- * those bounds (durations.c).
+ * A thread may be held up anywhere, and time after time: in a call before or after it has submitted, or
+ * between two calls. So bounds rest on what that cannot change: nothing is stamped or begun before the call
+ * that asks for it was made, and nothing is submitted after that call has returned. How long calls usually
+ * take makes a bound tighter by no more than a call takes that nothing held up, RECORD_MOST_NS and
+ * LAUNCH_MOST_NS. Where the end event may have found an idle stream, the launch may have ended at any time
+ * before, and what its like took is believed (durations.c).
  *
  * Event times are read from the base event: that truncates start and end alike, so it is right on average,
  * where the difference of the two, truncated, would always be too short.
@@ -27,16 +30,18 @@
 #define FRESH_NS  250 /* the reach may have drifted by that much, to tell more than the launch itself */
 /* A start event that seems to have waited no longer: its thread, or the ones before, may have been held up.
  */
-#define LOOSE_NS      5000
-#define WINDOW_NS     5e6   /* times of events this far apart are compared */
-#define BELIEVED_NS   5e5   /* and only while the clocks are tied that well */
-#define ODD_CALL_NS   500   /* a call that takes so much more than twice the usual was held up */
-#define LATE_NS       20000 /* a kernel's first launch starts no later after its call, on an idle device */
-#define BUSY_NS       2000  /* recorded that long before the work ahead of it ended: there was work waiting */
-#define EVENT_MOST_NS 20000
-#define EVENT_OFF_NS  100 /* what is learned of them */
-#define EVENTS_MEAN   64
-#define SUBMITS_PART  4 /* a call rings the device in the last quarter of its time */
+#define LOOSE_NS       5000
+#define WINDOW_NS      5e6   /* times of events this far apart are compared */
+#define BELIEVED_NS    5e5   /* and only while the clocks are tied that well */
+#define ODD_CALL_NS    500   /* a call that takes so much more than twice the usual was held up */
+#define LATE_NS        20000 /* a kernel's first launch starts no later after its call, on an idle device */
+#define BUSY_NS        2000 /* recorded that long before the work ahead of it ended: there was work waiting */
+#define EVENT_MOST_NS  20000
+#define RECORD_MOST_NS 5000 /* of the host, where nothing holds it up */
+#define LAUNCH_MOST_NS 10000
+#define EVENT_OFF_NS   100 /* what is learned of them */
+#define EVENTS_MEAN    64
+#define SUBMITS_PART   4 /* a call rings the device in the last quarter of its time */
 
 static int64_t drift_ns(const struct kj_reach *reach, uint64_t at_ns)
 {
@@ -57,33 +62,43 @@ static bool as_usual(uint32_t *usual_ns, uint64_t took_ns)
     return usual;
 }
 
-/* The mean of those that lie close to the one that a third of them exceed: of events on an idle stream, but
- * for some whose thread was held up (above) or which had to wait for another stream (below). Returns how many
- * lie there, of *ret_all; 0: too few. */
-static unsigned settle(const struct kj_reach *reach, uint64_t now_ns, int64_t *ret_ns, unsigned *ret_all)
+/* The earliest of events on an idle stream, by the distance from their call's beginning to their stamp, tell
+ * the reach: whatever held up the thread before it submitted, or the event, makes that longer. What held it
+ * up afterwards shows in the time of the call, so the shortest of those calls count, by their mean. Returns
+ * how many of the earliest there are, of *ret_all; 0: too few, or calls so long that they may all have been
+ * held up. */
+static unsigned settle(const struct kj_reach *reach, uint64_t now_ns, int64_t *ret_ns, uint32_t *ret_took_ns,
+                       unsigned *ret_all)
 {
-    int64_t sorted[KJ_REACH_SEEN], sum_ns = 0;
-    unsigned kept = reach->kept < KJ_REACH_SEEN ? reach->kept : KJ_REACH_SEEN, n = 0, count = 0;
+    int64_t sum_ns = 0, first = INT64_MIN;
+    unsigned kept = reach->kept < KJ_REACH_SEEN ? reach->kept : KJ_REACH_SEEN, near = 0, count = 0, all = 0;
+    uint32_t took_ns = UINT32_MAX;
     for (unsigned i = 0; i < kept; i++) {
-        if ((double)(now_ns - reach->seen[i].at_ns) >= WINDOW_NS)
-            continue;
-        unsigned at = n++;
-        for (; at && sorted[at - 1] < reach->seen[i].ns; at--)
-            sorted[at] = sorted[at - 1];
-        sorted[at] = reach->seen[i].ns;
+        const __typeof__(reach->seen[0]) *seen = &reach->seen[i];
+        if (seen->ns - (int64_t)seen->took_ns > first && (double)(now_ns - seen->at_ns) < WINDOW_NS)
+            first = seen->ns - (int64_t)seen->took_ns;
     }
-    for (unsigned i = 0; i < n; i++) {
-        int64_t off_ns = sorted[i] - sorted[n / 3];
-        if (off_ns >= -NEAR_NS && off_ns <= NEAR_NS) {
-            sum_ns += off_ns;
-            count++;
+    for (int pass = 0; pass < 2; pass++)
+        for (unsigned i = 0; i < kept; i++) {
+            const __typeof__(reach->seen[0]) *seen = &reach->seen[i];
+            if ((double)(now_ns - seen->at_ns) >= WINDOW_NS)
+                continue;
+            all += !pass;
+            if (seen->ns - (int64_t)seen->took_ns < first - 2 * NEAR_NS)
+                continue;
+            near += !pass;
+            took_ns = !pass && seen->took_ns < took_ns ? seen->took_ns : took_ns;
+            if (pass && seen->took_ns <= took_ns + NEAR_NS) {
+                sum_ns += seen->ns - first;
+                count++;
+            }
         }
-    }
-    *ret_all = n;
-    if (count < 3)
+    *ret_all = all;
+    if (near < 3 || took_ns > RECORD_MOST_NS)
         return 0;
-    *ret_ns = sorted[n / 3] + sum_ns / (int64_t)count;
-    return count;
+    *ret_ns = first + sum_ns / (int64_t)count;
+    *ret_took_ns = took_ns;
+    return near;
 }
 
 /* The start event came right behind the end event before it: it had been waiting. */
@@ -103,19 +118,25 @@ void kj_bracket_seen(struct kj_timing *timing, struct kj_pair *pair)
     pair->before_ns = same ? newest->end_ns : INT64_MIN;
     if (same)
         newest->end_ns = start_ns + pair->length_ns;
-    pair->record_usual = as_usual(&reach->usual_record_ns, pair->called_ns - pair->launch_ns);
-    pair->call_usual = as_usual(&reach->usual_call_ns[pair->call], pair->returned_ns - pair->called_ns);
+    uint64_t took_ns = pair->called_ns - pair->launch_ns;
+    pair->record_usual = as_usual(&reach->usual_record_ns, took_ns);
+    as_usual(&reach->usual_call_ns[pair->call], pair->returned_ns - pair->called_ns);
     int64_t ns = (int64_t)pair->called_ns - start_ns;
+    uint32_t took;
     if (!pair->record_usual || follows(pair, start_ns))
         return;
-    reach->seen[reach->kept++ % KJ_REACH_SEEN] = (__typeof__(reach->seen[0])){ns, pair->called_ns};
-    unsigned all, near = settle(reach, pair->called_ns, &ns, &all);
+    if (took_ns > UINT32_MAX)
+        return;
+    reach->seen[reach->kept++ % KJ_REACH_SEEN] =
+        (__typeof__(reach->seen[0])){ns, (uint32_t)took_ns, pair->called_ns};
+    unsigned all, near = settle(reach, pair->called_ns, &ns, &took, &all);
     bool lower = reach->known && ns < reach->ns - NEAR_NS - drift_ns(reach, pair->called_ns);
     if (!near || (lower && (all < KJ_REACH_SEEN / 2 || near * 3 < all * 2)))
         return; /* or: these had to wait, unless most of them say otherwise */
     if (!reach->known && (!tie->tied || (double)(tie->hi_ns - tie->axis_ns - ns) > BELIEVED_NS))
         return; /* on a stream that always has work waiting, too, events may come evenly */
     reach->ns = ns;
+    reach->took_ns = took;
     reach->at_ns = pair->called_ns;
     reach->known = true;
 }
@@ -151,15 +172,19 @@ struct submission {
 static struct submission submission_of(const struct kj_reach *reach, const struct kj_pair *pair, bool waited)
 {
     int64_t called_ns = (int64_t)pair->called_ns, returned_ns = (int64_t)pair->returned_ns;
-    int64_t took_ns = returned_ns - called_ns, part_ns = took_ns / SUBMITS_PART;
+    int64_t took_ns = returned_ns - called_ns, usual_ns = reach->usual_call_ns[pair->call];
+    int64_t part_ns = took_ns / SUBMITS_PART;
     if (waited) { /* the rest of the call is the work itself */
-        int64_t usual_ns = reach->usual_call_ns[KJ_CALL_KERNEL];
+        usual_ns = reach->usual_call_ns[KJ_CALL_KERNEL];
         part_ns = usual_ns && usual_ns < part_ns ? usual_ns : part_ns;
         return (struct submission){called_ns + part_ns, called_ns, returned_ns};
     }
-    /* What a graph holds may be submitted piece by piece. */
-    bool at_end = pair->call_usual && pair->call != KJ_CALL_GRAPH;
-    return (struct submission){returned_ns, at_end ? returned_ns - part_ns : called_ns, returned_ns};
+    /* What a graph holds may be submitted piece by piece, and a call that takes longer may be held up behind
+     * its submission. */
+    bool at_end = pair->call != KJ_CALL_GRAPH && took_ns <= LAUNCH_MOST_NS;
+    usual_ns = usual_ns && usual_ns < took_ns ? usual_ns : took_ns;
+    return (struct submission){
+        returned_ns, at_end ? called_ns + usual_ns - usual_ns / SUBMITS_PART : called_ns, returned_ns};
 }
 
 static int64_t later(int64_t a, int64_t b)
@@ -167,10 +192,25 @@ static int64_t later(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
+/* From the host's clock to the events', at the least and at the most: by what is known of the clocks, and by
+ * the start event, which is stamped no earlier than it was asked for. */
+struct distance {
+    int64_t low_ns, high_ns;
+};
+
+static struct distance distance_of(const struct kj_tie *tie, const struct kj_pair *pair, int64_t start_ns)
+{
+    uint64_t age_ns = tie->at_ns > pair->launch_ns ? tie->at_ns - pair->launch_ns : 0;
+    int64_t drift = (int64_t)((double)age_ns * KJ_DRIFT_PPM * 1e-6),
+            own_ns = start_ns - (int64_t)pair->launch_ns;
+    int64_t high_ns = tie->axis_ns - tie->lo_ns + drift, low_ns = tie->axis_ns - tie->hi_ns - drift;
+    return (struct distance){low_ns, own_ns < high_ns ? own_ns : high_ns};
+}
+
 /* The same on the events' clock. busy: the stream had work waiting when the start event was recorded, by what
- * is known of the clocks alone. latest_ns: from the host's clock to the events', at the latest. */
+ * is known of the clocks alone. */
 static struct submission start_of(const struct kj_reach *reach, const struct kj_pair *pair,
-                                  const struct submission *host, int64_t start_ns, int64_t latest_ns,
+                                  const struct submission *host, int64_t start_ns, struct distance distance,
                                   bool busy)
 {
     int64_t called_ns = (int64_t)pair->called_ns, drift = drift_ns(reach, pair->called_ns);
@@ -181,13 +221,16 @@ static struct submission start_of(const struct kj_reach *reach, const struct kj_
         return (struct submission){host->best_ns - reach->ns, host->low_ns - reach->ns - off_ns,
                                    host->high_ns - reach->ns + off_ns};
     }
-    int64_t moved_ns = start_ns - called_ns;
+    /* Nothing begins before its start event. */
+    int64_t low_ns = later(start_ns, host->low_ns + distance.low_ns), moved_ns = start_ns - called_ns;
     if (!idle) /* the launch may have come later still, where its thread was held up, or all waited briefly */
-        return (struct submission){start_ns, start_ns, later(start_ns, host->high_ns + latest_ns)};
+        return (struct submission){later(start_ns, host->best_ns + (distance.low_ns + distance.high_ns) / 2),
+                                   low_ns, later(start_ns, host->high_ns + distance.high_ns)};
     bool sure = reach->known && waited_ns <= NEAR_NS + drift && drift <= FRESH_NS;
-    return (struct submission){
-        host->best_ns + moved_ns, sure ? host->low_ns + moved_ns - SPREAD_NS : start_ns,
-        host->high_ns + moved_ns + (pair->record_usual ? SPREAD_NS : called_ns - (int64_t)pair->launch_ns)};
+    int64_t held_ns = called_ns - (int64_t)pair->launch_ns - (reach->known ? (int64_t)reach->took_ns : 0);
+    return (struct submission){later(low_ns, host->best_ns + moved_ns),
+                               sure ? host->low_ns + moved_ns - SPREAD_NS : low_ns,
+                               host->high_ns + moved_ns + later(held_ns, 0) + SPREAD_NS};
 }
 
 struct kj_bracket kj_bracket_of(const struct kj_timing *timing, const struct kj_ledger_activity *activity,
@@ -197,29 +240,28 @@ struct kj_bracket kj_bracket_of(const struct kj_timing *timing, const struct kj_
     int64_t event_ns = atomic_load_explicit(&kj_event_ns, memory_order_relaxed);
     int64_t start_ns = pair->start_ns + timing->tie[pair->base].axis_ns, end_ns = start_ns + pair->length_ns;
     bool copy = pair->call == KJ_CALL_COPY || pair->call == KJ_CALL_COPY_ASYNC;
-    /* The events' time at a moment of the host's clock, at the latest: what a copy waited for is over by
-     * then. */
-    int64_t latest_ns = timing->tie[pair->base].axis_ns - timing->tie[pair->base].lo_ns;
-    /* Was the stream idle again when the end event was recorded? Then the work was over by then. An event is
-     * stamped no earlier than it is submitted, so the start event's own distance is an upper bound too. */
-    int64_t own_ns = start_ns - (int64_t)(pair->record_usual ? pair->called_ns : pair->launch_ns);
-    int64_t to_events_ns = copy || own_ns > latest_ns ? latest_ns : own_ns;
-    int64_t marked_ns = (int64_t)pair->marked_ns + (reach->known && !copy ? -reach->ns : to_events_ns);
-    int64_t off_ns = NEAR_NS + (reach->known && !copy ? drift_ns(reach, pair->marked_ns) : 0);
-    bool over = end_ns <= marked_ns + off_ns;
+    const struct distance distance = distance_of(&timing->tie[pair->base], pair, start_ns);
+    /* May the stream have been idle when the end event was recorded? Then the work was over by then. */
+    bool known = reach->known && !copy;
+    int64_t marked_ns = (int64_t)pair->marked_ns + (known ? -reach->ns : distance.high_ns);
+    bool over = end_ns <= marked_ns + NEAR_NS + (known ? drift_ns(reach, pair->marked_ns) : 0);
+    /* And was it recorded late, so that its stamp tells of the host and not of the launch? */
+    int64_t guess_ns = known ? -reach->ns : start_ns - (int64_t)pair->called_ns;
+    bool late = over && pair->marked_ns - pair->called_ns > LAUNCH_MOST_NS &&
+                end_ns > (int64_t)pair->marked_ns + guess_ns - RECORD_MOST_NS;
     const struct submission host = submission_of(reach, pair, copy && over);
-    const struct submission start = start_of(reach, pair, &host, start_ns, latest_ns, busy);
+    const struct submission start = start_of(reach, pair, &host, start_ns, distance, busy);
     /* Such a call alone surely returns no earlier than its copy ends. */
     bool waits = pair->call == KJ_CALL_COPY && activity->kind == KJ_ACTIVITY_MEMCPY_DTOH;
-    if (waits && over && (int64_t)pair->returned_ns + latest_ns < end_ns)
-        end_ns = (int64_t)pair->returned_ns + latest_ns;
+    if (waits && over && (int64_t)pair->returned_ns + distance.high_ns < end_ns)
+        end_ns = (int64_t)pair->returned_ns + distance.high_ns;
     bool mixed = pair->flags & KJ_INTERVAL_MIXED; /* what ends before it may be another's, begun after it */
     int64_t ready_ns = mixed ? start_ns + event_ns : later(start_ns + event_ns, pair->before_ns);
-    struct kj_bracket b = {.end_ns = end_ns,
-                           .ns = end_ns - later(ready_ns, start.best_ns),
+    int64_t begun_ns = later(ready_ns, start.best_ns);
+    struct kj_bracket b = {.ns = end_ns - begun_ns,
                            .low_ns = over ? 0 : end_ns - later(ready_ns, start.high_ns),
                            .high_ns = end_ns - later(ready_ns, start.low_ns),
-                           .sure = !over && pair->call_usual && !mixed,
+                           .late = late,
                            .early = over};
     if (start.best_ns < ready_ns) {
         b.low_ns -= event_known ? EVENT_OFF_NS : event_ns;
@@ -229,7 +271,9 @@ struct kj_bracket kj_bracket_of(const struct kj_timing *timing, const struct kj_
         b.low_ns -= LATE_NS;
     b.low_ns = mixed ? 0 : later(b.low_ns, 0);
     b.high_ns = later(b.high_ns, b.low_ns);
-    b.ns = b.ns > b.low_ns && !mixed ? b.ns : (b.low_ns + b.high_ns) / 2;
+    b.ns = b.ns > b.low_ns && !mixed && (!late || copy) ? b.ns : (b.low_ns + b.high_ns) / 2;
     b.ns = b.ns < b.high_ns ? b.ns : b.high_ns;
+    b.sure = !over && !mixed && b.high_ns - b.low_ns <= later(KJ_SURE_NS, b.ns / KJ_SURE_PART);
+    b.end_ns = over ? begun_ns + b.ns : end_ns;
     return b;
 }

@@ -4,15 +4,23 @@
  * here is called under the context's lock.
  *
  * A host that returns late from a copy, or is preempted before it records the end event, finds an idle
- * stream, and the event is stamped then: of the launch it is only known that it was over. Such brackets are
- * never too short, so among launches that do the same (activity and size) the shortest tells which ones are
- * late. A late one takes the mean of the others. Bounds stay those of its bracket, as it may have been slow
- * itself; but a kernel's bounds are those of its others, where brackets that leave nothing open tell them.
+ * stream, and the event is stamped then: of the launch it is only known that it was over. A late one takes
+ * the mean of the others that do the same (activity and size), within its own bounds.
  *
- * The first may be late. When one much shorter comes, those before are corrected in the ledger.
+ * Copies: such brackets are never too short, so the shortest tells which ones are late. Bounds are the
+ * bracket's own, for the copy may have been slow itself.
+ *
+ * Kernels: brackets.c knows which end events were late, and which brackets leave next to nothing open. What
+ * holds a thread up does not ask how long a kernel runs. So where enough of the latter are known, a late one
+ * ran no longer than the longest of them, and no shorter than the shortest. But a kernel that is over before
+ * a prompt end event is recorded is never among them: once any bracket is shorter than the shortest of
+ * them, nothing says how short a late one may have been.
+ *
+ * All of that may be learned late: what the ledger says of the late ones before is corrected each time.
  */
 #include "timing.h"
 
+#define ENOUGH     8     /* brackets that leave next to nothing open */
 #define LATE_NS    20000 /* longer than twice the shortest by more than a wait may end late: it is late */
 #define SIZE_SMALL 12    /* copies of up to 2^12 bytes take about the same time */
 
@@ -37,47 +45,79 @@ static struct kj_alike *alike_of(struct kj_timing *timing, const struct kj_ledge
         return alike;
     if (sure && !is_copy(pair))
         return NULL;
-    *alike = (struct kj_alike){.used = true, .activity = pair->activity, .size = size};
+    *alike = (struct kj_alike){.used = true,
+                               .activity = pair->activity,
+                               .size = size,
+                               .shortest_ns = UINT64_MAX,
+                               .least_ns = INT64_MAX,
+                               .least_high_ns = INT64_MAX};
     uint64_t timed = __atomic_load_n(&activity->timed, __ATOMIC_RELAXED);
-    if (timed && !is_copy(pair)) {
-        alike->known = (struct kj_sum){timed, activity->sum_ns, activity->over_ns, activity->under_ns, 0};
-        alike->sure = true;
-    }
+    if (!timed || is_copy(pair))
+        return alike;
+    uint64_t open_ns = activity->over_ns + activity->under_ns;
+    if (open_ns > timed * KJ_SURE_NS && open_ns > activity->sum_ns / KJ_SURE_PART)
+        return alike; /* its place was another's meanwhile */
+    alike->known = (struct kj_sum){.count = timed, .ns = activity->sum_ns};
+    alike->sure = true;
+    alike->least_ns = (int64_t)activity->min_ns - (int64_t)(activity->over_ns / timed);
+    alike->most_ns = (int64_t)activity->max_ns + (int64_t)(activity->under_ns / timed);
+    alike->least_high_ns = (int64_t)activity->min_ns;
     return alike;
 }
 
-static void add(struct kj_sum *sum, const struct kj_duration *duration)
+static void add(struct kj_sum *sum, const struct kj_sum *more)
 {
-    sum->count++;
-    sum->ns += duration->ns;
-    sum->over_ns += duration->over_ns;
-    sum->under_ns += duration->under_ns;
-    sum->ns2 += (double)duration->ns * (double)duration->ns;
+    sum->count += more->count;
+    sum->ns += more->ns;
+    sum->ns2 += more->ns2;
+    sum->own.low_ns += more->own.low_ns;
+    sum->own.high_ns += more->own.high_ns;
+    sum->open.low_ns += more->open.low_ns;
+    sum->open.high_ns += more->open.high_ns;
 }
 
-static uint64_t least(uint64_t a, uint64_t b)
+static uint64_t mean_of(const struct kj_sum *sum)
 {
-    return a < b ? a : b;
+    return sum->ns / sum->count;
 }
 
-/* What was told of unsure ones before is too long: they take ns each, as far as their bounds allow. */
-static void correct(struct kj_alike *alike, struct kj_ledger_activity *activity, uint64_t ns)
+static int64_t clamp(int64_t ns, int64_t low_ns, int64_t high_ns)
+{
+    return ns < low_ns ? low_ns : ns > high_ns ? high_ns : ns;
+}
+
+/* Of `count` launches whose brackets leave so much open, by what the others of their kind took. */
+static struct kj_open narrowed(const struct kj_alike *alike, struct kj_open own, int64_t count)
+{
+    if (!alike->sure || alike->known.count < ENOUGH)
+        return own;
+    int64_t least_ns = alike->least_high_ns < alike->least_ns ? 0 : count * alike->least_ns;
+    struct kj_open open = {clamp(least_ns, own.low_ns, own.high_ns), own.high_ns};
+    open.high_ns = clamp(count * alike->most_ns, open.low_ns, own.high_ns);
+    return open;
+}
+
+/* What the ledger says of those that took the mean of the others, by what is known now. */
+static void correct(struct kj_alike *alike, struct kj_ledger_activity *activity)
 {
     struct kj_sum *told = &alike->told;
-    uint64_t wanted_ns = told->count * ns;
-    uint64_t less_ns = told->ns > wanted_ns ? least(told->ns - wanted_ns, told->over_ns) : 0;
-    if (!less_ns)
+    int64_t count = (int64_t)told->count, was_ns = (int64_t)told->ns;
+    if (!was_ns || !alike->known.count)
         return;
-    double part = (double)(told->ns - less_ns) / (double)told->ns, ns2 = told->ns2 * part * part;
-    __atomic_fetch_sub(&activity->sum_ns, less_ns, __ATOMIC_RELAXED);
-    __atomic_fetch_sub(&activity->over_ns, less_ns, __ATOMIC_RELAXED);
-    __atomic_fetch_add(&activity->under_ns, less_ns, __ATOMIC_RELAXED);
-    __atomic_fetch_add(&activity->taken_ns, less_ns, __ATOMIC_RELAXED);
-    activity->sum_ns2 -= told->ns2 - ns2;
-    told->ns -= less_ns;
-    told->over_ns -= less_ns;
-    told->under_ns += less_ns;
+    struct kj_open open = narrowed(alike, told->own, count);
+    int64_t ns = clamp(count * (int64_t)mean_of(&alike->known), open.low_ns, open.high_ns);
+    int64_t more_ns = ns - was_ns;
+    double part = (double)ns / (double)was_ns, ns2 = told->ns2 * part * part;
+    __atomic_fetch_add(&activity->sum_ns, (uint64_t)more_ns, __ATOMIC_RELAXED);
+    __atomic_fetch_sub(&activity->taken_ns, (uint64_t)more_ns, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&activity->over_ns, (uint64_t)(more_ns + told->open.low_ns - open.low_ns),
+                       __ATOMIC_RELAXED);
+    __atomic_fetch_add(&activity->under_ns, (uint64_t)(open.high_ns - told->open.high_ns - more_ns),
+                       __ATOMIC_RELAXED);
+    activity->sum_ns2 += ns2 - told->ns2;
+    told->ns = (uint64_t)ns;
     told->ns2 = ns2;
+    told->open = open;
 }
 
 static bool is_late(uint64_t ns, uint64_t shortest_ns)
@@ -85,48 +125,53 @@ static bool is_late(uint64_t ns, uint64_t shortest_ns)
     return ns > 2 * shortest_ns + LATE_NS;
 }
 
-static uint64_t mean_of(const struct kj_sum *sum, uint64_t of_ns)
+/* Whether the bracket is one of those that tell about the others. */
+static bool is_copy_believed(struct kj_alike *alike, uint64_t ns)
 {
-    return of_ns / sum->count;
+    if (alike->known.count && is_late(mean_of(&alike->known), ns)) {
+        add(&alike->told, &alike->known);
+        alike->known = (struct kj_sum){0};
+    }
+    if (ns < alike->shortest_ns)
+        alike->shortest_ns = ns;
+    return !is_late(ns, alike->shortest_ns);
 }
 
-/* Whether the bracket is one of those that tell about the others. */
-static bool is_believed(struct kj_alike *alike, struct kj_ledger_activity *activity,
-                        const struct kj_pair *pair, const struct kj_bracket *bracket)
+static bool is_kernel_believed(struct kj_alike *alike, const struct kj_bracket *bracket)
 {
-    struct kj_sum *known = &alike->known;
-    const uint64_t ns = (uint64_t)bracket->ns;
-    if (alike->sure)
-        return bracket->sure;
-    alike->sure = bracket->sure && !is_copy(pair);
-    if (alike->sure || (known->count && is_late(mean_of(known, known->ns), ns))) {
-        *known = (struct kj_sum){0};
-        correct(alike, activity, ns);
+    if (bracket->high_ns < alike->least_high_ns)
+        alike->least_high_ns = bracket->high_ns;
+    if (bracket->sure) {
+        alike->least_ns = bracket->low_ns < alike->least_ns ? bracket->low_ns : alike->least_ns;
+        alike->most_ns = bracket->high_ns > alike->most_ns ? bracket->high_ns : alike->most_ns;
+        if (!alike->sure)
+            alike->known = (struct kj_sum){0};
+        alike->sure = true;
     }
-    if (!known->count || ns < alike->shortest_ns)
-        alike->shortest_ns = ns;
-    return alike->sure || !is_late(ns, alike->shortest_ns);
+    return alike->sure ? bracket->sure : !bracket->late;
 }
 
 struct kj_duration kj_duration_of(struct kj_timing *timing, struct kj_ledger_activity *activity,
                                   const struct kj_pair *pair, const struct kj_bracket *bracket)
 {
-    const bool first = pair->flags & KJ_INTERVAL_FIRST;
-    struct kj_alike *alike = first && !is_copy(pair) ? NULL : alike_of(timing, activity, pair, bracket->sure);
-    bool learned = alike && !is_believed(alike, activity, pair, bracket);
-    int64_t ns = learned ? (int64_t)mean_of(&alike->known, alike->known.ns) : bracket->ns;
-    ns = ns < bracket->low_ns ? bracket->low_ns : ns > bracket->high_ns ? bracket->high_ns : ns;
-    struct kj_duration duration = {.ns = (uint64_t)ns,
-                                   .taken_ns = pair->length_ns > ns ? (uint64_t)(pair->length_ns - ns) : 0,
-                                   .over_ns = (uint64_t)(ns - bracket->low_ns),
-                                   .under_ns = (uint64_t)(bracket->high_ns - ns)};
-    if (learned && alike->sure) {
-        duration.over_ns = least(duration.over_ns, mean_of(&alike->known, alike->known.over_ns));
-        duration.under_ns = least(duration.under_ns, mean_of(&alike->known, alike->known.under_ns));
+    const bool first = pair->flags & KJ_INTERVAL_FIRST, copy = is_copy(pair);
+    const struct kj_open own = {bracket->low_ns, bracket->high_ns};
+    struct kj_alike *alike = first && !copy ? NULL : alike_of(timing, activity, pair, bracket->sure);
+    bool believed =
+        alike && (copy ? is_copy_believed(alike, (uint64_t)bracket->ns) : is_kernel_believed(alike, bracket));
+    bool learned = alike && !believed && alike->known.count;
+    struct kj_open open = learned ? narrowed(alike, own, 1) : own;
+    int64_t ns = clamp(learned ? (int64_t)mean_of(&alike->known) : bracket->ns, open.low_ns, open.high_ns);
+    if (alike && !first) { /* which is in sums of its own */
+        const struct kj_sum one = {1, (uint64_t)ns, (double)ns * (double)ns, own, open};
+        if (believed)
+            add(&alike->known, &one);
+        correct(alike, activity);
+        if (!believed)
+            add(&alike->told, &one);
     }
-    if (alike && !learned)
-        add(&alike->known, &duration);
-    if (alike && !bracket->sure && !first)
-        add(&alike->told, &duration);
-    return duration;
+    return (struct kj_duration){.ns = (uint64_t)ns,
+                                .taken_ns = pair->length_ns > ns ? (uint64_t)(pair->length_ns - ns) : 0,
+                                .over_ns = (uint64_t)(ns - open.low_ns),
+                                .under_ns = (uint64_t)(open.high_ns - ns)};
 }

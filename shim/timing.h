@@ -28,13 +28,13 @@ struct kj_pair {
     uint32_t activity;
     uint32_t mixed_at; /* as its stream's when it began */
     uint16_t stream_row, thread_row;
-    uint8_t flags;                 /* enum kj_interval_flag */
-    uint8_t base;                  /* which base event it is measured from */
-    bool open;                     /* start is recorded, end is not yet */
-    uint8_t call;                  /* enum kj_call */
-    bool record_usual, call_usual; /* neither call took longer than it usually does */
-    bool seen;                     /* finished: the two below are known */
-    int64_t start_ns, length_ns;   /* start from the base event */
+    uint8_t flags;               /* enum kj_interval_flag */
+    uint8_t base;                /* which base event it is measured from */
+    bool open;                   /* start is recorded, end is not yet */
+    uint8_t call;                /* enum kj_call */
+    bool record_usual;           /* recording the start took no longer than it usually does */
+    bool seen;                   /* finished: the two below are known */
+    int64_t start_ns, length_ns; /* start from the base event */
     int64_t before_ns; /* end of the pair before it on its stream, on the axis; INT64_MIN not known */
 };
 
@@ -55,28 +55,36 @@ enum { KJ_REACH_SEEN = 16 };
 struct kj_reach {
     struct {
         int64_t ns;
+        uint32_t took_ns; /* the call */
         uint64_t at_ns;
     } seen[KJ_REACH_SEEN];
     unsigned kept;
     bool known;
     int64_t ns;
     uint64_t at_ns;
+    uint32_t took_ns; /* a call that recorded an event, where nothing held it up */
     uint32_t usual_record_ns, usual_call_ns[KJ_CALL_HOST];
 };
 
 /* Launches that do the same: durations.c. */
-enum { KJ_ALIKE = 128 };
-struct kj_sum {
-    uint64_t count, ns, over_ns, under_ns;
-    double ns2;
+struct kj_open { /* the least and the most that launches may have taken */
+    int64_t low_ns, high_ns;
 };
+struct kj_sum {
+    uint64_t count, ns;
+    double ns2;
+    struct kj_open own, open; /* by their own brackets; and as they are in the ledger */
+};
+enum { KJ_ALIKE = 128 };
 struct kj_alike {
     bool used;
-    bool sure; /* known holds brackets alone that leave nothing open */
+    bool sure; /* known holds brackets alone that leave next to nothing open */
     uint8_t size;
     uint32_t activity;
-    uint64_t shortest_ns;      /* of the known ones */
-    struct kj_sum known, told; /* told: of those that are not sure, as they are in the ledger */
+    struct kj_sum known, told; /* those that are believed, and the others, as they are in the ledger */
+    uint64_t shortest_ns;      /* copies: of the former */
+    int64_t least_ns, most_ns; /* kernels: what the former took, by their bounds */
+    int64_t least_high_ns;     /* and no bracket at all leaves less */
 };
 
 struct kj_timing {
@@ -120,11 +128,16 @@ void kj_bracket_seen(struct kj_timing *timing, struct kj_pair *pair);
  * stream had work waiting (busy), tells what an event takes. True: *event_ns, UINT32_MAX while it is not
  * known, has changed. */
 bool kj_bracket_event(struct kj_timing *timing, const struct kj_pair *pair, bool busy, uint32_t *event_ns);
+/* Of a bracket that tells about others no more is open than that, or than that part of it. */
+#define KJ_SURE_NS   5000
+#define KJ_SURE_PART 8
 /* How long the launch itself ran, and the least and the most that may be. */
 struct kj_bracket {
     int64_t end_ns; /* on the axis */
     int64_t ns, low_ns, high_ns;
-    bool sure;  /* nothing held the thread up; else other launches tell more */
+    bool sure;  /* it leaves next to nothing open; else other launches tell more */
+    bool late;  /* the end event was recorded late: the work was over by then, and no more is known of its end
+                 */
     bool early; /* it may have ended before end_ns: then it is the start that is known */
 };
 /* busy: as far as the host's clock tells, the stream had work waiting. event_known: what an event takes is

@@ -45,25 +45,65 @@ def test_a_copy_has_its_own_time(make_sim, folder, copy, kind, stream):
     assert all(p["time_ns"] <= wall_ns for p in done.report["phases"]), done.report["phases"]
 
 
+CALLS = {"dtoh": "cuMemcpyDtoH", "dtoh-lane": "cuMemcpyDtoH", "htod": "cuMemcpyHtoD", "big": "cuMemcpyHtoD", "pinned": "cuMemcpyHtoD",
+         "dtod": "cuMemcpyDtoD", "memset": "cuMemsetD8", "2d": "cuMemcpy2D", "async": "cuMemcpyDtoHAsync"}
+
+
 @pytest.mark.parametrize("copy, kind", [("dtoh", "DtoH"), ("dtoh-lane", "DtoH"), ("htod", "HtoD"), ("big", "HtoD"), ("pinned", "HtoD"),
                                         ("dtod", "DtoD"), ("memset", "memset"), ("2d", "other"), ("async", "DtoH")])
 def test_a_late_host_makes_no_copy_longer(make_sim, folder, copy, kind):
-    """Most returns from a copy, and most second records, come up to 1.2 ms late: the host's delay is no time of the copies'.
+    """Half of all returns from a copy, and a quarter of all second records, come 1.2 ms late: the host's delay is no time of the copies'.
 
     How late they were is not known, so the interval holds it; the fastest of the copies tells what they take. Kernels vary, so that no delay
     keeps step with the copies."""
-    sim = make_sim("kernel rhythm_0 duration_us=1000 sd_us=200 power=400\n")
-    done = rhythm(folder, sim, "--launches", 360, "--batch", 3, "--copy", copy, "--stream", "legacy", "--hiccups", "--held-us", 1200)
+    sim = make_sim("kernel rhythm_0 duration_us=1000 sd_us=200 power=400\n"
+                   f"hold {CALLS[copy]} us=1200 every=2 after=1\nhold cuEventRecord us=1200 from=17 every=32\n")
+    done = rhythm(folder, sim, "--launches", 360, "--batch", 3, "--copy", copy, "--stream", "legacy")
     ran = times(sim)
     copies, copy_ns = ran.get(kind) or ran["DtoH"]
     (told_,) = [c for c in done.report["copies"] if c["kind"] == kind]
     assert told_["count"] == copies == 120
     assert told_["time_low_ns"] <= copy_ns * 1.01 and copy_ns <= 1.01 * told_["time_high_ns"], (told_, ran)
-    # A busy machine is late by itself, and more than the signals are; the most that may be tells by how much.
-    assert told_["time_ns"] <= max(2 * copy_ns + copies * 40000, told_["time_high_ns"] / 3), (told_, ran)
+    assert told_["time_ns"] <= 2 * copy_ns + copies * 40000, (told_, ran)
     kernels_ns, (kernel,) = ran["rhythm_0"][1], done.report["kernels"]
     assert 0.99 * kernel["time_low_ns"] <= kernels_ns <= 1.01 * kernel["time_high_ns"], kernel
     assert kernel["time_ns"] == pytest.approx(kernels_ns, rel=0.03), kernel
+
+
+# The thread sleeps in these calls, or in some of them, before it has submitted or afterwards. The first record is the base's, then each launch has two.
+HOLDS = {"no call": "",
+         "records, after": "hold cuEventRecord us=3000 after=1\n",
+         "records, before": "hold cuEventRecord us=3000\n",
+         "records, equally": "hold cuEventRecord us=3 after=1\n",
+         "first records, after": "hold cuEventRecord us=20000 after=1 times=6\nhold cuEventRecord us=3000 from=7 every=2\n",
+         "start records, after": "hold cuEventRecord us=3000 after=1 from=2 every=2\n",
+         "start records, before": "hold cuEventRecord us=3000 from=2 every=2\n",
+         "end records, after": "hold cuEventRecord us=3000 after=1 from=3 every=2\n",
+         "end records, before": "hold cuEventRecord us=3000 from=3 every=2\n",
+         "launches, after": "hold cuLaunchKernel us=3000 after=1\n",
+         "launches, before": "hold cuLaunchKernel us=3000\n",
+         "all, after": "hold cuEventRecord us=2000 after=1\nhold cuLaunchKernel us=3000 after=1\n",
+         "all, before": "hold cuEventRecord us=2000\nhold cuLaunchKernel us=3000\n",
+         "dear records": "event host_ns=400000\n",
+         "dear records, and some after": "event host_ns=400000\nhold cuEventRecord us=300 from=2 every=3 after=1\n"
+                                         "hold cuEventRecord us=5000 from=3 every=2\n",
+         "some start records, after": "hold cuEventRecord us=3000 after=1 from=2 every=6\n",
+         "some end records, after": "hold cuEventRecord us=3000 after=1 from=3 every=6\n",
+         "some end records, before": "hold cuEventRecord us=3000 from=3 every=6\n",
+         "some launches, after": "hold cuLaunchKernel us=3000 after=1 from=2 every=3\n"}
+
+
+@pytest.mark.parametrize("hold", HOLDS)
+@pytest.mark.parametrize("us, sd_us, batch", [(200, 0, 1), (200, 0, 10), (300, 250, 1), (2900, 0, 10)])
+def test_no_bound_is_beyond_the_truth(make_sim, folder, us, sd_us, batch, hold):
+    """Wherever a thread is held up, the time of a kernel lies within its interval; where only some launches are, it is that of the others."""
+    sim = make_sim(f"kernel * duration_us={us} sd_us={sd_us} power=400\n" + HOLDS[hold])
+    done = rhythm(folder, sim, "--launches", 100, "--batch", batch)
+    _, time_ns = times(sim)["rhythm_0"]
+    (kernel,) = done.report["kernels"]
+    assert 0.99 * kernel["time_low_ns"] <= time_ns <= 1.01 * kernel["time_high_ns"], (kernel, time_ns)
+    if hold.startswith("some") and not sd_us:
+        assert kernel["time_ns"] == pytest.approx(time_ns, rel=0.05), (kernel, time_ns)
 
 
 RHYTHMS = {"idle": ("--batch", 1), "backlogged": ("--batch", 400), "spaced": ("--gap-us", 60, "--batch", 10), "hiccups": ("--hiccups",),
