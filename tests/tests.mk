@@ -43,6 +43,7 @@ $(BUILD)/tests/simgpu/%.o: tests/simgpu/%.c
 
 PROGRAM_CC = $(CC) -std=gnu11 $(WARN) -D_GNU_SOURCE -O2 -g -fopenmp
 programs: $(PROGRAM_BIN) $(if $(NVCC),$(CUDART_BIN),no-nvcc) $(if $(LAB_TABLES),$(BUILD)/lab/libprivate_tables.so) ## what tests and the demo wrap
+$(PROGRAM_BIN) $(addprefix $(BUILD)/,programs/early.so programs/early_linked.so bench/launch bench/graphs): tests/programs/driver.h
 $(BUILD)/programs/%: tests/programs/%.c
 	$(call say,CC,$@)
 	@mkdir -p $(@D)

@@ -7,35 +7,11 @@
  *
  *     graphs [--nodes N] [--kernels N] [--rounds N]
  */
-#include <dlfcn.h>
+#include "../programs/driver.h"
+
 #include <malloc.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-typedef struct handle *handle;
-
-#define FUNCTIONS(X)                                                                                         \
-    X(cuInit, (unsigned flags))                                                                              \
-    X(cuDevicePrimaryCtxRetain, (handle * context, int device))                                              \
-    X(cuCtxSetCurrent, (handle context))                                                                     \
-    X(cuModuleLoadData, (handle * module, const void *image))                                                \
-    X(cuModuleGetFunction, (handle * function, handle module, const char *name))                             \
-    X(cuStreamCreate, (handle * stream, unsigned flags))                                                     \
-    X(cuStreamSynchronize, (handle stream))                                                                  \
-    X(cuStreamBeginCapture_v2, (handle stream, int mode))                                                    \
-    X(cuStreamEndCapture, (handle stream, handle * graph))                                                   \
-    X(cuGraphInstantiateWithFlags, (handle * exec, handle graph, unsigned long long flags))                  \
-    X(cuGraphExecUpdate_v2, (handle exec, handle graph, void *info))                                         \
-    X(cuGraphLaunch, (handle exec, handle stream))                                                           \
-    X(cuGraphExecDestroy, (handle exec))                                                                     \
-    X(cuGraphDestroy, (handle graph))                                                                        \
-    X(cuLaunchKernel, (handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,     \
-                       unsigned bz, unsigned shared, handle stream, void **arguments, void **extra))
-#define X(symbol, parameters) static int(*symbol) parameters;
-FUNCTIONS(X)
-#undef X
 
 enum { KERNELS_CAP = 64, ROUNDS_CAP = 10000 };
 enum step { CAPTURE, INSTANTIATE, UPDATE, LAUNCH, DESTROY, ROUND, STEPS };
@@ -44,15 +20,6 @@ static const char *const step_names[STEPS] = {"capture_us", "instantiate_us", "u
 static double taken_us[STEPS][ROUNDS_CAP];
 static int nodes = 2000, kernels = 20, rounds = 50;
 static handle functions[KERNELS_CAP], stream;
-
-#define MUST(call)                                                                                           \
-    do {                                                                                                     \
-        int rc_ = (call);                                                                                    \
-        if (rc_) {                                                                                           \
-            fprintf(stderr, "graphs: %s returned %d\n", #call, rc_);                                         \
-            exit(3);                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 static double now_us(void)
 {
@@ -134,14 +101,7 @@ int main(int argc, char **argv)
                                           : &rounds) = atoi(argv[i + 1]);
     if (nodes < 1 || kernels < 1 || kernels > KERNELS_CAP || rounds < 1 || rounds > ROUNDS_CAP)
         return 2;
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-    if (!library) {
-        fprintf(stderr, "graphs: %s\n", dlerror());
-        return 4;
-    }
-#define X(symbol, parameters) *(void **)&symbol = dlsym(library, #symbol);
-    FUNCTIONS(X)
-#undef X
+    driver_find();
     MUST(cuInit(0));
     MUST(cuDevicePrimaryCtxRetain(&context, 0));
     MUST(cuCtxSetCurrent(context));

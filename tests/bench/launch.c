@@ -11,31 +11,11 @@
  * shapes: how many grid sizes, in no order; reload: each launch has a module of its own, loaded before it and
  * unloaded after it, and its time holds both
  */
-#include <dlfcn.h>
+#include "../programs/driver.h"
+
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-typedef struct handle *handle;
-
-#define FUNCTIONS(X)                                                                                         \
-    X(cuInit, (unsigned flags))                                                                              \
-    X(cuDeviceGet, (int *device, int index))                                                                 \
-    X(cuDevicePrimaryCtxRetain, (handle * context, int device))                                              \
-    X(cuCtxSetCurrent, (handle context))                                                                     \
-    X(cuModuleLoadData, (handle * module, const void *image))                                                \
-    X(cuModuleUnload, (handle module))                                                                       \
-    X(cuModuleGetFunction, (handle * function, handle module, const char *name))                             \
-    X(cuStreamCreate, (handle * stream, unsigned flags))                                                     \
-    X(cuStreamSynchronize, (handle stream))                                                                  \
-    X(cuLaunchKernel, (handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,     \
-                       unsigned bz, unsigned shared, handle stream, void **arguments, void **extra))
-
-#define X(symbol, parameters) static int(*symbol) parameters;
-FUNCTIONS(X)
-#undef X
 
 enum { THREADS_CAP = 64, STREAMS_CAP = 64 };
 static int threads = 1, one_stream, streams = 1, kernels = 20, shapes = 1, ordered, reload, batches = 200,
@@ -43,14 +23,6 @@ static int threads = 1, one_stream, streams = 1, kernels = 20, shapes = 1, order
 static handle context, shared_stream, *functions;
 static double *launch_ns, *sync_ns; /* of each batch of each thread, per launch */
 static pthread_barrier_t barrier;
-
-static void must(int rc, const char *what)
-{
-    if (rc) {
-        fprintf(stderr, "launch: %s returned %d\n", what, rc);
-        exit(3);
-    }
-}
 
 static double now_ns(void)
 {
@@ -81,11 +53,11 @@ static void load(void)
     at = (size_t)snprintf(image, size, ".version 8.0\n.target sm_80\n.address_size 64\n");
     for (int k = 0; k < kernels; k++)
         at += (size_t)snprintf(image + at, size - at, ".visible .entry bench_%06d() { ret; }\n", k);
-    must(cuModuleLoadData(&module, image), "cuModuleLoadData");
+    MUST(cuModuleLoadData(&module, image));
     functions = malloc(sizeof(*functions) * (size_t)kernels);
     for (int k = 0; k < kernels; k++) {
         snprintf(name, sizeof(name), "bench_%06d", k);
-        must(cuModuleGetFunction(&functions[k], module, name), "cuModuleGetFunction");
+        MUST(cuModuleGetFunction(&functions[k], module, name));
     }
     free(image);
 }
@@ -95,10 +67,10 @@ static void launch_reloaded(unsigned number, handle stream)
     char name[32];
     handle module, function;
     snprintf(name, sizeof(name), "bench_%06u", number % (unsigned)kernels);
-    must(cuModuleLoadData(&module, ".version 8.0\n"), "cuModuleLoadData");
-    must(cuModuleGetFunction(&function, module, name), "cuModuleGetFunction");
+    MUST(cuModuleLoadData(&module, ".version 8.0\n"));
+    MUST(cuModuleGetFunction(&function, module, name));
     cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, stream, NULL, NULL);
-    must(cuModuleUnload(module), "cuModuleUnload");
+    MUST(cuModuleUnload(module));
 }
 
 static void *work(void *argument)
@@ -106,9 +78,9 @@ static void *work(void *argument)
     long worker = (long)argument;
     handle stream[STREAMS_CAP] = {shared_stream};
     unsigned next = (unsigned)worker * 7919u;
-    must(cuCtxSetCurrent(context), "cuCtxSetCurrent");
+    MUST(cuCtxSetCurrent(context));
     for (int s = 0; s < streams && !one_stream; s++)
-        must(cuStreamCreate(&stream[s], 1), "cuStreamCreate");
+        MUST(cuStreamCreate(&stream[s], 1));
     for (int k = 0; k < kernels; k++) { /* every kernel's first launch, and a warm pool of events */
         cuLaunchKernel(functions[k], 1, 1, 1, 32, 1, 1, 0, stream[0], NULL, NULL);
         if (k % batch == 0)
@@ -131,7 +103,7 @@ static void *work(void *argument)
         }
         double launched = now_ns();
         for (int s = 0; s < streams; s++)
-            must(cuStreamSynchronize(stream[s]), "cuStreamSynchronize");
+            MUST(cuStreamSynchronize(stream[s]));
         launch_ns[worker * batches + b] = (launched - start) / batch;
         sync_ns[worker * batches + b] = (now_ns() - launched) / batch;
     }
@@ -172,19 +144,12 @@ int main(int argc, char **argv)
     if (threads < 1 || threads > THREADS_CAP || streams < 1 || streams > (one_stream ? 1 : STREAMS_CAP) ||
         kernels < 1 || shapes < 1 || batches < 1 || batch < 1)
         return 2;
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-    if (!library) {
-        fprintf(stderr, "launch: %s\n", dlerror());
-        return 4;
-    }
-#define X(symbol, parameters) *(void **)&symbol = dlsym(library, #symbol);
-    FUNCTIONS(X)
-#undef X
-    must(cuInit(0), "cuInit");
-    must(cuDeviceGet(&device, 0), "cuDeviceGet");
-    must(cuDevicePrimaryCtxRetain(&context, device), "cuDevicePrimaryCtxRetain");
-    must(cuCtxSetCurrent(context), "cuCtxSetCurrent");
-    must(cuStreamCreate(&shared_stream, 1), "cuStreamCreate");
+    driver_find();
+    MUST(cuInit(0));
+    MUST(cuDeviceGet(&device, 0));
+    MUST(cuDevicePrimaryCtxRetain(&context, device));
+    MUST(cuCtxSetCurrent(context));
+    MUST(cuStreamCreate(&shared_stream, 1));
     load();
     size_t count = (size_t)threads * (size_t)batches;
     launch_ns = calloc(count, sizeof(double)); /* touched below, before memory is measured */

@@ -57,6 +57,7 @@ $(BUNDLE)/build/libkjoule.so: $(SHIM_OBJ) shim/shim.map
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) -shared -s -o $@ $(SHIM_OBJ) $(SHIM_LINK) $(OLD_LINK)
+$(BUNDLE_PROGRAMS): tests/programs/driver.h
 $(BUNDLE)/build/programs/%: tests/programs/%.c
 	$(call say,CC,$@)
 	@mkdir -p $(@D)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "card.h"
 
-#include <dlfcn.h>
 #include <string.h>
 #include <time.h>
 
@@ -35,15 +34,10 @@ double card_now_s(void)
 
 void card_find_driver(void)
 {
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-    if (!library) {
-        fprintf(stderr, "%s\n", dlerror());
-        exit(4);
-    }
-    card.library = library;
-#define CU(name, parameters) *(void **)&cu.name = dlsym(library, "cu" #name);
-    CARD_DRIVER(CU)
-#undef CU
+    card.library = driver_open();
+#define X(name, parameters) cu.name = (int(*) parameters)dlsym(card.library, "cu" #name);
+    DRIVER_FUNCTIONS(X)
+#undef X
 }
 
 void *card_symbol(const char *name)

@@ -7,118 +7,16 @@
 #ifndef CARD_H
 #define CARD_H
 
+#define DRIVER_LIST_ONLY
+#include "../programs/driver.h"
+
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-
-typedef struct handle *handle;
-typedef unsigned long long address;
-
-/* CUDA_KERNEL_NODE_PARAMS_v2, CUlaunchAttribute and CUlaunchConfig of cuda.h */
-struct kernel_node {
-    handle function;
-    unsigned grid[3], block[3], shared;
-    void **arguments, **extra;
-    handle kernel, context;
-};
-struct launch_attribute {
-    int id, pad;
-    union {
-        int number;
-        char room[64];
-    };
-};
-struct launch_config {
-    unsigned grid[3], block[3], shared;
-    handle stream;
-    struct launch_attribute *attributes;
-    unsigned attribute_count;
-};
-
-/* CU(name, parameters): cu<name>, NULL where the driver does not have it */
-#define CARD_DRIVER(CU)                                                                                      \
-    CU(Init, (unsigned flags))                                                                               \
-    CU(DriverGetVersion, (int *version))                                                                     \
-    CU(GetProcAddress_v2, (const char *name, void **ret, int version, address flags, int *status))           \
-    CU(DeviceGetCount, (int *count))                                                                         \
-    CU(DeviceGetName, (char *name, int size, int device))                                                    \
-    CU(DeviceGetAttribute, (int *value, int attribute, int device))                                          \
-    CU(DeviceGetUuid, (void *uuid, int device))                                                              \
-    CU(DeviceGetUuid_v2, (void *uuid, int device))                                                           \
-    CU(DeviceGetPCIBusId, (char *text, int size, int device))                                                \
-    CU(DevicePrimaryCtxRetain, (handle * context, int device))                                               \
-    CU(DevicePrimaryCtxRelease_v2, (int device))                                                             \
-    CU(DevicePrimaryCtxReset_v2, (int device))                                                               \
-    CU(DevicePrimaryCtxGetState, (int device, unsigned *flags, int *active))                                 \
-    CU(CtxCreate_v2, (handle * context, unsigned flags, int device))                                         \
-    CU(CtxDestroy_v2, (handle context))                                                                      \
-    CU(CtxGetCurrent, (handle * context))                                                                    \
-    CU(CtxSetCurrent, (handle context))                                                                      \
-    CU(CtxGetDevice, (int *device))                                                                          \
-    CU(CtxGetId, (handle context, address * id))                                                             \
-    CU(ThreadExchangeStreamCaptureMode, (int *mode))                                                         \
-    CU(CtxSynchronize, (void))                                                                               \
-    CU(ModuleLoadData, (handle * module, const void *image))                                                 \
-    CU(ModuleUnload, (handle module))                                                                        \
-    CU(ModuleGetFunction, (handle * function, handle module, const char *name))                              \
-    CU(FuncGetName, (const char **name, handle function))                                                    \
-    CU(LibraryLoadData,                                                                                      \
-       (handle * library, const void *image, void *a, void *b, unsigned c, void *d, void *e, unsigned f))    \
-    CU(LibraryGetKernel, (handle * kernel, handle library, const char *name))                                \
-    CU(KernelGetName, (const char **name, handle kernel))                                                    \
-    CU(KernelGetFunction, (handle * function, handle kernel))                                                \
-    CU(StreamCreate, (handle * stream, unsigned flags))                                                      \
-    CU(StreamDestroy_v2, (handle stream))                                                                    \
-    CU(StreamQuery, (handle stream))                                                                         \
-    CU(StreamSynchronize, (handle stream))                                                                   \
-    CU(StreamWaitEvent, (handle stream, handle event, unsigned flags))                                       \
-    CU(StreamGetCtx, (handle stream, handle * context))                                                      \
-    CU(StreamGetId, (handle stream, address * id))                                                           \
-    CU(StreamIsCapturing, (handle stream, int *status))                                                      \
-    CU(StreamGetCaptureInfo_v2,                                                                              \
-       (handle stream, int *status, address *id, handle *graph, const handle **nodes, size_t *count))        \
-    CU(StreamBeginCapture_v2, (handle stream, int mode))                                                     \
-    CU(StreamEndCapture, (handle stream, handle * graph))                                                    \
-    CU(LaunchHostFunc, (handle stream, void (*function)(void *), void *data))                                \
-    CU(EventCreate, (handle * event, unsigned flags))                                                        \
-    CU(EventDestroy_v2, (handle event))                                                                      \
-    CU(EventRecord, (handle event, handle stream))                                                           \
-    CU(EventRecordWithFlags, (handle event, handle stream, unsigned flags))                                  \
-    CU(EventQuery, (handle event))                                                                           \
-    CU(EventSynchronize, (handle event))                                                                     \
-    CU(EventElapsedTime, (float *ms, handle start, handle end))                                              \
-    CU(MemAlloc_v2, (address * at, size_t bytes))                                                            \
-    CU(MemFree_v2, (address at))                                                                             \
-    CU(MemAllocHost_v2, (void **at, size_t bytes))                                                           \
-    CU(MemcpyHtoD_v2, (address to, const void *from, size_t bytes))                                          \
-    CU(MemcpyDtoH_v2, (void *to, address from, size_t bytes))                                                \
-    CU(MemcpyDtoD_v2, (address to, address from, size_t bytes))                                              \
-    CU(MemcpyHtoDAsync_v2, (address to, const void *from, size_t bytes, handle stream))                      \
-    CU(MemcpyDtoHAsync_v2, (void *to, address from, size_t bytes, handle stream))                            \
-    CU(MemcpyDtoDAsync_v2, (address to, address from, size_t bytes, handle stream))                          \
-    CU(MemsetD8_v2, (address at, unsigned char value, size_t bytes))                                         \
-    CU(MemsetD8Async, (address at, unsigned char value, size_t bytes, handle stream))                        \
-    CU(GraphCreate, (handle * graph, unsigned flags))                                                        \
-    CU(GraphDestroy, (handle graph))                                                                         \
-    CU(GraphGetNodes, (handle graph, handle * nodes, size_t * count))                                        \
-    CU(GraphNodeGetType, (handle node, int *type))                                                           \
-    CU(GraphKernelNodeGetParams_v2, (handle node, struct kernel_node * params))                              \
-    CU(GraphAddKernelNode_v2,                                                                                \
-       (handle * node, handle graph, const handle *after, size_t count, const struct kernel_node *params))   \
-    CU(GraphInstantiateWithFlags, (handle * exec, handle graph, address flags))                              \
-    CU(GraphExecUpdate_v2, (handle exec, handle graph, void *info))                                          \
-    CU(GraphExecDestroy, (handle exec))                                                                      \
-    CU(GraphLaunch, (handle exec, handle stream))                                                            \
-    CU(LaunchKernelEx,                                                                                       \
-       (const struct launch_config *config, handle function, void **arguments, void **extra))                \
-    CU(LaunchKernel, (handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,      \
-                      unsigned bz, unsigned shared, handle stream, void **arguments, void **extra))
 
 struct driver {
-#define CU(name, parameters) int(*name) parameters;
-    CARD_DRIVER(CU)
-#undef CU
+/* cu<name>, NULL where the driver does not have it */
+#define X(name, parameters) int(*name) parameters;
+    DRIVER_FUNCTIONS(X)
+#undef X
 };
 extern struct driver cu;
 
@@ -147,16 +45,6 @@ struct card {
     unsigned multiprocessors;
 };
 extern struct card card;
-
-/* Ends the program with status 3 and the call's name where the driver does not answer 0. */
-#define MUST(call)                                                                                           \
-    do {                                                                                                     \
-        int rc_ = (call);                                                                                    \
-        if (rc_) {                                                                                           \
-            fprintf(stderr, "%s returned %d\n", #call, rc_);                                                 \
-            exit(3);                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 /* Finds the driver's functions; status 4 and the reason where there is no driver. */
 void card_find_driver(void);

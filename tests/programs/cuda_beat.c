@@ -13,43 +13,14 @@
  * --ahead     launches the next step before it waits for this one, so that the device never runs dry
  * --thread    trains in a thread of its own, not in the first one
  */
-#include <dlfcn.h>
+#include "driver.h"
+
 #include <pthread.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-
-typedef struct handle *handle;
-typedef unsigned long long address;
-
-#define FUNCTIONS(X)                                                                                         \
-    X(cuInit, (unsigned flags))                                                                              \
-    X(cuDevicePrimaryCtxRetain, (handle * context, int device))                                              \
-    X(cuDevicePrimaryCtxRelease_v2, (int device))                                                            \
-    X(cuCtxSetCurrent, (handle context))                                                                     \
-    X(cuCtxSynchronize, (void))                                                                              \
-    X(cuModuleLoadData, (handle * module, const void *image))                                                \
-    X(cuModuleGetFunction, (handle * function, handle module, const char *name))                             \
-    X(cuStreamCreate, (handle * stream, unsigned flags))                                                     \
-    X(cuStreamSynchronize, (handle stream))                                                                  \
-    X(cuStreamBeginCapture_v2, (handle stream, int mode))                                                    \
-    X(cuStreamEndCapture, (handle stream, handle * graph))                                                   \
-    X(cuGraphInstantiateWithFlags, (handle * exec, handle graph, address flags))                             \
-    X(cuGraphLaunch, (handle exec, handle stream))                                                           \
-    X(cuEventCreate, (handle * event, unsigned flags))                                                       \
-    X(cuEventRecord, (handle event, handle stream))                                                          \
-    X(cuEventSynchronize, (handle event))                                                                    \
-    X(cuMemAlloc_v2, (address * at, size_t bytes))                                                           \
-    X(cuMemcpyDtoH_v2, (void *to, address from, size_t bytes))                                               \
-    X(cuLaunchKernel, (handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,     \
-                       unsigned bz, unsigned shared, handle stream, void **arguments, void **extra))
-#define X(symbol, parameters) static int(*symbol) parameters;
-FUNCTIONS(X)
-#undef X
 
 enum { KERNELS_CAP = 64, SPIN_NS = 400000, HELD_UP_NS = 1500000 };
 
@@ -63,15 +34,6 @@ static struct {
     handle functions[KERNELS_CAP], stream, exec, events[2];
     address memory;
 } at;
-
-#define MUST(call)                                                                                           \
-    do {                                                                                                     \
-        int rc_ = (call);                                                                                    \
-        if (rc_) {                                                                                           \
-            fprintf(stderr, "cuda_beat: %s returned %d\n", #call, rc_);                                      \
-            _exit(3);                                                                                        \
-        }                                                                                                    \
-    } while (0)
 
 static uint64_t now_ns(void)
 {
@@ -205,28 +167,12 @@ static void read_options(int argc, char **argv)
     want.kernels = want.kernels < 1 ? 1 : want.kernels > KERNELS_CAP ? KERNELS_CAP : want.kernels;
 }
 
-static void find_driver(void)
-{
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-#define X(symbol, parameters)                                                                                \
-    {                                                                                                        \
-        void *found = library ? dlsym(library, #symbol) : NULL;                                              \
-        if (!found) {                                                                                        \
-            fprintf(stderr, "cuda_beat: no %s\n", #symbol);                                                  \
-            exit(4);                                                                                         \
-        }                                                                                                    \
-        memcpy(&symbol, &found, sizeof(found));                                                              \
-    }
-    FUNCTIONS(X)
-#undef X
-}
-
 int main(int argc, char **argv)
 {
     pthread_t thread;
     int child_status, status = 0;
     read_options(argc, argv);
-    find_driver();
+    driver_find();
     for (int p = 1; p < want.processes; p++)
         if (fork() == 0) {
             run(NULL);

@@ -5,83 +5,15 @@
  *
  *     cuda_contexts CASE [COUNT]     the cases are listed at the end
  */
-#include <dlfcn.h>
+#include "driver.h"
+
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-typedef struct handle *handle;
-
-#define FUNCTIONS(X)                                                                                         \
-    X(cuInit, (unsigned flags))                                                                              \
-    X(cuDevicePrimaryCtxRetain, (handle * context, int device))                                              \
-    X(cuDevicePrimaryCtxRelease_v2, (int device))                                                            \
-    X(cuDevicePrimaryCtxReset_v2, (int device))                                                              \
-    X(cuCtxCreate_v2, (handle * context, unsigned flags, int device))                                        \
-    X(cuCtxDestroy_v2, (handle context))                                                                     \
-    X(cuCtxAttach, (handle * context, unsigned flags))                                                       \
-    X(cuCtxDetach, (handle context))                                                                         \
-    X(cuCtxSetCurrent, (handle context))                                                                     \
-    X(cuCtxPushCurrent_v2, (handle context))                                                                 \
-    X(cuCtxPopCurrent_v2, (handle * context))                                                                \
-    X(cuCtxSynchronize, (void))                                                                              \
-    X(cuModuleLoadData, (handle * module, const void *image))                                                \
-    X(cuModuleGetFunction, (handle * function, handle module, const char *name))                             \
-    X(cuStreamCreate, (handle * stream, unsigned flags))                                                     \
-    X(cuStreamCreateWithPriority, (handle * stream, unsigned flags, int priority))                           \
-    X(cuStreamDestroy_v2, (handle stream))                                                                   \
-    X(cuStreamSynchronize, (handle stream))                                                                  \
-    X(cuStreamBeginCapture_v2, (handle stream, int mode))                                                    \
-    X(cuStreamEndCapture, (handle stream, handle * graph))                                                   \
-    X(cuEventCreate, (handle * event, unsigned flags))                                                       \
-    X(cuEventRecord, (handle event, handle stream))                                                          \
-    X(cuEventDestroy_v2, (handle event))                                                                     \
-    X(cuGreenCtxCreate, (handle * green, handle description, int device, unsigned flags))                    \
-    X(cuGreenCtxDestroy, (handle green))                                                                     \
-    X(cuGreenCtxStreamCreate, (handle * stream, handle green, unsigned flags, int priority))                 \
-    X(cuCtxFromGreenCtx, (handle * context, handle green))                                                   \
-    X(cuDeviceGetDevResource, (int device, void *resource, int type))                                        \
-    X(cuDevResourceGenerateDesc, (handle * description, void *resources, unsigned count))                    \
-    X(cuLaunchKernel, (handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,     \
-                       unsigned bz, unsigned shared, handle stream, void **arguments, void **extra))         \
-    X(cuLaunchKernel_ptsz,                                                                                   \
-      (handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,        \
-       unsigned shared, handle stream, void **arguments, void **extra))
-#define X(symbol, parameters) static int(*symbol) parameters;
-FUNCTIONS(X)
-#undef X
 static void (*switch_unseen)(handle context); /* of the simulated driver */
-
-#define MUST(call)                                                                                           \
-    do {                                                                                                     \
-        int rc_ = (call);                                                                                    \
-        if (rc_) {                                                                                           \
-            fprintf(stderr, "cuda_contexts: %s returned %d\n", #call, rc_);                                  \
-            _exit(3);                                                                                        \
-        }                                                                                                    \
-    } while (0)
-
-static void find_driver(void)
-{
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-    if (!library)
-        exit(4);
-#define X(symbol, parameters)                                                                                \
-    {                                                                                                        \
-        void *found = dlsym(library, #symbol);                                                               \
-        if (!found)                                                                                          \
-            exit(4);                                                                                         \
-        memcpy(&symbol, &found, sizeof(found));                                                              \
-    }
-    FUNCTIONS(X)
-#undef X
-    void *found = dlsym(library, "simgpu_context_switch");
-    memcpy(&switch_unseen, &found, sizeof(found));
-}
 
 static atomic_long launched;
 static const int devices = 2;
@@ -568,7 +500,7 @@ int main(int argc, char **argv)
                  {"captured", captured, 100},
                  {"threads", threads, 200},
                  {"misuse", misuse, 0}};
-    find_driver();
+    switch_unseen = (void (*)(handle))dlsym(driver_find(), "simgpu_context_switch");
     MUST(cuInit(0));
     for (size_t i = 0; argc > 1 && i < sizeof(cases) / sizeof(cases[0]); i++)
         if (!strcmp(argv[1], cases[i].name)) {

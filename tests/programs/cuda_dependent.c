@@ -5,52 +5,11 @@
  *
  *     cuda_dependent [--rounds N] [--sync N]     a wait after so many rounds
  */
-#include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
+#include "driver.h"
+
 #include <string.h>
 
-typedef struct handle *handle;
-
-struct attribute {
-    int id, pad;
-    union {
-        char bytes[64];
-        int allowed;
-    } value;
-};
-struct config {
-    unsigned grid[3], block[3], shared;
-    handle stream;
-    struct attribute *attributes;
-    unsigned count;
-};
 enum { PROGRAMMATIC_STREAM_SERIALIZATION = 6 };
-
-#define FUNCTIONS(X)                                                                                         \
-    X(cuInit, (unsigned flags))                                                                              \
-    X(cuDevicePrimaryCtxRetain, (handle * context, int device))                                              \
-    X(cuCtxSetCurrent, (handle context))                                                                     \
-    X(cuModuleLoadData, (handle * module, const void *image))                                                \
-    X(cuModuleGetFunction, (handle * function, handle module, const char *name))                             \
-    X(cuStreamCreate, (handle * stream, unsigned flags))                                                     \
-    X(cuStreamSynchronize, (handle stream))                                                                  \
-    X(cuLaunchKernelEx, (const struct config *config, handle function, void **arguments, void **extra))      \
-    X(cuLaunchKernel, (handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,     \
-                       unsigned bz, unsigned shared, handle stream, void **arguments, void **extra))
-
-#define X(symbol, parameters) static int(*symbol) parameters;
-FUNCTIONS(X)
-#undef X
-
-#define MUST(call)                                                                                           \
-    do {                                                                                                     \
-        int rc_ = (call);                                                                                    \
-        if (rc_) {                                                                                           \
-            fprintf(stderr, "cuda_dependent: %s returned %d\n", #call, rc_);                                 \
-            exit(3);                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 int main(int argc, char **argv)
 {
@@ -61,16 +20,12 @@ int main(int argc, char **argv)
         if (!strcmp(argv[i], "--sync"))
             sync = atoi(argv[i + 1]);
     }
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-    if (!library)
-        return 4;
-#define X(symbol, parameters) *(void **)&symbol = dlsym(library, #symbol);
-    FUNCTIONS(X)
-#undef X
+    driver_find();
     static const char *const names[] = {"ahead", "follower", "apart"};
     handle context, module, kernels[3];
-    struct attribute attribute = {.id = PROGRAMMATIC_STREAM_SERIALIZATION, .value = {.allowed = 1}};
-    struct config config = {.grid = {64, 1, 1}, .block = {128, 1, 1}, .attributes = &attribute, .count = 1};
+    struct launch_attribute attribute = {.id = PROGRAMMATIC_STREAM_SERIALIZATION, .number = 1};
+    struct launch_config config = {
+        .grid = {64, 1, 1}, .block = {128, 1, 1}, .attributes = &attribute, .attribute_count = 1};
     MUST(cuInit(0));
     MUST(cuDevicePrimaryCtxRetain(&context, 0));
     MUST(cuCtxSetCurrent(context));

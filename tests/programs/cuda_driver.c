@@ -1,73 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * cuda_driver - a training-shaped program on the CUDA driver API alone: module, streams, events, copies,
- * three kernels a step, or the same as a graph. Knows nothing of kjoule and declares what it uses of CUDA
- * itself. It counts its own launches, checks every result, and checks that copies come back as they were
- * sent. Built twice: cuda_driver looks libcuda up at run time, cuda_linked (-DLINKED) is linked to it.
+ * three kernels a step, or the same as a graph. Knows nothing of kjoule. It counts its own
+ * launches, checks every result, and checks that copies come back as they were sent. Built twice: cuda_driver
+ * looks libcuda up at run time, cuda_linked (-DLINKED) is linked to it.
  *
  *     cuda_driver [--steps N] [--threads N] [--processes N] [--devices N] [--gap-us N] [--exit STATUS]
  * [--progress]
  *                 [--door dlsym|versioned] [--stream own|legacy|per-thread] [--graph] [--library] [--unload]
  * [--async]
  */
-#include <dlfcn.h>
+#include "driver.h"
+
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-typedef struct handle *handle;
-typedef unsigned long long address;
-
-/* symbol, name for cuGetProcAddress, parameters */
-#define FUNCTIONS(X)                                                                                         \
-    X(cuInit, "cuInit", (unsigned flags))                                                                    \
-    X(cuDeviceGet, "cuDeviceGet", (int *device, int index))                                                  \
-    X(cuDeviceGetCount, "cuDeviceGetCount", (int *count))                                                    \
-    X(cuDevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain", (handle * context, int device))                  \
-    X(cuDevicePrimaryCtxRelease_v2, "cuDevicePrimaryCtxRelease", (int device))                               \
-    X(cuCtxSetCurrent, "cuCtxSetCurrent", (handle context))                                                  \
-    X(cuCtxSynchronize, "cuCtxSynchronize", (void))                                                          \
-    X(cuModuleLoadData, "cuModuleLoadData", (handle * module, const void *image))                            \
-    X(cuModuleGetFunction, "cuModuleGetFunction", (handle * function, handle module, const char *name))      \
-    X(cuModuleUnload, "cuModuleUnload", (handle module))                                                     \
-    X(cuLibraryLoadData, "cuLibraryLoadData",                                                                \
-      (handle * library, const void *code, void *a, void **b, unsigned c, void *d, void **e, unsigned f))    \
-    X(cuLibraryGetKernel, "cuLibraryGetKernel", (handle * kernel, handle library, const char *name))         \
-    X(cuStreamCreate, "cuStreamCreate", (handle * stream, unsigned flags))                                   \
-    X(cuStreamDestroy_v2, "cuStreamDestroy", (handle stream))                                                \
-    X(cuStreamSynchronize, "cuStreamSynchronize", (handle stream))                                           \
-    X(cuStreamBeginCapture_v2, "cuStreamBeginCapture", (handle stream, int mode))                            \
-    X(cuStreamEndCapture, "cuStreamEndCapture", (handle stream, handle * graph))                             \
-    X(cuGraphInstantiateWithFlags, "cuGraphInstantiateWithFlags", (handle * exec, handle graph, address f))  \
-    X(cuGraphLaunch, "cuGraphLaunch", (handle exec, handle stream))                                          \
-    X(cuGraphExecDestroy, "cuGraphExecDestroy", (handle exec))                                               \
-    X(cuGraphDestroy, "cuGraphDestroy", (handle graph))                                                      \
-    X(cuEventCreate, "cuEventCreate", (handle * event, unsigned flags))                                      \
-    X(cuEventRecord, "cuEventRecord", (handle event, handle stream))                                         \
-    X(cuEventSynchronize, "cuEventSynchronize", (handle event))                                              \
-    X(cuEventElapsedTime, "cuEventElapsedTime", (float *ms, handle start, handle end))                       \
-    X(cuEventDestroy_v2, "cuEventDestroy", (handle event))                                                   \
-    X(cuMemAlloc_v2, "cuMemAlloc", (address * at, size_t bytes))                                             \
-    X(cuMemFree_v2, "cuMemFree", (address at))                                                               \
-    X(cuMemcpyHtoDAsync_v2, "cuMemcpyHtoDAsync",                                                             \
-      (address to, const void *from, size_t bytes, handle stream))                                           \
-    X(cuMemcpyDtoH_v2, "cuMemcpyDtoH", (void *to, address from, size_t bytes))                               \
-    X(cuLaunchKernel, "cuLaunchKernel",                                                                      \
-      (handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,        \
-       unsigned shared, handle stream, void **arguments, void **extra))
-
-#ifdef LINKED
-#define X(symbol, name, parameters) extern int symbol parameters;
-FUNCTIONS(X)
-#undef X
-#else
-#define X(symbol, name, parameters) static int(*symbol) parameters;
-FUNCTIONS(X)
-#undef X
-#endif
 
 static struct {
     int steps, threads, processes, devices, gap_us, exit_status, progress, graph, library, unload, async;
@@ -82,46 +30,32 @@ static const char image[] = ".version 8.0\n.target sm_80\n.address_size 64\n"
                             ".visible .entry train_softmax()\n{\n ret;\n}\n"
                             ".visible .entry train_update()\n{\n ret;\n}\n";
 
-#define MUST(call)                                                                                           \
-    do {                                                                                                     \
-        int rc_ = (call);                                                                                    \
-        if (rc_) {                                                                                           \
-            fprintf(stderr, "cuda_driver: %s returned %d\n", #call, rc_);                                    \
-            _exit(3);                                                                                        \
-        }                                                                                                    \
-    } while (0)
-
 static handle contexts[8];
+
+/* By cuGetProcAddress. Of all that is called here, CUDA 12.0 hands out the ABI that driver.h declares. */
+#ifndef LINKED
+static void *versioned(const char *symbol, int lane)
+{
+    char name[64];
+    void *found = NULL;
+    snprintf(name, sizeof(name), "%s", symbol);
+    name[strcspn(name, "_")] = 0;
+    cuGetProcAddress_v2(name, &found, 12000, lane ? 2 : 1, NULL);
+    return found ? found : (void *)driver_lacks_it;
+}
+#endif
 
 static void find_driver(void)
 {
 #ifndef LINKED
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-    if (!library) {
-        fprintf(stderr, "cuda_driver: %s\n", dlerror());
-        exit(4);
-    }
-    int (*get_address)(const char *, void **, int, address, int *) = dlsym(library, "cuGetProcAddress_v2");
-    int versioned = !strcmp(want.door, "versioned") && get_address;
-    address flags = !strcmp(want.stream, "per-thread") ? 2 : 1;
-#define X(symbol, name, parameters)                                                                          \
-    {                                                                                                        \
-        void *found = NULL;                                                                                  \
-        if (versioned)                                                                                       \
-            get_address(name, &found, 12000, flags, NULL); /* the ABI declared above */                      \
-        else                                                                                                 \
-            found = dlsym(library, #symbol);                                                                 \
-        if (!found) {                                                                                        \
-            fprintf(stderr, "cuda_driver: no %s\n", #symbol);                                                \
-            exit(4);                                                                                         \
-        }                                                                                                    \
-        memcpy(&symbol, &found, sizeof(found));                                                              \
-    }
-    FUNCTIONS(X)
+    int lane = !strcmp(want.stream, "per-thread");
+    driver_find();
+    if (!strcmp(want.door, "versioned")) {
+#define X(name, parameters) cu##name = (int(*) parameters)versioned("cu" #name, lane);
+        DRIVER_FUNCTIONS(X)
 #undef X
-    if (flags == 2 && !versioned) {
-        void *per_thread = dlsym(library, "cuLaunchKernel_ptsz");
-        memcpy(&cuLaunchKernel, &per_thread, sizeof(per_thread));
+    } else if (lane) {
+        cuLaunchKernel = cuLaunchKernel_ptsz;
     }
 #endif
 }

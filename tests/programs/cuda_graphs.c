@@ -6,22 +6,12 @@
  *
  *     cuda_graphs WAY [REPEATS]      the ways are at the end
  */
-#include <dlfcn.h>
+#include "driver.h"
+
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-typedef struct handle *handle;
-typedef unsigned long long address;
-
-/* CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMSET_NODE_PARAMS and CUgraphNodeParams of CUDA 12 */
-struct kernel_node {
-    handle function;
-    unsigned grid[3], block[3], shared;
-    void **arguments, **extra;
-    handle kernel, context;
-};
+/* CUDA_MEMSET_NODE_PARAMS and CUgraphNodeParams of CUDA 12 */
 struct memset_node {
     address to;
     size_t pitch;
@@ -65,61 +55,6 @@ struct any_node {
     long long reserved2;
 };
 
-/* symbol, parameters */
-#define FUNCTIONS(X)                                                                                         \
-    X(cuInit, (unsigned flags))                                                                              \
-    X(cuDevicePrimaryCtxRetain, (handle * context, int device))                                              \
-    X(cuDevicePrimaryCtxRelease_v2, (int device))                                                            \
-    X(cuCtxSetCurrent, (handle context))                                                                     \
-    X(cuCtxSynchronize, (void))                                                                              \
-    X(cuModuleLoadData, (handle * module, const void *image))                                                \
-    X(cuModuleGetFunction, (handle * function, handle module, const char *name))                             \
-    X(cuStreamCreate, (handle * stream, unsigned flags))                                                     \
-    X(cuStreamSynchronize, (handle stream))                                                                  \
-    X(cuStreamWaitEvent, (handle stream, handle event, unsigned flags))                                      \
-    X(cuStreamIsCapturing, (handle stream, int *status))                                                     \
-    X(cuStreamBeginCapture_v2, (handle stream, int mode))                                                    \
-    X(cuStreamEndCapture, (handle stream, handle * graph))                                                   \
-    X(cuEventCreate, (handle * event, unsigned flags))                                                       \
-    X(cuEventRecord, (handle event, handle stream))                                                          \
-    X(cuEventQuery, (handle event))                                                                          \
-    X(cuGraphCreate, (handle * graph, unsigned flags))                                                       \
-    X(cuGraphAddKernelNode_v2,                                                                               \
-      (handle * node, handle graph, const handle *after, size_t count, const struct kernel_node *kernel))    \
-    X(cuGraphAddMemsetNode, (handle * node, handle graph, const handle *after, size_t count,                 \
-                             const struct memset_node *fill, handle context))                                \
-    X(cuGraphAddChildGraphNode,                                                                              \
-      (handle * node, handle graph, const handle *after, size_t count, handle child))                        \
-    X(cuGraphAddMemcpyNode, (handle * node, handle graph, const handle *after, size_t count,                 \
-                             const struct copy_node *copy, handle context))                                  \
-    X(cuGraphAddNode,                                                                                        \
-      (handle * node, handle graph, const handle *after, size_t count, struct any_node *params))             \
-    X(cuGraphConditionalHandleCreate,                                                                        \
-      (address * condition, handle graph, handle context, unsigned value, unsigned flags))                   \
-    X(cuGraphKernelNodeSetParams_v2, (handle node, const struct kernel_node *kernel))                        \
-    X(cuGraphChildGraphNodeGetGraph, (handle node, handle * child))                                          \
-    X(cuGraphExecMemcpyNodeSetParams,                                                                        \
-      (handle exec, handle node, const struct copy_node *copy, handle context))                              \
-    X(cuGraphExecMemsetNodeSetParams,                                                                        \
-      (handle exec, handle node, const struct memset_node *fill, handle context))                            \
-    X(cuGraphExecChildGraphNodeSetParams, (handle exec, handle node, handle child))                          \
-    X(cuGraphGetNodes, (handle graph, handle * nodes, size_t * count))                                       \
-    X(cuGraphInstantiateWithFlags, (handle * exec, handle graph, address flags))                             \
-    X(cuGraphExecUpdate_v2, (handle exec, handle graph, void *info))                                         \
-    X(cuGraphExecKernelNodeSetParams_v2, (handle exec, handle node, const struct kernel_node *kernel))       \
-    X(cuGraphExecNodeSetParams, (handle exec, handle node, struct any_node * params))                        \
-    X(cuGraphNodeSetEnabled, (handle exec, handle node, unsigned enabled))                                   \
-    X(cuGraphLaunch, (handle exec, handle stream))                                                           \
-    X(cuGraphExecDestroy, (handle exec))                                                                     \
-    X(cuGraphDestroy, (handle graph))                                                                        \
-    X(cuMemAllocHost_v2, (void **at, size_t bytes))                                                          \
-    X(cuMemAlloc_v2, (address * at, size_t bytes))                                                           \
-    X(cuLaunchKernel, (handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,     \
-                       unsigned bz, unsigned shared, handle stream, void **arguments, void **extra))
-#define X(symbol, parameters) static int(*symbol) parameters;
-FUNCTIONS(X)
-#undef X
-
 static const char *const names[] = {"graph_a", "graph_b", "graph_c"};
 static const char image[] = ".version 8.0\n.target sm_80\n.address_size 64\n"
                             ".visible .entry graph_a()\n{\n ret;\n}\n"
@@ -127,15 +62,6 @@ static const char image[] = ".version 8.0\n.target sm_80\n.address_size 64\n"
                             ".visible .entry graph_c()\n{\n ret;\n}\n";
 static handle context, kernels[3];
 static int repeats = 50;
-
-#define MUST(call)                                                                                           \
-    do {                                                                                                     \
-        int rc_ = (call);                                                                                    \
-        if (rc_) {                                                                                           \
-            fprintf(stderr, "cuda_graphs: %s returned %d\n", #call, rc_);                                    \
-            exit(3);                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 static int launch(int kernel, handle stream)
 {
@@ -549,24 +475,13 @@ int main(int argc, char **argv)
                 {"alone", run_alone},     {"differ", run_differ},           {"beside", run_beside},
                 {"shapes", run_shapes},   {"conditional", run_conditional}, {"children", run_children},
                 {"copies", run_copies},   {"edited", run_edited},           {"many", run_many}};
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-    if (argc < 2 || !library) {
-        fprintf(stderr, "cuda_graphs: %s\n", library ? "which way?" : dlerror());
+    if (argc < 2) {
+        fprintf(stderr, "cuda_graphs: which way?\n");
         return 2;
     }
     if (argc > 2)
         repeats = atoi(argv[2]);
-#define X(symbol, parameters)                                                                                \
-    {                                                                                                        \
-        void *found = dlsym(library, #symbol);                                                               \
-        if (!found) {                                                                                        \
-            fprintf(stderr, "cuda_graphs: no %s\n", #symbol);                                                \
-            return 4;                                                                                        \
-        }                                                                                                    \
-        memcpy(&symbol, &found, sizeof(found));                                                              \
-    }
-    FUNCTIONS(X)
-#undef X
+    driver_find();
     handle module;
     MUST(cuInit(0));
     MUST(cuDevicePrimaryCtxRetain(&context, 0));

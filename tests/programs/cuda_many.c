@@ -8,36 +8,9 @@
  *
  * names: how many names the reloaded kernels have; name-bytes: the length of each, at least.
  */
-#include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
+#include "driver.h"
+
 #include <string.h>
-
-typedef struct handle *handle;
-
-#define FUNCTIONS(X)                                                                                         \
-    X(cuInit, (unsigned flags))                                                                              \
-    X(cuDevicePrimaryCtxRetain, (handle * context, int device))                                              \
-    X(cuCtxSetCurrent, (handle context))                                                                     \
-    X(cuCtxSynchronize, (void))                                                                              \
-    X(cuModuleLoadData, (handle * module, const void *image))                                                \
-    X(cuModuleGetFunction, (handle * function, handle module, const char *name))                             \
-    X(cuModuleUnload, (handle module))                                                                       \
-    X(cuLaunchKernel, (handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,     \
-                       unsigned bz, unsigned shared, handle stream, void **arguments, void **extra))
-
-#define X(symbol, parameters) static int(*symbol) parameters;
-FUNCTIONS(X)
-#undef X
-
-#define MUST(call)                                                                                           \
-    do {                                                                                                     \
-        int rc_ = (call);                                                                                    \
-        if (rc_) {                                                                                           \
-            fprintf(stderr, "cuda_many: %s returned %d\n", #call, rc_);                                      \
-            exit(3);                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 static long launches;
 
@@ -63,14 +36,9 @@ int main(int argc, char **argv)
         for (size_t k = 0; k < sizeof(numbers) / sizeof(numbers[0]); k++)
             if (!strcmp(argv[i], numbers[k].flag))
                 *numbers[k].at = atoi(argv[i + 1]);
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-    if (!library || name_bytes > 8000) {
-        fprintf(stderr, "cuda_many: %s\n", dlerror());
-        return 4;
-    }
-#define X(symbol, parameters) *(void **)&symbol = dlsym(library, #symbol);
-    FUNCTIONS(X)
-#undef X
+    if (name_bytes > 8000)
+        return 2;
+    driver_find();
     handle context, module, function, *functions = malloc(sizeof(*functions) * (size_t)kernels);
     char name[8192];
     MUST(cuInit(0));

@@ -15,19 +15,15 @@
  * --rest-ms  does nothing for so long before the first launch and after the last one
  * --graph    each launch is of a graph of so many kernels
  */
-#include <dlfcn.h>
+#include "driver.h"
+
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
-
-typedef struct handle *handle;
-typedef unsigned long long address;
 
 struct copy_2d {
     size_t from_x, from_y;
@@ -43,34 +39,6 @@ struct copy_2d {
     size_t to_pitch, width, height;
 };
 
-#define FUNCTIONS(X)                                                                                         \
-    X(cuInit, (unsigned flags))                                                                              \
-    X(cuDevicePrimaryCtxRetain, (handle * context, int device))                                              \
-    X(cuCtxSetCurrent, (handle context))                                                                     \
-    X(cuCtxSynchronize, (void))                                                                              \
-    X(cuModuleLoadData, (handle * module, const void *image))                                                \
-    X(cuModuleGetFunction, (handle * function, handle module, const char *name))                             \
-    X(cuStreamCreate, (handle * stream, unsigned flags))                                                     \
-    X(cuStreamSynchronize, (handle stream))                                                                  \
-    X(cuStreamBeginCapture_v2, (handle stream, int mode))                                                    \
-    X(cuStreamEndCapture, (handle stream, handle * graph))                                                   \
-    X(cuGraphInstantiateWithFlags, (handle * exec, handle graph, address flags))                             \
-    X(cuGraphLaunch, (handle exec, handle stream))                                                           \
-    X(cuMemAlloc_v2, (address * at, size_t bytes))                                                           \
-    X(cuMemAllocHost_v2, (void **at, size_t bytes))                                                          \
-    X(cuMemcpyDtoH_v2, (void *to, address from, size_t bytes))                                               \
-    X(cuMemcpyDtoH_v2_ptds, (void *to, address from, size_t bytes))                                          \
-    X(cuMemcpyHtoD_v2, (address to, const void *from, size_t bytes))                                         \
-    X(cuMemcpyDtoD_v2, (address to, address from, size_t bytes))                                             \
-    X(cuMemcpyDtoHAsync_v2, (void *to, address from, size_t bytes, handle stream))                           \
-    X(cuMemsetD8_v2, (address to, unsigned char value, size_t bytes))                                        \
-    X(cuMemcpy2D_v2, (const struct copy_2d *copy))                                                           \
-    X(cuLaunchKernel, (handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,     \
-                       unsigned bz, unsigned shared, handle stream, void **arguments, void **extra))
-#define X(symbol, parameters) static int(*symbol) parameters;
-FUNCTIONS(X)
-#undef X
-
 enum { THREADS_CAP = 16, BYTES = 1 << 20 };
 static struct {
     int launches, batch, gap_us, threads, hiccups, held_us, graph, rest_ms;
@@ -79,14 +47,6 @@ static struct {
 static handle context, stream, functions[THREADS_CAP], exec;
 static address device[2];
 static char pageable[BYTES], *pinned;
-
-static void must(int rc, const char *what)
-{
-    if (rc) {
-        fprintf(stderr, "cuda_rhythm: %s returned %d\n", what, rc);
-        exit(3);
-    }
-}
 
 static void spin(int us)
 {
@@ -117,45 +77,51 @@ static int copy(void)
                           .to_pitch = 64,
                           .width = 64,
                           .height = 64};
-    if (!strcmp(kind, "dtoh"))
-        return must(cuMemcpyDtoH_v2(pageable, device[0], 4), kind), 1;
-    if (!strcmp(kind, "dtoh-lane"))
-        return must(cuMemcpyDtoH_v2_ptds(pageable, device[0], 4), kind), 0;
-    if (!strcmp(kind, "2d"))
-        return must(cuMemcpy2D_v2(&two), kind), 1;
+    if (!strcmp(kind, "dtoh")) {
+        MUST(cuMemcpyDtoH_v2(pageable, device[0], 4));
+        return 1;
+    }
+    if (!strcmp(kind, "dtoh-lane")) {
+        MUST(cuMemcpyDtoH_v2_ptds(pageable, device[0], 4));
+        return 0;
+    }
+    if (!strcmp(kind, "2d")) {
+        MUST(cuMemcpy2D_v2(&two));
+        return 1;
+    }
     if (!strcmp(kind, "htod"))
-        must(cuMemcpyHtoD_v2(device[0], pageable, 4096), kind);
+        MUST(cuMemcpyHtoD_v2(device[0], pageable, 4096));
     else if (!strcmp(kind, "big"))
-        must(cuMemcpyHtoD_v2(device[0], pageable, BYTES), kind);
+        MUST(cuMemcpyHtoD_v2(device[0], pageable, BYTES));
     else if (!strcmp(kind, "pinned"))
-        must(cuMemcpyHtoD_v2(device[0], pinned, 4096), kind);
+        MUST(cuMemcpyHtoD_v2(device[0], pinned, 4096));
     else if (!strcmp(kind, "dtod"))
-        must(cuMemcpyDtoD_v2(device[0], device[1], BYTES), kind);
+        MUST(cuMemcpyDtoD_v2(device[0], device[1], BYTES));
     else if (!strcmp(kind, "memset"))
-        must(cuMemsetD8_v2(device[0], 1, BYTES), kind);
+        MUST(cuMemsetD8_v2(device[0], 1, BYTES));
     else if (!strcmp(kind, "async"))
-        must(cuMemcpyDtoHAsync_v2(pinned, device[0], BYTES, stream), kind);
+        MUST(cuMemcpyDtoHAsync_v2(pinned, device[0], BYTES, stream));
     return 0;
 }
 
 static void launch(long worker)
 {
     if (exec)
-        must(cuGraphLaunch(exec, stream), "cuGraphLaunch");
+        MUST(cuGraphLaunch(exec, stream));
     else
-        must(cuLaunchKernel(functions[worker], 1, 1, 1, 32, 1, 1, 0, stream, NULL, NULL), "cuLaunchKernel");
+        MUST(cuLaunchKernel(functions[worker], 1, 1, 1, 32, 1, 1, 0, stream, NULL, NULL));
 }
 
 static void *work(void *argument)
 {
     long worker = (long)argument;
-    must(cuCtxSetCurrent(context), "cuCtxSetCurrent");
+    MUST(cuCtxSetCurrent(context));
     for (int i = 1; i <= want.launches; i++) {
         launch(worker);
         if (want.gap_us)
             spin(want.gap_us);
         if (i % want.batch == 0 && !copy())
-            must(cuStreamSynchronize(stream), "cuStreamSynchronize");
+            MUST(cuStreamSynchronize(stream));
     }
     return NULL;
 }
@@ -167,21 +133,21 @@ static void load(void)
     handle module;
     for (int i = 0; i < want.threads; i++)
         at += snprintf(image + at, sizeof(image) - (size_t)at, ".visible .entry rhythm_%d() { ret; }\n", i);
-    must(cuModuleLoadData(&module, image), "cuModuleLoadData");
+    MUST(cuModuleLoadData(&module, image));
     for (int i = 0; i < want.threads; i++) {
         snprintf(name, sizeof(name), "rhythm_%d", i);
-        must(cuModuleGetFunction(&functions[i], module, name), "cuModuleGetFunction");
+        MUST(cuModuleGetFunction(&functions[i], module, name));
     }
 }
 
 static void capture(void)
 {
     handle graph;
-    must(cuStreamBeginCapture_v2(stream, 0), "cuStreamBeginCapture_v2");
+    MUST(cuStreamBeginCapture_v2(stream, 0));
     for (int i = 0; i < want.graph; i++)
         launch(0);
-    must(cuStreamEndCapture(stream, &graph), "cuStreamEndCapture");
-    must(cuGraphInstantiateWithFlags(&exec, graph, 0), "cuGraphInstantiateWithFlags");
+    MUST(cuStreamEndCapture(stream, &graph));
+    MUST(cuGraphInstantiateWithFlags(&exec, graph, 0));
 }
 
 static void read_arguments(int argc, char **argv)
@@ -208,23 +174,20 @@ int main(int argc, char **argv)
 {
     pthread_t threads[THREADS_CAP];
     read_arguments(argc, argv);
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-    if (!library || want.threads < 1 || want.threads > THREADS_CAP || want.batch < 1)
-        return library ? 2 : 4;
-#define X(symbol, parameters) *(void **)&symbol = dlsym(library, #symbol);
-    FUNCTIONS(X)
-#undef X
-    must(cuInit(0), "cuInit");
-    must(cuDevicePrimaryCtxRetain(&context, 0), "cuDevicePrimaryCtxRetain");
-    must(cuCtxSetCurrent(context), "cuCtxSetCurrent");
+    if (want.threads < 1 || want.threads > THREADS_CAP || want.batch < 1)
+        return 2;
+    driver_find();
+    MUST(cuInit(0));
+    MUST(cuDevicePrimaryCtxRetain(&context, 0));
+    MUST(cuCtxSetCurrent(context));
     if (!strcmp(want.stream, "own"))
-        must(cuStreamCreate(&stream, 0), "cuStreamCreate");
+        MUST(cuStreamCreate(&stream, 0));
     else
         stream = (handle)(uintptr_t)(!strcmp(want.stream, "legacy") ? 1 : 2);
     load();
     for (int i = 0; i < 2; i++)
-        must(cuMemAlloc_v2(&device[i], BYTES), "cuMemAlloc_v2");
-    must(cuMemAllocHost_v2((void **)&pinned, BYTES), "cuMemAllocHost_v2");
+        MUST(cuMemAlloc_v2(&device[i], BYTES));
+    MUST(cuMemAllocHost_v2((void **)&pinned, BYTES));
     if (want.graph)
         capture();
     usleep((unsigned)want.rest_ms * 1000);
@@ -238,7 +201,7 @@ int main(int argc, char **argv)
     work(NULL);
     for (int t = 1; t < want.threads; t++)
         pthread_join(threads[t], NULL);
-    must(cuCtxSynchronize(), "cuCtxSynchronize");
+    MUST(cuCtxSynchronize());
     usleep((unsigned)want.rest_ms * 1000);
     return 0;
 }

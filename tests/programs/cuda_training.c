@@ -15,12 +15,11 @@
  * kernels' names tell nothing: nothing but the ranges does
  * --graph     each step is one CUDA graph, captured once
  */
-#include <dlfcn.h>
+#include "driver.h"
+
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -32,30 +31,6 @@
 #endif
 #endif
 
-typedef struct handle *handle;
-typedef unsigned long long address;
-
-#define FUNCTIONS(X)                                                                                         \
-    X(cuInit, (unsigned flags))                                                                              \
-    X(cuDevicePrimaryCtxRetain, (handle * context, int device))                                              \
-    X(cuDevicePrimaryCtxRelease_v2, (int device))                                                            \
-    X(cuCtxSetCurrent, (handle context))                                                                     \
-    X(cuCtxSynchronize, (void))                                                                              \
-    X(cuModuleLoadData, (handle * module, const void *image))                                                \
-    X(cuModuleGetFunction, (handle * function, handle module, const char *name))                             \
-    X(cuStreamCreate, (handle * stream, unsigned flags))                                                     \
-    X(cuStreamSynchronize, (handle stream))                                                                  \
-    X(cuStreamBeginCapture_v2, (handle stream, int mode))                                                    \
-    X(cuStreamEndCapture, (handle stream, handle * graph))                                                   \
-    X(cuGraphInstantiateWithFlags, (handle * exec, handle graph, address flags))                             \
-    X(cuGraphLaunch, (handle exec, handle stream))                                                           \
-    X(cuMemAlloc_v2, (address * at, size_t bytes))                                                           \
-    X(cuMemcpyHtoDAsync_v2, (address to, const void *from, size_t bytes, handle stream))                     \
-    X(cuLaunchKernel, (handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,     \
-                       unsigned bz, unsigned shared, handle stream, void **arguments, void **extra))
-#define X(symbol, parameters) static int(*symbol) parameters;
-FUNCTIONS(X)
-#undef X
 static void (*mark)(const char *);
 
 /* id, name as the driver hears it */
@@ -92,15 +67,6 @@ static struct device {
 } devices[8];
 static unsigned char *batch;
 static bool captures;
-
-#define MUST(call)                                                                                           \
-    do {                                                                                                     \
-        int rc_ = (call);                                                                                    \
-        if (rc_) {                                                                                           \
-            fprintf(stderr, "cuda_training: %s returned %d\n", #call, rc_);                                  \
-            _exit(3);                                                                                        \
-        }                                                                                                    \
-    } while (0)
 
 static void is_for(const char *phase)
 {
@@ -335,20 +301,7 @@ int main(int argc, char **argv)
         return 77;
     }
 #endif
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-#define X(symbol, parameters)                                                                                \
-    {                                                                                                        \
-        void *found = library ? dlsym(library, #symbol) : NULL;                                              \
-        if (!found) {                                                                                        \
-            fprintf(stderr, "cuda_training: no %s\n", #symbol);                                              \
-            return 4;                                                                                        \
-        }                                                                                                    \
-        memcpy(&symbol, &found, sizeof(found));                                                              \
-    }
-    FUNCTIONS(X)
-#undef X
-    void *found = dlsym(library, "simgpu_mark");
-    memcpy(&mark, &found, sizeof(found));
+    mark = (void (*)(const char *))dlsym(driver_find(), "simgpu_mark");
     batch = calloc((size_t)want.copy_kib, 1024);
     MUST(cuInit(0));
     for (int d = 0; d < want.devices; d++)

@@ -7,29 +7,10 @@
  * launches 2,000 and goes on while main begins), object (C++ static objects: the same as launch, from another
  * constructor) EARLY_FLAGS, of its dlopen: lazy, now, global
  */
-#include <dlfcn.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "driver.h"
 
-typedef struct handle *handle;
-#define FUNCTIONS(X)                                                                                         \
-    X(cuInit, (unsigned flags))                                                                              \
-    X(cuDevicePrimaryCtxRetain, (handle * context, int device))                                              \
-    X(cuCtxSetCurrent, (handle context))                                                                     \
-    X(cuCtxSynchronize, (void))                                                                              \
-    X(cuModuleLoadData, (handle * module, const void *image))                                                \
-    X(cuModuleGetFunction, (handle * function, handle module, const char *name))                             \
-    X(cuLaunchKernel, (handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,     \
-                       unsigned bz, unsigned shared, handle stream, void **arguments, void **extra))
-#ifdef LINKED
-#define X(symbol, parameters) extern int symbol parameters;
-#else
-#define X(symbol, parameters) static int(*symbol) parameters;
-#endif
-FUNCTIONS(X)
-#undef X
+#include <pthread.h>
+#include <string.h>
 
 static pthread_t thread;
 static int has_thread;
@@ -61,9 +42,7 @@ static void begin(void)
 #ifndef LINKED
     void *libcuda = driver();
     need(!libcuda, "libcuda");
-#define X(symbol, parameters) need(!(symbol = (int(*) parameters)dlsym(libcuda, #symbol)), #symbol);
-    FUNCTIONS(X)
-#undef X
+    driver_find_in(libcuda);
 #endif
     need(cuInit(0), "cuInit");
     need(cuDevicePrimaryCtxRetain(&context, 0), "cuDevicePrimaryCtxRetain");

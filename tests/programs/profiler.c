@@ -7,30 +7,10 @@
  *                        when it profiles: not at all, before any launch, between launches
  *                        graph: it has an executable graph while its profiler comes
  */
-#include <dlfcn.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "driver.h"
 
-typedef struct handle *handle;
-#define FUNCTIONS(X)                                                                                         \
-    X(cuInit, (unsigned flags))                                                                              \
-    X(cuDevicePrimaryCtxRetain, (handle * context, int device))                                              \
-    X(cuCtxSetCurrent, (handle context))                                                                     \
-    X(cuCtxSynchronize, (void))                                                                              \
-    X(cuModuleLoadData, (handle * module, const void *image))                                                \
-    X(cuModuleGetFunction, (handle * function, handle module, const char *name))                             \
-    X(cuStreamCreate, (handle * stream, unsigned flags))                                                     \
-    X(cuStreamBeginCapture_v2, (handle stream, int mode))                                                    \
-    X(cuStreamEndCapture, (handle stream, handle * graph))                                                   \
-    X(cuGraphInstantiateWithFlags, (handle * exec, handle graph, unsigned long long flags))                  \
-    X(cuGraphExecDestroy, (handle exec))                                                                     \
-    X(cuLaunchKernel, (handle function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,     \
-                       unsigned bz, unsigned shared, handle stream, void **arguments, void **extra))
-#define X(symbol, parameters) static int(*symbol) parameters;
-FUNCTIONS(X)
-#undef X
+#include <stdint.h>
+#include <string.h>
 
 typedef void (*request_function)(uint8_t **buffer, size_t *size, size_t *most);
 typedef void (*complete_function)(handle context, uint32_t stream, uint8_t *buffer, size_t size,
@@ -47,15 +27,6 @@ extern int cuptiActivityGetNextRecord(uint8_t *buffer, size_t valid, void **reco
 enum { CONCURRENT_KERNEL = 10, BUFFER = 1 << 20 };
 static unsigned long records, buffers_given, buffers_back, strangers;
 static uint8_t *given[256];
-
-#define MUST(call)                                                                                           \
-    do {                                                                                                     \
-        int rc_ = (call);                                                                                    \
-        if (rc_) {                                                                                           \
-            printf("profiler: %s returned %d\n", #call, rc_);                                                \
-            exit(3);                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 static void on_request(uint8_t **buffer, size_t *size, size_t *most)
 {
@@ -128,12 +99,7 @@ int main(int argc, char **argv)
     const char *when = argc > 1 ? argv[1] : "late";
     int launches = argc > 2 ? atoi(argv[2]) : 200;
     handle context, module, kernel;
-    void *cuda = dlopen("libcuda.so.1", RTLD_NOW);
-    if (!cuda)
-        return 3;
-#define X(symbol, parameters) *(void **)&symbol = dlsym(cuda, #symbol);
-    FUNCTIONS(X)
-#undef X
+    driver_find();
     MUST(cuInit(0));
     MUST(cuDevicePrimaryCtxRetain(&context, 0));
     MUST(cuCtxSetCurrent(context));
