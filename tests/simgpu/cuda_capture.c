@@ -205,49 +205,40 @@ API CUresult cuThreadExchangeStreamCaptureMode(int *mode)
     return CUDA_SUCCESS;
 }
 
-#define LANES(symbol, params, call0, call1)                                                                  \
-    API CUresult symbol params                                                                               \
-    {                                                                                                        \
-        CALLED(symbol);                                                                                      \
-        return call0;                                                                                        \
-    }                                                                                                        \
-    API CUresult symbol##_ptsz params                                                                        \
-    {                                                                                                        \
-        CALLED(symbol##_ptsz);                                                                               \
-        return call1;                                                                                        \
-    }
-LANES(cuStreamBeginCapture, (CUstream s), begin(s, NULL, GLOBAL, 0), begin(s, NULL, GLOBAL, 1))
-LANES(cuStreamBeginCapture_v2, (CUstream s, int mode), begin(s, NULL, mode, 0), begin(s, NULL, mode, 1))
-LANES(cuStreamBeginCaptureToGraph,
+LANES(cuStreamBeginCapture, _ptsz, (CUstream s), begin(s, NULL, GLOBAL, 0), begin(s, NULL, GLOBAL, 1))
+LANES(cuStreamBeginCapture_v2, _ptsz, (CUstream s, int mode), begin(s, NULL, mode, 0),
+      begin(s, NULL, mode, 1))
+LANES(cuStreamBeginCaptureToGraph, _ptsz,
       (CUstream s, CUgraph g, const CUgraphNode *d, const void *e, size_t n, int mode),
       ((void)d, (void)e, (void)n, begin(s, g, mode, 0)), ((void)d, (void)e, (void)n, begin(s, g, mode, 1)))
 /* Into a graph that is there: its nodes are taken anew, in the order in which they were made. */
-LANES(cuStreamBeginRecaptureToGraph, (CUstream s, int mode, CUgraph g, void *callback, void *u),
+LANES(cuStreamBeginRecaptureToGraph, _ptsz, (CUstream s, int mode, CUgraph g, void *callback, void *u),
       ((void)callback, (void)u, recapture(s, g, mode, 0)),
       ((void)callback, (void)u, recapture(s, g, mode, 1)))
 /* Into the command list of a graphics API: what is captured is that API's to run. */
-LANES(cuStreamBeginCaptureToCig, (CUstream s, CUstreamCigCaptureParams *p),
+LANES(cuStreamBeginCaptureToCig, _ptsz, (CUstream s, CUstreamCigCaptureParams *p),
       p ? begin(s, NULL, RELAXED, 0) : CUDA_ERROR_INVALID_VALUE,
       p ? begin(s, NULL, RELAXED, 1) : CUDA_ERROR_INVALID_VALUE)
-LANES(cuStreamEndCaptureToCig, (CUstream s), end(s, &(CUgraph){NULL}, 0), end(s, &(CUgraph){NULL}, 1))
-LANES(cuStreamEndCapture, (CUstream s, CUgraph *ret), end(s, ret, 0), end(s, ret, 1))
-LANES(cuStreamIsCapturing, (CUstream s, int *status), info(s, &(struct info){.status = status}, 0),
+LANES(cuStreamEndCaptureToCig, _ptsz, (CUstream s), end(s, &(CUgraph){NULL}, 0), end(s, &(CUgraph){NULL}, 1))
+LANES(cuStreamEndCapture, _ptsz, (CUstream s, CUgraph *ret), end(s, ret, 0), end(s, ret, 1))
+LANES(cuStreamIsCapturing, _ptsz, (CUstream s, int *status), info(s, &(struct info){.status = status}, 0),
       info(s, &(struct info){.status = status}, 1))
-LANES(cuStreamGetCaptureInfo, (CUstream s, int *status, unsigned long long *id),
+LANES(cuStreamGetCaptureInfo, _ptsz, (CUstream s, int *status, unsigned long long *id),
       info(s, &(struct info){.status = status, .id = id}, 0),
       info(s, &(struct info){.status = status, .id = id}, 1))
 #define INFO_V2 (&(struct info){.status = status, .id = id, .graph = g, .dependencies = d, .count = n})
-LANES(cuStreamGetCaptureInfo_v2,
+LANES(cuStreamGetCaptureInfo_v2, _ptsz,
       (CUstream s, int *status, unsigned long long *id, CUgraph *g, const CUgraphNode **d, size_t *n),
       info(s, INFO_V2, 0), info(s, INFO_V2, 1))
 #define INFO_V3                                                                                              \
     (&(struct info){.status = status, .id = id, .graph = g, .dependencies = d, .edges = e, .count = n})
-LANES(cuStreamGetCaptureInfo_v3,
+LANES(cuStreamGetCaptureInfo_v3, _ptsz,
       (CUstream s, int *status, unsigned long long *id, CUgraph *g, const CUgraphNode **d, const void **e,
        size_t *n),
       info(s, INFO_V3, 0), info(s, INFO_V3, 1))
-LANES(cuStreamUpdateCaptureDependencies, (CUstream s, CUgraphNode *d, size_t n, unsigned f),
+LANES(cuStreamUpdateCaptureDependencies, _ptsz, (CUstream s, CUgraphNode *d, size_t n, unsigned f),
       ((void)s, (void)d, (void)n, (void)f, CUDA_SUCCESS), ((void)s, (void)d, (void)n, (void)f, CUDA_SUCCESS))
-LANES(cuStreamUpdateCaptureDependencies_v2, (CUstream s, CUgraphNode *d, const void *e, size_t n, unsigned f),
+LANES(cuStreamUpdateCaptureDependencies_v2, _ptsz,
+      (CUstream s, CUgraphNode *d, const void *e, size_t n, unsigned f),
       ((void)s, (void)d, (void)e, (void)n, (void)f, CUDA_SUCCESS),
       ((void)s, (void)d, (void)e, (void)n, (void)f, CUDA_SUCCESS))

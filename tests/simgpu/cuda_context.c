@@ -18,19 +18,6 @@ static struct {
 static __thread struct sim_owner stack[STACK];
 static __thread int depth;
 
-#define NEED_READY()                                                                                         \
-    do {                                                                                                     \
-        CUresult ready_ = sim_ready();                                                                       \
-        if (ready_)                                                                                          \
-            return ready_;                                                                                   \
-    } while (0)
-#define NEED_DEVICE(device)                                                                                  \
-    do {                                                                                                     \
-        NEED_READY();                                                                                        \
-        if (sim_ordinal_to_device(device) < 0)                                                               \
-            return CUDA_ERROR_INVALID_DEVICE;                                                                \
-    } while (0)
-
 /* ---- the current one
  * ------------------------------------------------------------------------------------------------ */
 

@@ -116,19 +116,6 @@ API CUresult cuDriverGetVersion(int *version)
     return CUDA_SUCCESS;
 }
 
-#define NEED_READY()                                                                                         \
-    do {                                                                                                     \
-        CUresult ready_ = sim_ready();                                                                       \
-        if (ready_)                                                                                          \
-            return ready_;                                                                                   \
-    } while (0)
-#define NEED_DEVICE(device)                                                                                  \
-    do {                                                                                                     \
-        NEED_READY();                                                                                        \
-        if (sim_ordinal_to_device(device) < 0)                                                               \
-            return CUDA_ERROR_INVALID_DEVICE;                                                                \
-    } while (0)
-
 API CUresult cuDeviceGetCount(int *count)
 {
     CALLED(cuDeviceGetCount);

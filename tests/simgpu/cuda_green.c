@@ -124,9 +124,7 @@ API CUresult cuGreenCtxCreate(CUgreenCtx *ret, struct description *description, 
 API CUresult cuGreenCtxDestroy(CUgreenCtx green)
 {
     CALLED(cuGreenCtxDestroy);
-    CUresult rc = sim_ready();
-    if (rc)
-        return rc;
+    NEED_READY();
     if (!sim_valid(green, SIM_GREEN))
         return CUDA_ERROR_INVALID_CONTEXT;
     int device = green->context->device;
@@ -163,9 +161,7 @@ API CUresult cuGreenCtxGetId(CUgreenCtx green, unsigned long long *ret)
 API CUresult cuGreenCtxStreamCreate(CUstream *ret, CUgreenCtx green, unsigned flags, int priority)
 {
     CALLED(cuGreenCtxStreamCreate);
-    CUresult rc = sim_ready();
-    if (rc)
-        return rc;
+    NEED_READY();
     if (!sim_valid(green, SIM_GREEN))
         return CUDA_ERROR_INVALID_CONTEXT;
     return flags == NON_BLOCKING ? sim_stream_make(ret, green->context, flags, priority)

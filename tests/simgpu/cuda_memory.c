@@ -106,9 +106,7 @@ static bool find(const void *address, struct allocation *ret)
 
 static CUresult device_allocate(CUdeviceptr *ret, size_t size)
 {
-    CUresult rc = sim_ready();
-    if (rc)
-        return rc;
+    NEED_READY();
     if (!sim_valid(sim_current(), SIM_CONTEXT))
         return CUDA_ERROR_INVALID_CONTEXT;
     *ret = (CUdeviceptr)(uintptr_t)allocate(size, 2);
@@ -468,23 +466,12 @@ COPY_ASYNC(cuMemsetD16Async, , (CUdeviceptr d, unsigned short v, size_t n, CUstr
 COPY_ASYNC(cuMemsetD32Async, , (CUdeviceptr d, unsigned v, size_t n, CUstream s),
            {P(d), NULL, n * 4, FILL, v, 4, false})
 
-#define LANES(symbol, params, call0, call1)                                                                  \
-    API CUresult symbol params                                                                               \
-    {                                                                                                        \
-        CALLED(symbol);                                                                                      \
-        return call0;                                                                                        \
-    }                                                                                                        \
-    API CUresult symbol##_ptsz params                                                                        \
-    {                                                                                                        \
-        CALLED(symbol##_ptsz);                                                                               \
-        return call1;                                                                                        \
-    }
-LANES(cuMemAllocAsync, (CUdeviceptr * p, size_t n, CUstream s), alloc_async(p, n, s, 0),
+LANES(cuMemAllocAsync, _ptsz, (CUdeviceptr * p, size_t n, CUstream s), alloc_async(p, n, s, 0),
       alloc_async(p, n, s, 1))
-LANES(cuMemAllocFromPoolAsync, (CUdeviceptr * p, size_t n, void *pool, CUstream s),
+LANES(cuMemAllocFromPoolAsync, _ptsz, (CUdeviceptr * p, size_t n, void *pool, CUstream s),
       ((void)pool, alloc_async(p, n, s, 0)), ((void)pool, alloc_async(p, n, s, 1)))
-LANES(cuMemFreeAsync, (CUdeviceptr p, CUstream s), ((void)s, release(P(p))), ((void)s, release(P(p))))
-LANES(cuMemPrefetchAsync_v2, (CUdeviceptr p, size_t n, CUmemLocation_v1 l, unsigned f, CUstream s),
+LANES(cuMemFreeAsync, _ptsz, (CUdeviceptr p, CUstream s), ((void)s, release(P(p))), ((void)s, release(P(p))))
+LANES(cuMemPrefetchAsync_v2, _ptsz, (CUdeviceptr p, size_t n, CUmemLocation_v1 l, unsigned f, CUstream s),
       ((void)l, (void)f, enqueue(&(struct copy){P(p), P(p), n, ANY, 0, 0, false}, s, 0, false)),
       ((void)l, (void)f, enqueue(&(struct copy){P(p), P(p), n, ANY, 0, 0, false}, s, 1, false)))
 
@@ -512,7 +499,7 @@ static CUresult copy_3d(const void *op, unsigned long long flags, CUstream s, in
         &(struct copy){P(o->to.at), P(o->from.at), o->width * o->height * o->depth, ANY, 0, 0, false}, s,
         lane, false);
 }
-LANES(cuMemcpy3DWithAttributesAsync, (CUDA_MEMCPY3D_BATCH_OP * op, unsigned long long f, CUstream s),
+LANES(cuMemcpy3DWithAttributesAsync, _ptsz, (CUDA_MEMCPY3D_BATCH_OP * op, unsigned long long f, CUstream s),
       copy_3d(op, f, s, 0), copy_3d(op, f, s, 1))
 
 static CUresult copy_batch(CUdeviceptr *to, CUdeviceptr *from, size_t *sizes, size_t count, CUstream s,
@@ -523,7 +510,7 @@ static CUresult copy_batch(CUdeviceptr *to, CUdeviceptr *from, size_t *sizes, si
         rc = enqueue(&(struct copy){P(to[i]), P(from[i]), sizes[i], ANY, 0, 0, false}, s, lane, false);
     return rc;
 }
-LANES(cuMemcpyBatchAsync_v2,
+LANES(cuMemcpyBatchAsync_v2, _ptsz,
       (CUdeviceptr * d, CUdeviceptr *f, size_t *n, size_t c, CUmemcpyAttributes *a, size_t *i, size_t k,
        CUstream s),
       ((void)a, (void)i, (void)k, copy_batch(d, f, n, c, s, 0)),
@@ -559,5 +546,5 @@ API CUresult cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D *c)
     CALLED(cuMemcpy2DUnaligned_v2);
     return copy_2d(c, NULL, 0, true);
 }
-LANES(cuMemcpy2DAsync_v2, (const CUDA_MEMCPY2D *c, CUstream s), copy_2d(c, s, 0, false),
+LANES(cuMemcpy2DAsync_v2, _ptsz, (const CUDA_MEMCPY2D *c, CUstream s), copy_2d(c, s, 0, false),
       copy_2d(c, s, 1, false))

@@ -241,9 +241,7 @@ API CUresult cuLibraryLoadData(CUlibrary *ret_library, const void *code, int *a,
 {
     (void)a, (void)b, (void)c, (void)d, (void)e, (void)f;
     CALLED(cuLibraryLoadData);
-    CUresult rc = sim_ready();
-    if (rc)
-        return rc;
+    NEED_READY();
     if (!code || !ret_library)
         return CUDA_ERROR_INVALID_VALUE;
     *ret_library = sim_handle_make(SIM_LIBRARY, sizeof(**ret_library));

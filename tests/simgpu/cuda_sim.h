@@ -267,6 +267,33 @@ void sim_trace(CUstream stream, struct sim_trace_work work);
 CUresult sim_host_call(CUstream stream, CUhostFn fn, void *user_data);
 void sim_copy_bytes(void *to, const void *from, size_t bytes);
 
+/* Of an entry point: its answer where the driver is not ready, or has no such device. */
+#define NEED_READY()                                                                                         \
+    do {                                                                                                     \
+        CUresult ready_ = sim_ready();                                                                       \
+        if (ready_)                                                                                          \
+            return ready_;                                                                                   \
+    } while (0)
+#define NEED_DEVICE(device)                                                                                  \
+    do {                                                                                                     \
+        NEED_READY();                                                                                        \
+        if (sim_ordinal_to_device(device) < 0)                                                               \
+            return CUDA_ERROR_INVALID_DEVICE;                                                                \
+    } while (0)
+
+/* An entry point in both lanes. */
+#define LANES(symbol, suffix, params, call0, call1)                                                          \
+    API CUresult symbol params                                                                               \
+    {                                                                                                        \
+        CALLED(symbol);                                                                                      \
+        return call0;                                                                                        \
+    }                                                                                                        \
+    API CUresult symbol##suffix params                                                                       \
+    {                                                                                                        \
+        CALLED(symbol##suffix);                                                                              \
+        return call1;                                                                                        \
+    }
+
 enum {
     NODE_KERNEL = 0,
     NODE_MEMCPY = 1,

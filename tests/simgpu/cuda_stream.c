@@ -282,10 +282,8 @@ static CUresult stream_query(CUstream handle, int lane)
 API CUresult cuEventCreate(CUevent *ret_event, unsigned flags)
 {
     CALLED(cuEventCreate);
-    CUresult rc = sim_ready();
-    if (rc)
-        return rc;
-    rc = sim_current_rc();
+    NEED_READY();
+    CUresult rc = sim_current_rc();
     if (rc)
         return rc;
     CUevent event = sim_handle_make(SIM_EVENT, sizeof(*event));
@@ -300,10 +298,8 @@ API CUresult cuEventCreate(CUevent *ret_event, unsigned flags)
 API CUresult cuEventDestroy_v2(CUevent event)
 {
     CALLED(cuEventDestroy_v2);
-    CUresult rc = sim_ready();
-    if (rc)
-        return rc;
-    rc = check_event(event);
+    NEED_READY();
+    CUresult rc = check_event(event);
     if (!rc)
         sim_handle_destroy(event);
     return rc;
@@ -343,10 +339,8 @@ static CUresult event_record(CUevent event, CUstream handle, int lane)
 API CUresult cuEventQuery(CUevent event)
 {
     CALLED(cuEventQuery);
-    CUresult rc = sim_ready();
-    if (rc)
-        return rc;
-    rc = check_event(event);
+    NEED_READY();
+    CUresult rc = check_event(event);
     rc = rc ? rc : sim_unsafe();
     if (rc)
         return rc;
@@ -358,10 +352,8 @@ API CUresult cuEventQuery(CUevent event)
 API CUresult cuEventSynchronize(CUevent event)
 {
     CALLED(cuEventSynchronize);
-    CUresult rc = sim_ready();
-    if (rc)
-        return rc;
-    rc = check_event(event);
+    NEED_READY();
+    CUresult rc = check_event(event);
     rc = rc ? rc : sim_unsafe();
     if (!rc && event->recorded)
         sim_sleep_until(event->time_ns);
@@ -371,10 +363,8 @@ API CUresult cuEventSynchronize(CUevent event)
 API CUresult cuEventElapsedTime(float *ret_ms, CUevent start, CUevent end)
 {
     CALLED(cuEventElapsedTime);
-    CUresult rc = sim_ready();
-    if (rc)
-        return rc;
-    rc = check_event(start);
+    NEED_READY();
+    CUresult rc = check_event(start);
     rc = rc ? rc : check_event(end);
     if (rc)
         return rc;
@@ -505,18 +495,6 @@ static CUresult add_callback(CUstream handle, CUstreamCallback callback, void *u
     return enqueue_callback(stream, NULL, callback, user_data);
 }
 
-/* Both lanes of each. */
-#define LANES(symbol, suffix, params, call0, call1)                                                          \
-    API CUresult symbol params                                                                               \
-    {                                                                                                        \
-        CALLED(symbol);                                                                                      \
-        return call0;                                                                                        \
-    }                                                                                                        \
-    API CUresult symbol##suffix params                                                                       \
-    {                                                                                                        \
-        CALLED(symbol##suffix);                                                                              \
-        return call1;                                                                                        \
-    }
 LANES(cuStreamSynchronize, _ptsz, (CUstream s), stream_sync(s, 0), stream_sync(s, 1))
 LANES(cuStreamQuery, _ptsz, (CUstream s), stream_query(s, 0), stream_query(s, 1))
 LANES(cuEventRecord, _ptsz, (CUevent e, CUstream s), event_record(e, s, 0), event_record(e, s, 1))
