@@ -4,7 +4,7 @@
 # Debian and Ubuntu; root or sudo.
 set -eu
 packages="gcc make libc6-dev libjansson-dev zlib1g-dev python3 python3-jsonschema"
-[ "${1:-}" = demo ] || packages="$packages binutils libcmocka-dev python3-pytest python3-torch procps \
+[ "${1:-}" = demo ] || packages="$packages binutils libcmocka-dev python3-pytest python3-torch procps clang-format \
                                 libjemalloc2 libtcmalloc-minimal4 musl-tools"
 # kjoule-probe and its tests; it is left out where they are missing
 [ "${1:-}" = demo ] || packages="$packages clang bpftool libbpf-dev libcap2-bin strace"

@@ -102,7 +102,7 @@ fuzz: $(FUZZ_BIN) ## the readers against mutated input
 	$(Q)for t in $(FUZZ_BIN); do $$t $(FUZZ_ROUNDS) || exit 1; done
 
 test: setup ## everything that needs nothing beyond apt
-	$(Q)$(MAKE) --no-print-directory test-unit fuzz test-e2e
+	$(Q)$(MAKE) --no-print-directory layers check-format test-unit fuzz test-e2e
 test-unit: $(UNIT_BIN) ## C unit tests (cmocka)
 	$(Q)fail=0; for t in $(UNIT_BIN); do $$t || fail=1; done; exit $$fail
 test-e2e: all simgpu programs $(BUILD)/bench/launch ## whole runs, wrapped (pytest)
