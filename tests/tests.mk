@@ -36,6 +36,10 @@ $(SIM_DIR)/simgpu-truth: $(SIM_COMMON:%.c=$(BUILD)/%.o) $(BUILD)/tests/simgpu/tr
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) -o $@ $^ -lpthread -lm
+# What decides where things lie in a state file, so that no build takes another's for its own.
+SIM_LAYOUT := tests/simgpu/device.h $(wildcard tests/simgpu/*.def)
+$(BUILD)/tests/simgpu/device.o: $(SIM_LAYOUT)
+$(BUILD)/tests/simgpu/device.o: CPPFLAGS += -DSIM_LAYOUT=0x$(shell cat $(SIM_LAYOUT) | sha256sum | cut -c1-16)ULL
 $(BUILD)/tests/simgpu/%.o: tests/simgpu/%.c
 	$(call say,CC,$<)
 	@mkdir -p $(@D)

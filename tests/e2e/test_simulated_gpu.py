@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Launches, times and joules against the truth of the simulated GPU."""
 import json
+import os
+import random
+import struct
+import subprocess
 
 import pytest
 
@@ -198,3 +202,53 @@ def test_preload_agrees_with_wrapper(make_sim, tmp_path):
     (a,), (b,) = one.component("gpu"), two.component("gpu")
     assert a["low_uj"] <= b["high_uj"] and b["low_uj"] <= a["high_uj"]
     assert a["energy_uj"] == pytest.approx(b["energy_uj"], rel=0.15)
+
+
+def spoil(state, how):
+    """Of a good state file: what another build, a reboot or an accident would leave. The first word is the layout, the second time zero."""
+    whole = state.stat().st_size
+    with state.open("r+b") as file:
+        (layout,) = struct.unpack("<Q", file.read(8))
+        file.seek(0)
+        if how == "another build":
+            file.write(struct.pack("<Q", layout ^ 1))
+        elif how == "an earlier build":
+            file.write(struct.pack("<Q", 0x73696D6770753031))
+        elif how == "another size":
+            file.truncate(whole + 4096)
+        elif how == "cut short":
+            file.truncate(whole // 2)
+        elif how == "garbage":
+            file.write(random.Random(7).randbytes(1 << 20))
+        elif how == "text":
+            file.truncate(0)
+            file.write(b"not a machine\n")
+        elif how == "before a reboot":
+            file.seek(8)
+            file.write(struct.pack("<Q", 1 << 62))
+
+
+@pytest.mark.parametrize("how", ("another build", "an earlier build", "another size", "cut short", "garbage", "text", "before a reboot"))
+def test_state_of_something_else(sim, how):
+    """A state file that is not of this build is refused in one line by all that would use it, at once, and left as it is."""
+    assert kj.bare(driver("--steps", 5), env=sim.env).status == 0
+    spoil(sim.state, how)
+    before = os.stat(sim.state)
+    truth = kj.SIMGPU / "simgpu-truth"
+    for command in (driver("--steps", 5), [truth, sim.state], [truth, "--at", 1, sim.state], [truth, "--watch", 5, sim.state]):
+        done = subprocess.run(list(map(str, command)), env=kj.environment(sim.env), capture_output=True, timeout=60)
+        assert done.returncode != 0 and done.stdout == b""
+        (line,) = done.stderr.decode().splitlines()
+        assert line.startswith(f"simgpu: {sim.state}: ") and "remove it" in line
+    assert os.stat(sim.state).st_size == before.st_size and os.stat(sim.state).st_mtime_ns == before.st_mtime_ns
+
+
+def test_state_in_the_making(sim):
+    """An empty file becomes a machine; so does one whose maker died before it was made."""
+    size = 0
+    for _ in range(2):
+        with sim.state.open("wb") as file:
+            file.truncate(size)
+        run = kj.bare(driver("--steps", 5), env=sim.env)
+        assert run.status == 0 and sim.kernels() == dict.fromkeys(KERNELS, 5)
+        size = sim.state.stat().st_size

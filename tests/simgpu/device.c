@@ -19,7 +19,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define READY   0x73696d6770753031ULL
 #define GRID_NS 1000000u
 
 static struct sim_machine *machine;
@@ -63,7 +62,7 @@ static void machine_make(struct sim_machine *m)
         d->random = 88172645463325252ULL + (uint64_t)i;
     }
     pthread_mutexattr_destroy(&attr);
-    __atomic_store_n(&m->ready, READY, __ATOMIC_RELEASE);
+    __atomic_store_n(&m->ready, SIM_LAYOUT, __ATOMIC_RELEASE);
 }
 
 static void truth_at_exit(void)
@@ -73,24 +72,45 @@ static void truth_at_exit(void)
         sim_truth_write(machine, path);
 }
 
+/* The state file's machine, which may be unmade yet (ready is 0). NULL: said why not. */
+static struct sim_machine *state_map(int fd, const char *path)
+{
+    struct stat st;
+    struct sim_machine *found = MAP_FAILED;
+    if (fstat(fd, &st) == 0 && (size_t)st.st_size == sizeof(*found))
+        found = mmap(NULL, sizeof(*found), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (found != MAP_FAILED &&
+        (!found->ready || (found->ready == SIM_LAYOUT && found->zero_ns <= sim_now_ns())))
+        return found;
+    fprintf(stderr,
+            "simgpu: %s: cannot be used as KJ_SIM_STATE: it is of another build of simgpu, from before a "
+            "reboot, or damaged; remove it\n",
+            path);
+    return NULL;
+}
+
 static void machine_find(void)
 {
     if (machine) /* opened by sim_machine_open */
         return;
     const char *path = getenv("KJ_SIM_STATE");
-    int fd = -1, flags = MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE;
+    int fd = -1;
     if (path && *path) {
+        struct stat st;
         fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-        if (fd < 0 || flock(fd, LOCK_EX) || ftruncate(fd, sizeof(*machine))) {
+        if (fd < 0 || flock(fd, LOCK_EX) || fstat(fd, &st) ||
+            (!st.st_size && ftruncate(fd, sizeof(*machine)))) {
             fprintf(stderr, "simgpu: %s: %s\n", path, strerror(errno));
             abort();
         }
-        flags = MAP_SHARED;
+        machine = state_map(fd, path);
+    } else {
+        machine = mmap(NULL, sizeof(*machine), PROT_READ | PROT_WRITE,
+                       MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     }
-    machine = mmap(NULL, sizeof(*machine), PROT_READ | PROT_WRITE, flags, fd, 0);
-    if (machine == MAP_FAILED)
+    if (!machine || machine == MAP_FAILED)
         abort();
-    if (machine->ready != READY)
+    if (!machine->ready)
         machine_make(machine);
     if (fd >= 0) {
         flock(fd, LOCK_UN); /* the mapping would keep it beyond the close */
@@ -109,12 +129,19 @@ struct sim_machine *sim_machine_open(const char *path)
 {
     int fd = open(path, O_RDWR | O_CLOEXEC);
     struct stat st;
-    if (fd < 0 || fstat(fd, &st) || (size_t)st.st_size < sizeof(*machine))
+    if (fd < 0 || fstat(fd, &st) || !st.st_size) {
+        if (fd >= 0)
+            close(fd);
         return NULL;
-    struct sim_machine *found = mmap(NULL, sizeof(*found), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    }
+    struct sim_machine *found = state_map(fd, path);
     close(fd);
-    if (found == MAP_FAILED || found->ready != READY)
+    if (!found)
+        exit(2);
+    if (!__atomic_load_n(&found->ready, __ATOMIC_ACQUIRE)) {
+        munmap(found, sizeof(*found));
         return NULL;
+    }
     return machine = found;
 }
 

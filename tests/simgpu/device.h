@@ -141,7 +141,8 @@ struct sim_device {
 };
 
 struct sim_machine {
-    uint64_t ready; /* magic once made */
+    uint64_t
+        ready; /* SIM_LAYOUT once made: it differs between builds that lay out a state file differently */
     uint64_t zero_ns;
     struct sim_script script;
     uint64_t calls[SIM_CALLS]; /* by the order of cuda_exports.def */
@@ -151,7 +152,8 @@ struct sim_machine {
 /* The machine of this process; made from KJ_SIM_SCRIPT at first use. Never NULL: aborts with a line when it
  * cannot be made. */
 struct sim_machine *sim_machine(void);
-/* Maps an existing state file. NULL when there is none. For the truth tool. */
+/* Maps an existing state file. NULL when there is none yet; ends the program with a line, and status 2, on
+ * what is none of this build. For the truth tool. */
 struct sim_machine *sim_machine_open(const char *path);
 
 uint64_t sim_now_ns(void);
