@@ -11,6 +11,8 @@
  */
 #include "shim.h"
 
+#include <string.h>
+
 struct work_hook {
     uint16_t hook, lane;
 };
@@ -29,39 +31,81 @@ static const struct work_hook work_hooks[] = {
 #include "hooks_undef.h"
     {KJ_HOOK_cuLaunchCooperativeKernelMultiDevice, 0}};
 #undef WORK
-enum { WORK_HOOKS = sizeof(work_hooks) / sizeof(*work_hooks) };
+enum { WORK_HOOKS = sizeof(work_hooks) / sizeof(*work_hooks), RUNS_CAP = 8 };
+
+/* Cells of COUNTS that lie together: summed at each wait, on the host's time. */
+static struct run {
+    uint16_t first, count;
+} runs[RUNS_CAP];
 
 void kj_rest_mark_calls(struct kj_ledger_call *calls)
 {
+    unsigned run = 0;
+    memset(runs, 0, sizeof(runs));
     for (unsigned i = 0; i < WORK_HOOKS; i++)
         calls[work_hooks[i].hook].flags = KJ_CALL_WORKS;
+    for (unsigned hook = 0; hook < KJ_HOOK_COUNT && run < RUNS_CAP; hook++) {
+        if (calls[hook].flags && !runs[run].count++)
+            runs[run].first = (uint16_t)hook;
+        else if (!calls[hook].flags && runs[run].count)
+            run++;
+    }
+}
+
+static inline uint64_t cell(const uint64_t *cells, unsigned hook)
+{
+    return __atomic_load_n(&cells[KJ_LEDGER_CALLS_BASE + hook], __ATOMIC_RELAXED);
+}
+
+static uint64_t shard_sum(const uint64_t *cells)
+{
+    uint64_t a = 0, b = 0, c = 0, d = 0; /* do not wait for each other */
+    for (const struct run *run = runs; run < runs + RUNS_CAP && run->count; run++) {
+        unsigned hook = run->first, end = hook + run->count;
+        for (; hook + 4 <= end; hook += 4) {
+            a += cell(cells, hook);
+            b += cell(cells, hook + 1);
+            c += cell(cells, hook + 2);
+            d += cell(cells, hook + 3);
+        }
+        for (; hook < end; hook++)
+            a += cell(cells, hook);
+    }
+    return a + b + c + d;
+}
+
+static unsigned shards_used(const struct kj_ledger_header *ledger)
+{
+    uint64_t threads = __atomic_load_n(&ledger->sections[KJ_SECTION_THREADS].used, __ATOMIC_RELAXED);
+    return threads < KJ_LEDGER_SHARDS ? (unsigned)threads : KJ_LEDGER_SHARDS;
 }
 
 struct counted {
-    uint64_t of_lane[2]; /* by all threads */
-    bool own_alone;      /* this thread made all of them */
+    uint64_t calls; /* by all threads */
+    bool own_alone; /* this thread made all of them */
 };
 
 static struct counted counted_now(struct kj_ledger_header *ledger)
 {
-    uint64_t threads = __atomic_load_n(&ledger->sections[KJ_SECTION_THREADS].used, __ATOMIC_RELAXED);
-    uint64_t shards = threads < KJ_LEDGER_SHARDS ? threads : KJ_LEDGER_SHARDS;
-    const uint64_t *cells = (const uint64_t *)kj_section(ledger, KJ_SECTION_COUNTS);
+    const uint64_t *cells = kj_section(ledger, KJ_SECTION_COUNTS);
     struct counted counted = {.own_alone = kj_self.exclusive};
-    for (uint64_t s = 0; s < shards; s++, cells += KJ_LEDGER_COUNTS_CAP) {
-        uint64_t before = counted.of_lane[0] + counted.of_lane[1];
-        for (unsigned i = 0; i < WORK_HOOKS; i++)
-            counted.of_lane[work_hooks[i].lane] +=
-                __atomic_load_n(&cells[KJ_LEDGER_CALLS_BASE + work_hooks[i].hook], __ATOMIC_RELAXED);
-        if (counted.of_lane[0] + counted.of_lane[1] != before && cells != kj_self.counts)
-            counted.own_alone = false;
+    for (unsigned s = shards_used(ledger); s; s--, cells += KJ_LEDGER_COUNTS_CAP) {
+        uint64_t sum = shard_sum(cells);
+        counted.calls += sum;
+        counted.own_alone = counted.own_alone && (!sum || cells == kj_self.counts);
     }
     return counted;
 }
 
-static uint64_t settled_of(const struct counted *counted)
+/* Nobody has used a thread's own default stream, but by its handle. */
+static bool is_all_legacy(struct kj_ledger_header *ledger)
 {
-    return 1 + counted->of_lane[0] + counted->of_lane[1];
+    const uint64_t *cells = kj_section(ledger, KJ_SECTION_COUNTS);
+    uint64_t sum = 0;
+    for (unsigned s = shards_used(ledger); s; s--, cells += KJ_LEDGER_COUNTS_CAP)
+        for (unsigned i = 0; i < WORK_HOOKS; i++)
+            sum += work_hooks[i].lane ? cell(cells, work_hooks[i].hook) : 0;
+    return !sum;
 }
 
 uint64_t kj_rest_covered(struct kj_ledger_header *ledger, enum kj_hook hook, int lane, const void *named)
@@ -73,8 +117,9 @@ uint64_t kj_rest_covered(struct kj_ledger_header *ledger, enum kj_hook hook, int
     if (!kj_context_is_only(ledger, context ? (CUcontext)named : NULL))
         return 0;
     const struct counted counted = counted_now(ledger);
-    bool legacy = !lane && named != CU_STREAM_PER_THREAD && !counted.of_lane[1];
-    return context || legacy || counted.own_alone ? settled_of(&counted) : 0;
+    bool all =
+        context || counted.own_alone || (!lane && named != CU_STREAM_PER_THREAD && is_all_legacy(ledger));
+    return all ? counted.calls + 1 : 0;
 }
 
 void kj_rest_copied(struct kj_ledger_header *ledger)
@@ -83,7 +128,7 @@ void kj_rest_copied(struct kj_ledger_header *ledger)
         return;
     const struct counted counted = counted_now(ledger);
     if (counted.own_alone)
-        kj_rest_settled(ledger, settled_of(&counted));
+        kj_rest_settled(ledger, counted.calls + 1);
 }
 
 void kj_rest_context_made(struct kj_ledger_header *ledger)
@@ -91,6 +136,6 @@ void kj_rest_context_made(struct kj_ledger_header *ledger)
     if (__atomic_load_n(&ledger->settled_calls, __ATOMIC_RELAXED))
         return;
     const struct counted counted = counted_now(ledger);
-    if (settled_of(&counted) == 1)
+    if (!counted.calls)
         kj_rest_settled(ledger, 1);
 }
