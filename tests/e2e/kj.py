@@ -81,9 +81,10 @@ def check_report(report):
         if device.get("energy_uj") is None:
             continue
         kernels = [k for k in report["kernels"] if k["device"] == device["device"]]
-        assert sum(k["energy_uj"] or 0 for k in kernels) == device["kernels_uj"], device
+        known = [k["energy_uj"] for k in kernels if k["energy_uj"] is not None]
+        assert device["kernels_uj"] == (sum(known) if known or not kernels else None), device
         assert sum(k["energy_uj"] is None for k in kernels) == device["kernels_unknown"], device
-        assert device["kernels_uj"] + device["idle_uj"] + device["unattributed_uj"] == device["energy_uj"], device
+        assert (device["kernels_uj"] or 0) + device["idle_uj"] + device["unattributed_uj"] == device["energy_uj"], device
         phases = sum(p["energy_uj"] or 0 for p in report["phases"] if p["device"] == device["device"])
         assert phases + device["idle_uj"] == device["energy_uj"], device
     for row in report["kernels"] + report["phases"] + report["copies"]:
@@ -93,6 +94,10 @@ def check_report(report):
         assert launches >= device["launches"], device  # a graph whose nodes are not known is one, too
     for component in report["energy"]["components"]:
         assert component["method"] in METHODS
+    energies = [c["energy_uj"] for c in report["energy"]["components"]]
+    known = [e for e in energies if e is not None]
+    assert report["energy"]["components_unknown"] >= len(energies) - len(known), report["energy"]
+    assert report["energy"]["total_uj"] in (sum(known), None), report["energy"]
     check_cpu(report)
     return report
 
@@ -104,6 +109,8 @@ def check_cpu(report):
     if not cpu or not packages:
         return
     assert cpu["dynamic_uj"] + cpu["idle_uj"] == sum(packages)
+    kinds = [c["energy_uj"] for c in report["energy"]["components"] if c["kind"] == "cpu"]
+    assert cpu["packages_unknown"] == sum(e is None for e in kinds), cpu
     for lines in ("threads", "processes"):
         if cpu[lines] and report["run"]["cpu_time_ns"]:
             assert sum(line["energy_uj"] for line in cpu[lines]) == cpu["dynamic_uj"], lines

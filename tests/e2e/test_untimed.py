@@ -68,7 +68,7 @@ def test_nothing_timed(make_sim, folder):
     (device,) = run.report["devices"]
     for kernel in run.report["kernels"]:
         assert kernel["energy_uj"] is kernel["low_uj"] is kernel["high_uj"] is None and kernel["energy_method"] == "unknown", kernel
-    assert device["kernels_unknown"] == 2 and device["kernels_uj"] == 0 and device["busy_ns"] is None
+    assert device["kernels_unknown"] == 2 and device["kernels_uj"] is None and device["busy_ns"] is None
     assert device["unattributed_uj"] > 0.5 * truth["work"]["energy_uj"]
     for phase in run.report["phases"]:
         assert phase["time_ns"] is None, phase
@@ -95,4 +95,16 @@ def test_some_timed(make_sim, folder):
     (device,) = run.report["devices"]
     assert device["kernels_unknown"] == 2 and device["kernels_uj"] == kernels["early"]["energy_uj"]
     assert device["unattributed_uj"] > 0.3 * both
+    assert "(without 2 unknown)" in run.stderr.decode()
     assert any("never timed" in w for w in run.report["quality"]["warnings"])
+
+
+def test_a_device_without_energy_is_in_no_total(make_sim, folder):
+    """A sum of what is known says what it is without, wherever it is shown."""
+    sim = make_sim("kernel * duration_us=2000 power=400\n" + "refuse counter\nrefuse power\nrefuse ring\n")
+    run, _ = launched(sim, folder, ("work", 50))
+    (device,) = run.report["devices"]
+    assert device["energy_uj"] is device["kernels_uj"] is device["kernels_unknown"] is None, device
+    energy = run.report["energy"]
+    assert energy["components_unknown"] == 1
+    assert energy["total_uj"] is None or "without 1 device of unknown energy" in run.stderr.decode()

@@ -193,6 +193,7 @@ static int add_component(struct kj_account *a, const char *kind, uint32_t id, co
         if (c->component == KJ_COMPONENT_CPU)
             add_to_sums(sharing->sums, &row->energy, share.own_idle_uj, from);
     } else {
+        sharing->sums->packages_unknown += c->component == KJ_COMPONENT_CPU;
         kj_report_warn(a->report, "%s: %s gave no usable reading in %.2f s; see `kjoule doctor`", c->device,
                        c->source, (double)(a->end_ns - a->start_ns) / 1e9);
     }
@@ -277,6 +278,20 @@ static int list_sensors(struct kj_account *a, char *const *gpus, size_t gpu_coun
     return 0;
 }
 
+/* A GPU that was used and has no sensor is no component, and yet a part of what the run took. */
+static void count_unknown(struct kj_account *a, char *const *gpus, size_t gpu_count)
+{
+    struct kj_report *report = a->report;
+    for (size_t i = 0; i < report->components_count; i++)
+        report->components_unknown += !report->components[i].energy.known;
+    for (size_t g = 0; g < gpu_count; g++) {
+        bool listed = !is_owned(a, gpus[g]);
+        for (size_t i = 0; i < report->components_count && !listed; i++)
+            listed = !strcmp(report->components[i].device, gpus[g]);
+        report->components_unknown += !listed;
+    }
+}
+
 static void sum_up(struct kj_report *report)
 {
     double low2 = 0, high2 = 0;
@@ -338,6 +353,7 @@ int kj_account_components(struct kj_account *a, char *const *gpus, size_t gpu_co
     }
     free(channels);
     sum_up(a->report);
+    count_unknown(a, gpus, gpu_count);
     if (!status)
         status = add_besides(a) || list_sensors(a, gpus, gpu_count) || kj_cpu_lines(a, &use, &sums) ? -1 : 0;
     return status;

@@ -215,6 +215,7 @@ int kj_cpu_lines(struct kj_account *a, const struct kj_cpu_use *use, const struc
     cpu->others_ns = use->others_ns;
     cpu->idle_rule = strdup(rules[use->rule]);
     cpu->reserved = use->reserved;
+    cpu->packages_unknown = sums->packages_unknown;
     cpu->dynamic_uj = sums->own_dynamic_uj;
     cpu->idle_uj = sums->own_idle_uj;
     if (rows) {

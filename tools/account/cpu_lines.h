@@ -12,6 +12,7 @@
 struct kj_cpu_sums {
     bool known;
     enum kj_method method;
+    uint64_t packages_unknown;
     int64_t own_idle_uj, own_dynamic_uj;     /* together: the packages' components, to the microjoule */
     double low, high;                        /* factors of the sum, of sensor and share together */
     const struct kj_series_channel *channel; /* of the first package: the course of the energy in time */

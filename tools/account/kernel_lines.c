@@ -273,6 +273,7 @@ int kj_kernel_lines(struct kj_report *report, const struct kj_work *work, uint32
         row->identifiability = have.identifiability;
         row->group = have.group;
         device->kernels_uj += have.uj;
+        device->kernels_known += have.known;
         device->kernels_unknown += !have.known;
     }
     return result ? list_groups(report, work, d, m, result) : 0;

@@ -150,12 +150,14 @@ static json_t *cpu_json(const struct kj_report *r)
         set_energy(wait, "", &c->wait);
         set(wait, "method", method(&c->wait));
     }
-    json_t *cpu = json_pack(
-        "{s:o,s:o,s:s,s:o,s:o,s:o,s:o,s:o,s:o}", "cpu_time_source", text(c->time_source), "threads_source",
-        text(c->threads_source), "method", c->known ? kj_method_name(c->method) : "unknown", "others_cpu_ns",
-        whole_or_null(c->others_ns), "dynamic_uj", c->known ? json_integer(c->dynamic_uj) : json_null(),
-        "idle_uj", c->known ? json_integer(c->idle_uj) : json_null(), "idle_rule", text(c->idle_rule),
-        "reserved_share", real(c->reserved), "gpu_wait", wait);
+    json_t *cpu = json_pack("{s:o,s:o,s:s,s:o,s:o,s:o,s:I,s:o,s:o,s:o}", "cpu_time_source",
+                            text(c->time_source), "threads_source", text(c->threads_source), "method",
+                            c->known ? kj_method_name(c->method) : "unknown", "others_cpu_ns",
+                            whole_or_null(c->others_ns), "dynamic_uj",
+                            c->known ? json_integer(c->dynamic_uj) : json_null(), "idle_uj",
+                            c->known ? json_integer(c->idle_uj) : json_null(), "packages_unknown",
+                            (json_int_t)c->packages_unknown, "idle_rule", text(c->idle_rule),
+                            "reserved_share", real(c->reserved), "gpu_wait", wait);
     return cpu_lines_json(r, cpu);
 }
 
@@ -180,6 +182,7 @@ static json_t *energy_json(const struct kj_report *r)
     /* the contract's names: total_uj, total_low_uj, total_high_uj */
     set(energy, "total_uj", json_incref(json_object_get(energy, "total_energy_uj")));
     json_object_del(energy, "total_energy_uj");
+    set(energy, "components_unknown", json_integer((json_int_t)r->components_unknown));
     for (size_t i = 0; i < r->components_count; i++) {
         const struct kj_report_component *c = &r->components[i];
         json_t *row = json_object();
@@ -234,7 +237,7 @@ static json_t *devices_json(const struct kj_report *r)
         set(row, "instances", instances_json(d->instances));
         set_energy(row, "", &d->energy);
         set(row, "method", method(&d->energy));
-        set(row, "kernels_uj", d->energy.known ? json_integer(d->kernels_uj) : json_null());
+        set(row, "kernels_uj", kj_kernels_known(d) ? json_integer(d->kernels_uj) : json_null());
         set(row, "kernels_unknown",
             d->energy.known ? json_integer((json_int_t)d->kernels_unknown) : json_null());
         set(row, "idle_uj", d->energy.known ? json_integer(d->idle_uj) : json_null());

@@ -49,6 +49,11 @@ void kj_report_warn(struct kj_report *report, const char *format, ...)
         free(text);
 }
 
+bool kj_kernels_known(const struct kj_report_device *device)
+{
+    return device->energy.known && (device->kernels_known || !device->kernels_unknown);
+}
+
 bool kj_phase_sum(const struct kj_report *report, size_t index, struct kj_report_phase *ret_sum)
 {
     *ret_sum = report->phases[index];

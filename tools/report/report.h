@@ -75,6 +75,7 @@ struct kj_report_device {
     char *instances; /* "MIG-..., MIG-...": the run's parts of the board; NULL: it had all of it */
     struct kj_energy energy;
     int64_t kernels_uj, idle_uj, unattributed_uj; /* add up to energy */
+    uint64_t kernels_known;                       /* kernels that kernels_uj is the sum of */
     uint64_t kernels_unknown; /* kernels whose energy is not known: it is in unattributed, and idle */
     uint64_t launches;
     double busy_ns;
@@ -209,6 +210,7 @@ struct kj_report {
     double cores_quota; /* of the control group; 0 none */
 
     struct kj_energy total;
+    uint64_t components_unknown; /* that count for this run and are not in total: their energy is not known */
 #define KJ_REPORT_LISTS(X)                                                                                   \
     X(component, components)                                                                                 \
     X(device, devices)                                                                                       \
@@ -250,9 +252,10 @@ struct kj_report {
         char *threads_source; /* the same of the threads; NULL: none were seen */
         double others_ns;     /* CPU time of everybody else; < 0 unknown */
         int64_t dynamic_uj, idle_uj;
-        char *idle_rule; /* "cores" "cpu" "all" "none" */
-        double reserved; /* of the machine's cores */
-        bool wait_known; /* CPU time spent spinning inside synchronise calls */
+        uint64_t packages_unknown; /* whose energy is in neither */
+        char *idle_rule;           /* "cores" "cpu" "all" "none" */
+        double reserved;           /* of the machine's cores */
+        bool wait_known;           /* CPU time spent spinning inside synchronise calls */
         uint64_t wait_inside_ns, wait_cpu_ns, wait_low_ns, wait_high_ns;
         struct kj_energy wait; /* of dynamic_uj */
     } cpu;
@@ -293,6 +296,8 @@ struct kj_report {
 struct kj_report *kj_report_new(void);
 /* NULL-safe, returns NULL. */
 struct kj_report *kj_report_free(struct kj_report *report);
+/* Whether the energy of any of its kernels is known, or there is none. */
+bool kj_kernels_known(const struct kj_report_device *device);
 /* Row `index` of phases with the rows of its name on all other devices added; false when an earlier row has
  * that name. ret_sum's strings are the report's. */
 bool kj_phase_sum(const struct kj_report *report, size_t index, struct kj_report_phase *ret_sum);

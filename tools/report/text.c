@@ -84,6 +84,9 @@ static void write_head(const struct kj_report *r, FILE *out)
         kj_format_mass(high, sizeof(high), r->high_g);
         fprintf(out, "%s (%s) and %s CO2e (%s .. %s) in %s, %s on average", energy, interval, grams, low,
                 high, time, power);
+        if (r->components_unknown)
+            fprintf(out, ", without %llu device%s of unknown energy",
+                    (unsigned long long)r->components_unknown, r->components_unknown == 1 ? "" : "s");
     }
     fprintf(out, "\n  %s", clean(r->command, command, sizeof(command) - 1));
     if (r->exit_known && r->exit_signal)
@@ -144,13 +147,16 @@ static void write_devices(const struct kj_report *r, FILE *out)
     char kernels[24], idle[24], rest[24], device[48], instances[512];
     for (size_t i = 0; i < r->devices_count; i++) {
         const struct kj_report_device *d = &r->devices[i];
+        char others[48] = "";
         fprintf(out, "  %s: %llu launches", clean(d->device, device, 44), (unsigned long long)d->launches);
+        if (d->kernels_unknown && kj_kernels_known(d))
+            snprintf(others, sizeof(others), " (without %llu unknown)",
+                     (unsigned long long)d->kernels_unknown);
         if (d->energy.known)
-            fprintf(out, "; kernels %s + idle %s + unattributed %s",
-                    d->kernels_unknown && !d->kernels_uj
-                        ? "unknown"
-                        : kj_format_energy(kernels, sizeof(kernels), (double)d->kernels_uj),
-                    kj_format_energy(idle, sizeof(idle), (double)d->idle_uj),
+            fprintf(out, "; kernels %s%s + idle %s + unattributed %s",
+                    kj_kernels_known(d) ? kj_format_energy(kernels, sizeof(kernels), (double)d->kernels_uj)
+                                        : "unknown",
+                    others, kj_format_energy(idle, sizeof(idle), (double)d->idle_uj),
                     kj_format_energy(rest, sizeof(rest), (double)d->unattributed_uj));
         fputc('\n', out);
         if (d->instances)
