@@ -13,14 +13,14 @@
  *
  * Floor of a counted launch: one hash probe and one add. What it costs on top is measured by `make bench`.
  */
-#include "shim.h"
+#include "launch_path.h"
 
 #include <string.h>
 #include <sys/mman.h>
 
 enum {
-    SLOTS = 131072,
-    PROBES = 128,
+    SLOTS = KJ_SLOTS,
+    PROBES = KJ_SLOT_PROBES,
     SLOTS_PLENTY = SLOTS / 4,                   /* from here on a function has one shape of its own */
     SLOTS_FULL = SLOTS / 2,                     /* from here on no new functions: row 0 takes them */
     ROWS_PLENTY = KJ_LEDGER_ACTIVITIES_CAP / 4, /* from here on a kernel has one row */
@@ -30,25 +30,21 @@ enum {
     CHAINS = 65536,
 };
 
-struct slot {
-    _Atomic uint64_t tag; /* 0 free; else the hash with its lowest bit set; DEAD: free, and not the last */
-    uint32_t row;
-    uint32_t tries; /* timings begun, in bursts and outside of them, up to TRIES */
-};
 /* The slots of a function, found when it goes away. Under the cold lock. */
 struct link {
     const void *function;
     uint32_t next; /* slot + 1, or 0 */
 };
 #define HUGE_PAGE ((size_t)2 << 20)
-_Static_assert(SLOTS * sizeof(struct slot) <= HUGE_PAGE, "one huge page");
+_Static_assert(SLOTS * sizeof(struct kj_slot) <= HUGE_PAGE, "one huge page");
 #define TABLE_BYTES (HUGE_PAGE + SLOTS * sizeof(struct link) + CHAINS * sizeof(uint32_t))
-#define DEAD        2u
+#define DEAD        KJ_SLOT_DEAD
 
-static KJ_EACH_LAUNCH struct slot *slots;
-static struct link *links;                  /* of each slot */
-static uint32_t *chain_first;               /* by function: slot + 1, or 0 */
-static _Atomic uint32_t slots_used, folded; /* folded: slots of folded kernels that were ever made */
+KJ_EACH_LAUNCH struct kj_slot *kj_slots;
+KJ_EACH_LAUNCH _Atomic uint32_t kj_folded;
+static struct link *links;    /* of each slot */
+static uint32_t *chain_first; /* by function: slot + 1, or 0 */
+static _Atomic uint32_t slots_used;
 
 /* Rows by (name, kind, device, role), for the first launch of each of thousands: row + 1, or 0. */
 static uint32_t bucket_first[BUCKETS], bucket_next[KJ_LEDGER_ACTIVITIES_CAP];
@@ -57,17 +53,19 @@ static uint32_t kind_names[KJ_ACTIVITY_BODY + 1]; /* offsets in NAMES; 0: not st
 void kj_activities_reset(void)
 {
     /* Anonymous and private: after a fork the child's reset does not touch the parent's. */
-    if (slots)
-        munmap(slots, TABLE_BYTES);
-    slots = NULL;
+    if (kj_slots)
+        munmap(kj_slots, TABLE_BYTES);
+    kj_slots = NULL;
     atomic_store(&slots_used, 0);
-    atomic_store(&folded, 0);
+    atomic_store(&kj_folded, 0);
     memset(bucket_first, 0, sizeof(bucket_first));
     memset(kind_names, 0, sizeof(kind_names));
     char *map = mmap(NULL, TABLE_BYTES + HUGE_PAGE, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (map == MAP_FAILED)
+    if (map == MAP_FAILED) {
+        atomic_store(&kj_folded, 1); /* nobody may look into it */
         return;
+    }
     size_t before = -(uintptr_t)map % HUGE_PAGE;
     if (before)
         munmap(map, before);
@@ -75,29 +73,14 @@ void kj_activities_reset(void)
         munmap(map + before + TABLE_BYTES, HUGE_PAGE - before);
     links = (struct link *)(map + before + HUGE_PAGE);
     chain_first = (uint32_t *)(links + SLOTS);
-    slots = (struct slot *)(map + before);
+    kj_slots = (struct kj_slot *)(map + before);
     /* Thousands of kernels are touched in no order: in small pages each probe would miss the TLB too. */
-    madvise(slots, HUGE_PAGE, MADV_HUGEPAGE);
+    madvise(kj_slots, HUGE_PAGE, MADV_HUGEPAGE);
 }
 
-/* Both halves of a 128-bit product: each bit of it depends on all bits of both. */
-static inline uint64_t fold(uint64_t a, uint64_t b)
+static inline union kj_place place_of(uint8_t kind, uint16_t device, uint8_t role)
 {
-    unsigned __int128 product = (unsigned __int128)a * b;
-    return (uint64_t)product ^ (uint64_t)(product >> 64);
-}
-
-/* The first two products do not wait for each other: this is the longest stretch of a counted launch. The
- * constants are arbitrary bits: where a product has a factor of 0, it says nothing of the other one. */
-static inline uint64_t hash_of(uint8_t kind, uint16_t device, uint8_t role, const struct kj_shape *s)
-{
-    uint64_t what = (uintptr_t)s->function ^ 0x9e3779b97f4a7c15ULL;
-    uint64_t xy = ((uint64_t)s->grid[0] << 32 | s->grid[1]) ^ 0xd1342543de82ef95ULL;
-    uint64_t zx = ((uint64_t)s->grid[2] << 32 | s->block[0]) ^ 0xaf251af3b0f025b5ULL;
-    uint64_t yz =
-        ((uint64_t)s->block[1] << 48 ^ (uint64_t)s->block[2] << 32 ^ s->shared_bytes) ^ 0xc6a4a7935bd1e995ULL;
-    uint64_t where = (uint64_t)kind << 32 | (uint64_t)device << 8 | role;
-    return fold(fold(what, xy) ^ fold(zx, yz) ^ where, 0xe7037ed1a0b428dbULL) | 1;
+    return (union kj_place){.device = device, .role = role, .kind = kind};
 }
 
 /* The key of all shapes of a function that have none of their own. */
@@ -105,13 +88,7 @@ static inline uint64_t folded_hash_of(uint8_t kind, uint16_t device, uint8_t rol
                                       const struct kj_shape *shape)
 {
     const struct kj_shape any = {.function = shape->function};
-    return hash_of(kind, device, role, &any);
-}
-
-/* Where the search for a key begins. */
-static inline size_t place_of(uint64_t hash)
-{
-    return (hash >> 16) & (SLOTS - 1);
+    return kj_activity_hash_at(place_of(kind, device, role), &any);
 }
 
 static inline size_t folded_place_of(const void *function)
@@ -119,10 +96,10 @@ static inline size_t folded_place_of(const void *function)
     return ((uintptr_t)function * 0x9e3779b97f4a7c15ULL) >> 40 & (SLOTS - 1);
 }
 
-static inline struct slot *probe(uint64_t hash, size_t place)
+static inline struct kj_slot *probe(uint64_t hash, size_t place)
 {
     for (unsigned i = 0; i < PROBES; i++) {
-        struct slot *slot = &slots[(place + i) & (SLOTS - 1)];
+        struct kj_slot *slot = &kj_slots[(place + i) & (SLOTS - 1)];
         uint64_t tag = atomic_load_explicit(&slot->tag, memory_order_acquire);
         if (tag == hash)
             return slot;
@@ -132,33 +109,28 @@ static inline struct slot *probe(uint64_t hash, size_t place)
     return NULL;
 }
 
-static inline uint32_t where_of(uint8_t kind, uint16_t device)
-{
-    return (uint32_t)kind << 24 | (uint32_t)device << 8 | kj_self.role;
-}
-
-static inline struct slot *find_folded(uint64_t hash, uint8_t kind, uint16_t device,
-                                       const struct kj_shape *shape)
+static inline struct kj_slot *find_folded(uint64_t hash, uint8_t kind, uint16_t device,
+                                          const struct kj_shape *shape)
 {
     size_t place = folded_place_of(shape->function);
     if (hash == kj_self.folded.hash)
         return probe(hash, place);
-    hash = folded_hash_of(kind, device, kj_self.role, shape);
-    struct slot *slot = probe(hash, place);
+    hash = folded_hash_of(kind, device, kj_self.place.role, shape);
+    struct kj_slot *slot = probe(hash, place);
     if (slot) {
         kj_self.folded.function = shape->function;
         kj_self.folded.hash = hash;
-        kj_self.folded.where = where_of(kind, device);
+        kj_self.folded.place = place_of(kind, device, kj_self.place.role);
     }
     return slot;
 }
 
-static inline struct slot *find(uint64_t hash, uint8_t kind, uint16_t device, const struct kj_shape *shape)
+static inline struct kj_slot *find(uint64_t hash, uint8_t kind, uint16_t device, const struct kj_shape *shape)
 {
-    struct slot *slot = NULL;
-    if (unlikely(atomic_load_explicit(&folded, memory_order_relaxed)) && shape->grid[0])
+    struct kj_slot *slot = NULL;
+    if (unlikely(atomic_load_explicit(&kj_folded, memory_order_relaxed)) && shape->grid[0])
         slot = find_folded(hash, kind, device, shape);
-    return slot ? slot : probe(hash, place_of(hash));
+    return slot ? slot : probe(hash, kj_slot_place(hash));
 }
 
 static uint32_t *chain_of(const void *function)
@@ -179,7 +151,7 @@ static void publish_slot(uint64_t hash, size_t place, const void *function, uint
 {
     for (unsigned i = 0; i < PROBES; i++) {
         size_t at = (place + i) & (SLOTS - 1);
-        struct slot *slot = &slots[at];
+        struct kj_slot *slot = &kj_slots[at];
         uint64_t tag = atomic_load_explicit(&slot->tag, memory_order_relaxed);
         if (tag && tag != DEAD)
             continue;
@@ -197,11 +169,11 @@ static void publish_slot(uint64_t hash, size_t place, const void *function, uint
 /* Nobody looks beyond a free slot: what is dead before one is free as well. */
 static void free_slot(size_t at)
 {
-    atomic_store_explicit(&slots[at].tag, DEAD, memory_order_release);
+    atomic_store_explicit(&kj_slots[at].tag, DEAD, memory_order_release);
     atomic_fetch_sub_explicit(&slots_used, 1, memory_order_relaxed);
-    while (atomic_load_explicit(&slots[at].tag, memory_order_relaxed) == DEAD &&
-           !atomic_load_explicit(&slots[(at + 1) & (SLOTS - 1)].tag, memory_order_relaxed)) {
-        atomic_store_explicit(&slots[at].tag, 0, memory_order_release);
+    while (atomic_load_explicit(&kj_slots[at].tag, memory_order_relaxed) == DEAD &&
+           !atomic_load_explicit(&kj_slots[(at + 1) & (SLOTS - 1)].tag, memory_order_relaxed)) {
+        atomic_store_explicit(&kj_slots[at].tag, 0, memory_order_release);
         at = (at - 1) & (SLOTS - 1);
     }
 }
@@ -212,7 +184,7 @@ static void free_slots(const void *function, const struct kj_ledger_activity *ro
 {
     for (uint32_t *at = chain_of(function); *at;) {
         struct link *link = &links[*at - 1];
-        const struct slot *slot = &slots[*at - 1];
+        const struct kj_slot *slot = &kj_slots[*at - 1];
         const struct kj_ledger_activity *a = like ? &rows[slot->row] : NULL;
         if (link->function != function || (a && (slot->tag == kept || a->kind != like->kind ||
                                                  a->device != like->device || a->role != like->role))) {
@@ -239,7 +211,7 @@ static const char *kind_name(uint8_t kind)
 static uint32_t *bucket_of(const struct kj_ledger_activity *a)
 {
     uint64_t place = (uint64_t)a->kind << 32 | (uint64_t)a->device << 8 | a->role;
-    return &bucket_first[fold(a->name + 1, place ^ 0x9e3779b97f4a7c15ULL) % BUCKETS];
+    return &bucket_first[kj_fold(a->name + 1, place ^ 0x9e3779b97f4a7c15ULL) % BUCKETS];
 }
 
 /* What the rows of one (name, kind, device, role) are. */
@@ -326,11 +298,11 @@ static uint32_t add_key(struct kj_ledger_header *ledger, uint32_t name, uint8_t 
     if (shape->grid[0] && (!row || !rows[row].grid[0])) {
         hash = folded_hash_of(kind, device, role, shape);
         publish_slot(hash, folded_place_of(shape->function), shape->function, row);
-        atomic_fetch_add_explicit(&folded, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&kj_folded, 1, memory_order_relaxed);
         if (row) /* it answers for them */
             free_slots(shape->function, rows, &rows[row], hash);
     } else {
-        publish_slot(hash, place_of(hash), shape->function, row);
+        publish_slot(hash, kj_slot_place(hash), shape->function, row);
     }
     if (used + 1 >= SLOTS_FULL)
         __atomic_fetch_or(&ledger->flags, KJ_LEDGER_PARTIAL, __ATOMIC_RELAXED);
@@ -342,9 +314,9 @@ static uint32_t find_slowly(struct kj_ledger_header *ledger, uint8_t kind, uint1
 {
     uint32_t name = kind == KJ_ACTIVITY_KERNEL ? kj_function_name(ledger, shape->function) : 0;
     kj_lock_cold();
-    struct slot *slot = find(hash, kind, device, shape);
+    struct kj_slot *slot = find(hash, kind, device, shape);
     uint32_t row =
-        slot ? slot->row : add_key(ledger, name, kind, device, kj_self.role, shape, hash, ret_first);
+        slot ? slot->row : add_key(ledger, name, kind, device, kj_self.place.role, shape, hash, ret_first);
     kj_unlock_cold();
     return row;
 }
@@ -358,27 +330,28 @@ uint64_t kj_activity_hash(uint8_t kind, uint16_t device, const struct kj_shape *
 {
     /* Thousands of kernels do not fit the nearest cache: the line is on its way while the driver is at work.
      * It is not read before: to wait for it would hold up the driver's call. */
-    if (unlikely(atomic_load_explicit(&folded, memory_order_relaxed)) && shape->grid[0]) {
-        __builtin_prefetch(&slots[folded_place_of(shape->function)]);
-        if (shape->function == kj_self.folded.function && where_of(kind, device) == kj_self.folded.where)
+    if (unlikely(atomic_load_explicit(&kj_folded, memory_order_relaxed)) && shape->grid[0]) {
+        __builtin_prefetch(&kj_slots[folded_place_of(shape->function)]);
+        if (shape->function == kj_self.folded.function &&
+            place_of(kind, device, kj_self.place.role).word == kj_self.folded.place.word)
             return kj_self.folded.hash;
     }
-    uint64_t hash = hash_of(kind, device, kj_self.role, shape);
-    if (likely(slots))
-        __builtin_prefetch(&slots[place_of(hash)]);
+    uint64_t hash = kj_activity_hash_at(place_of(kind, device, kj_self.place.role), shape);
+    if (likely(kj_slots))
+        __builtin_prefetch(&kj_slots[kj_slot_place(hash)]);
     return hash;
 }
 
 bool kj_activity_is_new(uint64_t hash, uint8_t kind, uint16_t device, const struct kj_shape *shape)
 {
-    const struct slot *slot = likely(slots) ? find(hash, kind, device, shape) : NULL;
+    const struct kj_slot *slot = likely(kj_slots) ? find(hash, kind, device, shape) : NULL;
     return slot ? slot->tries < TRIES : !is_full();
 }
 
 uint32_t kj_activity_known(uint64_t hash, uint8_t kind, uint16_t device, const struct kj_shape *shape,
                            bool timed)
 {
-    struct slot *slot = likely(slots) ? find(hash, kind, device, shape) : NULL;
+    struct kj_slot *slot = likely(kj_slots) ? find(hash, kind, device, shape) : NULL;
     if (unlikely(!slot))
         return is_full() ? 0 : KJ_ROW_UNKNOWN;
     if (unlikely(timed) && slot->tries < TRIES)
@@ -390,13 +363,13 @@ uint32_t kj_activity_make(struct kj_ledger_header *ledger, uint8_t kind, uint16_
                           const struct kj_shape *shape, uint64_t hash, bool *ret_first)
 {
     *ret_first = false;
-    if (unlikely(!slots))
+    if (unlikely(!kj_slots))
         return 0;
     uint64_t begun_ns = kj_now_ns();
     __atomic_fetch_add(&ledger->slow_finds, 1, __ATOMIC_RELAXED);
     kj_self.folded.function = NULL; /* it may have gone, and what was asked for be its key */
     kj_self.folded.hash = 0;
-    hash = hash_of(kind, device, kj_self.role, shape);
+    hash = kj_activity_hash_at(place_of(kind, device, kj_self.place.role), shape);
     uint32_t row = find_slowly(ledger, kind, device, shape, hash, ret_first);
     kj_governor_made(ledger, kj_now_ns() - begun_ns);
     return row;
@@ -414,10 +387,10 @@ uint32_t kj_activity_find(struct kj_ledger_header *ledger, uint8_t kind, uint16_
 uint32_t kj_activity_find_as(struct kj_ledger_header *ledger, uint8_t kind, uint16_t device, uint8_t role,
                              const struct kj_shape *shape, bool *ret_first)
 {
-    uint8_t own = kj_self.role;
-    kj_self.role = role;
+    uint8_t own = kj_self.place.role;
+    kj_self.place.role = role;
     uint32_t row = kj_activity_find(ledger, kind, device, shape, ret_first);
-    kj_self.role = own;
+    kj_self.place.role = own;
     return row;
 }
 
@@ -441,7 +414,7 @@ uint32_t kj_activity_in_role(struct kj_ledger_header *ledger, uint32_t activity,
 void kj_activities_forget(const void *function)
 {
     kj_lock_cold();
-    if (slots)
+    if (kj_slots)
         free_slots(function, NULL, NULL, 0);
     kj_unlock_cold();
 }

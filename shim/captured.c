@@ -102,7 +102,7 @@ bool kj_capture_holds(const struct kj_context *context, CUstream stream, int lan
 
 static void add(struct log *log, uint32_t activity, uint32_t content, uint64_t bytes)
 {
-    bool autograd = KJ_ROLE_WHO(kj_self.role) == KJ_ROLE_AUTOGRAD;
+    bool autograd = KJ_ROLE_WHO(kj_self.place.role) == KJ_ROLE_AUTOGRAD;
     if (autograd && !log->in_backward) {
         kj_tally_add_all(&log->before, &log->after, 1);
         kj_tally_clear(&log->after);

@@ -189,6 +189,7 @@ static struct kj_context *current_ask(struct kj_ledger_header *ledger)
     kj_self.context_handle = handle;
     kj_self.context_serial = atomic_load(&context->serial);
     kj_self.context = context;
+    kj_self.place.device = context->device;
     return context;
 }
 

@@ -97,6 +97,8 @@ enum {
 /* Stream handles with a meaning of their own (cuda.h, CU_STREAM_LEGACY, CU_STREAM_PER_THREAD). */
 #define CU_STREAM_LEGACY     ((CUstream)0x1)
 #define CU_STREAM_PER_THREAD ((CUstream)0x2)
+/* One of these, or NULL: a default stream of the current context. */
+#define CU_STREAM_IS_DEFAULT(stream) ((uintptr_t)(stream) <= (uintptr_t)CU_STREAM_PER_THREAD)
 
 typedef struct {
     unsigned gridDimX, gridDimY, gridDimZ;

@@ -70,7 +70,7 @@ static void push(uintptr_t domain, int phase)
     }
     ranges.open[ranges.depth].domain = (uint8_t)domain;
     ranges.open[ranges.depth++].phase = (int8_t)phase;
-    kj_self.role = kj_role_in_range(KJ_ROLE_WHO(kj_self.role));
+    kj_self.place.role = kj_role_in_range(KJ_ROLE_WHO(kj_self.place.role));
 }
 
 static void pop(uintptr_t domain)
@@ -86,7 +86,7 @@ static void pop(uintptr_t domain)
             ranges.depth--;
             break;
         }
-    kj_self.role = kj_role_in_range(KJ_ROLE_WHO(kj_self.role));
+    kj_self.place.role = kj_role_in_range(KJ_ROLE_WHO(kj_self.place.role));
 }
 
 static int phase_of_wide(const wchar_t *name)

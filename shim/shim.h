@@ -95,6 +95,15 @@ struct kj_captured_stream {
 };
 #define KJ_CAPTURED_STREAMS 4
 
+/* Whose activity it is, beside what is launched: its part of the key. */
+union kj_place {
+    struct {
+        uint16_t device;
+        uint8_t role, kind; /* as an activity's */
+    };
+    uint32_t word;
+};
+
 struct kj_thread {
     /* What each launch reads is in one cache line. */
     struct kj_ledger_header *ledger; /* the ledger this state belongs to; another one: start anew */
@@ -105,14 +114,14 @@ struct kj_thread {
     uint32_t until_sample;           /* launches until the context is checked, and a sample taken */
     CUcontext context_handle;        /* as the driver told it */
     uint32_t context_serial;         /* it is still that one while the context has this serial */
+    union kj_place place;            /* of a kernel that it launches, while `context` is not NULL */
     uint16_t row;                    /* of THREADS */
-    uint8_t role;                    /* as an activity's */
     bool exclusive;                  /* nobody else writes that shard */
     bool inside;                     /* the shim's own driver calls must not be recorded */
     struct {                         /* the newest folded kernel that it launched: see activities.c */
         const void *function;
         uint64_t hash;
-        uint32_t where; /* kind, device, role */
+        union kj_place place;
     } folded;
     uint32_t correlation[2];  /* CUPTI's ids of the driver's and the runtime's call under way; 0 none */
     uint32_t sample_distance; /* launches from the last sample to the next, as far as they are drawn */

@@ -3,21 +3,15 @@
  * streams.c - on which stream: its context, asked of the driver once, and its row. The table is a cache:
  * found without a lock, any entry can be made again, so that neither many streams at once nor many one after
  * the other fill it for good.
- *
- * A bucket is a cache line of keys, and a stream has two of them. A reader takes what stands beside its key,
- * and looks at the key again: another stream may have taken the place meanwhile.
  */
-#include "shim.h"
+#include "launch_path.h"
 
 #include <string.h>
 
-enum { BUCKETS = 1024, WAYS = 8, ROWS = 4096, DEFAULT_STREAM = 4 };
+enum { BUCKETS = KJ_STREAM_BUCKETS, WAYS = KJ_STREAM_WAYS, ROWS = 4096, DEFAULT_STREAM = 4 };
 
-static _Alignas(64) _Atomic(uintptr_t) keys[BUCKETS][WAYS]; /* 0: free */
-static struct value {
-    _Atomic(struct kj_context *) context;
-    _Atomic uint16_t row; /* of STREAMS; 0: none yet */
-} values[BUCKETS][WAYS];
+_Alignas(64) _Atomic(uintptr_t) kj_stream_keys[BUCKETS][WAYS];
+struct kj_stream_value kj_stream_values[BUCKETS][WAYS];
 static uint32_t next_victim; /* under the cold lock, as all below */
 
 /* Rows whose streams are gone, the one that has been free for longest first: what is still under way on a
@@ -26,12 +20,6 @@ static uint16_t free_rows[ROWS];
 static uint32_t free_first, free_count;
 static uint64_t streams_met;
 static atomic_bool made_ones_met;
-
-static inline unsigned bucket_of(uintptr_t key, int choice)
-{
-    uint64_t hash = (uint64_t)key * 0x9e3779b97f4a7c15ULL;
-    return (unsigned)(choice ? hash >> 44 : hash >> 54) & (BUCKETS - 1);
-}
 
 /* A copy of what is known of the stream. */
 struct known {
@@ -42,13 +30,13 @@ struct known {
 static inline struct known known_at(uintptr_t key, unsigned bucket)
 {
     for (unsigned w = 0; w < WAYS; w++) {
-        if (atomic_load_explicit(&keys[bucket][w], memory_order_acquire) != key)
+        if (atomic_load_explicit(&kj_stream_keys[bucket][w], memory_order_acquire) != key)
             continue;
-        struct value *value = &values[bucket][w];
+        struct kj_stream_value *value = &kj_stream_values[bucket][w];
         struct known known = {atomic_load_explicit(&value->context, memory_order_relaxed),
                               atomic_load_explicit(&value->row, memory_order_relaxed)};
         atomic_thread_fence(memory_order_acquire);
-        if (likely(atomic_load_explicit(&keys[bucket][w], memory_order_relaxed) == key))
+        if (likely(atomic_load_explicit(&kj_stream_keys[bucket][w], memory_order_relaxed) == key))
             return known;
     }
     return (struct known){NULL, 0};
@@ -56,14 +44,14 @@ static inline struct known known_at(uintptr_t key, unsigned bucket)
 
 static inline struct known known_of(uintptr_t key)
 {
-    struct known known = known_at(key, bucket_of(key, 0));
-    return likely(known.context) ? known : known_at(key, bucket_of(key, 1));
+    struct known known = known_at(key, kj_stream_bucket(key, 0));
+    return likely(known.context) ? known : known_at(key, kj_stream_bucket(key, 1));
 }
 
 /* ---- places and rows, under the cold lock
  * ---------------------------------------------------------------------------------------- */
 
-static void row_free(struct value *value)
+static void row_free(struct kj_stream_value *value)
 {
     uint16_t row = atomic_exchange(&value->row, 0);
     if (row)
@@ -72,37 +60,37 @@ static void row_free(struct value *value)
 
 static void entry_drop(unsigned bucket, unsigned way)
 {
-    atomic_store_explicit(&keys[bucket][way], 0, memory_order_release);
+    atomic_store_explicit(&kj_stream_keys[bucket][way], 0, memory_order_release);
     atomic_thread_fence(memory_order_release);
-    row_free(&values[bucket][way]);
+    row_free(&kj_stream_values[bucket][way]);
 }
 
-static struct value *entry_find(uintptr_t key)
+static struct kj_stream_value *entry_find(uintptr_t key)
 {
     for (int choice = 0; choice < 2; choice++) {
-        unsigned bucket = bucket_of(key, choice);
+        unsigned bucket = kj_stream_bucket(key, choice);
         for (unsigned w = 0; w < WAYS; w++)
-            if (atomic_load(&keys[bucket][w]) == key)
-                return &values[bucket][w];
+            if (atomic_load(&kj_stream_keys[bucket][w]) == key)
+                return &kj_stream_values[bucket][w];
     }
     return NULL;
 }
 
-static struct value *entry_add(uintptr_t key, struct kj_context *context)
+static struct kj_stream_value *entry_add(uintptr_t key, struct kj_context *context)
 {
     unsigned bucket = 0, way = WAYS;
     for (int choice = 0; choice < 2 && way == WAYS; choice++) {
-        bucket = bucket_of(key, choice);
-        for (way = 0; way < WAYS && atomic_load(&keys[bucket][way]); way++)
+        bucket = kj_stream_bucket(key, choice);
+        for (way = 0; way < WAYS && atomic_load(&kj_stream_keys[bucket][way]); way++)
             ;
     }
     if (way == WAYS) { /* both are full: one that comes back is asked for again */
         way = next_victim++ % WAYS;
         entry_drop(bucket, way);
     }
-    atomic_store_explicit(&values[bucket][way].context, context, memory_order_relaxed);
-    atomic_store_explicit(&keys[bucket][way], key, memory_order_release);
-    return &values[bucket][way];
+    atomic_store_explicit(&kj_stream_values[bucket][way].context, context, memory_order_relaxed);
+    atomic_store_explicit(&kj_stream_keys[bucket][way], key, memory_order_release);
+    return &kj_stream_values[bucket][way];
 }
 
 /* Takes the row of the next stream in the table's order that has one. */
@@ -110,7 +98,7 @@ static void row_take_back(void)
 {
     static uint32_t hand;
     for (unsigned i = 0; i < BUCKETS * WAYS; i++, hand++) {
-        struct value *value = &values[hand / WAYS % BUCKETS][hand % WAYS];
+        struct kj_stream_value *value = &kj_stream_values[hand / WAYS % BUCKETS][hand % WAYS];
         if (atomic_load(&value->row)) {
             row_free(value);
             return;
@@ -164,7 +152,7 @@ static struct kj_context *stream_meet(struct kj_ledger_header *ledger, CUstream 
 
 struct kj_context *kj_context_of_stream(struct kj_ledger_header *ledger, CUstream stream)
 {
-    if ((uintptr_t)stream <= 2) /* the default streams are the current context's */
+    if (CU_STREAM_IS_DEFAULT(stream))
         return kj_context_current(ledger);
     struct kj_context *context = known_of((uintptr_t)stream).context;
     if (unlikely(!context))
@@ -189,7 +177,7 @@ uint16_t kj_stream_row(struct kj_ledger_header *ledger, struct kj_context *conte
     if (likely(row))
         return row;
     kj_lock_cold();
-    struct value *value = entry_find(key);
+    struct kj_stream_value *value = entry_find(key);
     value = value ? value : entry_add(key, context);
     row = atomic_load(&value->row);
     if (!row)
@@ -206,13 +194,13 @@ bool kj_streams_met(void)
 void kj_stream_forget(CUstream stream)
 {
     kj_captures_changed();
-    if ((uintptr_t)stream <= 2)
+    if (CU_STREAM_IS_DEFAULT(stream))
         return;
     kj_lock_cold();
     for (int choice = 0; choice < 2; choice++) {
-        unsigned bucket = bucket_of((uintptr_t)stream, choice);
+        unsigned bucket = kj_stream_bucket((uintptr_t)stream, choice);
         for (unsigned w = 0; w < WAYS; w++)
-            if (atomic_load(&keys[bucket][w]) == (uintptr_t)stream)
+            if (atomic_load(&kj_stream_keys[bucket][w]) == (uintptr_t)stream)
                 entry_drop(bucket, w);
     }
     kj_unlock_cold();
@@ -221,8 +209,8 @@ void kj_stream_forget(CUstream stream)
 void kj_streams_forget(const struct kj_context *context)
 {
     if (!context) { /* in a fork's child: the rows were of the parent's ledger */
-        memset(keys, 0, sizeof(keys));
-        memset(values, 0, sizeof(values));
+        memset(kj_stream_keys, 0, sizeof(kj_stream_keys));
+        memset(kj_stream_values, 0, sizeof(kj_stream_values));
         free_count = 0;
         atomic_store(&made_ones_met, false);
         return;
@@ -230,8 +218,8 @@ void kj_streams_forget(const struct kj_context *context)
     kj_lock_cold();
     for (unsigned bucket = 0; bucket < BUCKETS; bucket++)
         for (unsigned w = 0; w < WAYS; w++)
-            if (atomic_load_explicit(&keys[bucket][w], memory_order_relaxed) &&
-                atomic_load_explicit(&values[bucket][w].context, memory_order_relaxed) == context)
+            if (atomic_load_explicit(&kj_stream_keys[bucket][w], memory_order_relaxed) &&
+                atomic_load_explicit(&kj_stream_values[bucket][w].context, memory_order_relaxed) == context)
                 entry_drop(bucket, w);
     kj_unlock_cold();
 }

@@ -34,7 +34,8 @@ void kj_thread_start(struct kj_ledger_header *ledger)
     shard = kj_self.exclusive ? shard : KJ_LEDGER_SHARDS - 1;
     kj_self.counts = (uint64_t *)kj_section(ledger, KJ_SECTION_COUNTS) + (size_t)shard * KJ_LEDGER_COUNTS_CAP;
     kj_self.row = row >= 0 ? (uint16_t)row : 0;
-    kj_self.role = kj_role_in_range((uint8_t)thread.role);
+    kj_self.place.role = kj_role_in_range((uint8_t)thread.role);
+    kj_self.place.kind = KJ_ACTIVITY_KERNEL;
     kj_self.random = (uint32_t)thread.tid * 2654435761u | 1;
     kj_self.sample_distance = kj_self.until_sample = KJ_SAMPLE_EVERY / 2;
     kj_self.skips = kj_self.skips_drawn = 0;

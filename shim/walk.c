@@ -179,7 +179,7 @@ static bool device_stands_still(struct kj_ledger_header *ledger, struct kj_conte
 
 void kj_walk(struct kj_ledger_header *ledger, bool whole, uint64_t waited_ns)
 {
-    if (share <= 0 || waited_ns < WAITED_LEAST_NS || KJ_ROLE_WHO(kj_self.role) != KJ_ROLE_MAIN ||
+    if (share <= 0 || waited_ns < WAITED_LEAST_NS || KJ_ROLE_WHO(kj_self.place.role) != KJ_ROLE_MAIN ||
         atomic_load(&kj_captures))
         return;
     uint64_t due_ns = atomic_load(&account->due_ns);

@@ -3,7 +3,7 @@
  * wrappers.c - the bodies of the hooks by class: call the real function, then record, then return its result
  * untouched. What needs a body of its own is in names.c, graphs.c, graph_changes.c and doors.c.
  */
-#include "shim.h"
+#include "launch_path.h"
 
 #define REFUSED                                                                                              \
     CUDA_ERROR_NOT_FOUND /* no driver behind this name; the dynamic linker would have said so earlier */
@@ -265,48 +265,69 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
     if ((call) == KJ_CALL_COPY || (call) == KJ_CALL_COPY_ASYNC)                                              \
     kj_rest_copy_ended(b.ledger)
 
-/* The context of a launch that is to be counted and nothing else, as most are: it goes the short way. */
-static inline struct kj_context *counts_alone(struct bracket *b, CUstream stream)
+/* A launch that is to be counted and nothing else, in the thread's current context, as most are: it goes the
+ * short way, which takes a sample of itself now and then. */
+static inline bool counts_alone(struct kj_ledger_header *ledger, CUstream stream)
 {
-    if (unlikely(!b->ledger || kj_self.ledger != b->ledger || kj_self.inside))
-        return NULL;
+    if (unlikely(!ledger || kj_self.ledger != ledger || kj_self.inside))
+        return false;
     if (unlikely(atomic_load_explicit(&kj_timing_on, memory_order_relaxed) |
                  atomic_load_explicit(&kj_captures, memory_order_relaxed) |
                  atomic_load_explicit(&kj_cupti_on, memory_order_relaxed) |
                  atomic_load_explicit(&kj_dependent_seen, memory_order_relaxed)))
-        return NULL;
-    if (unlikely(--kj_self.until_sample == 0))
-        sample_begin(b);
-    return kj_context_of_stream(b->ledger, stream);
+        return false;
+    if (likely(!CU_STREAM_IS_DEFAULT(stream) && kj_stream_is_in_current(stream)))
+        return true;
+    return kj_context_of_stream(ledger, stream) == kj_self.context && kj_self.context;
+}
+
+/* The sampled one's state; the others have none. Its context may turn out to be another one than it was held
+ * for, by what is no call that we see: false. */
+static __attribute__((noinline)) bool counted_sample(struct bracket *ret_bracket,
+                                                     struct kj_ledger_header *ledger, CUstream stream)
+{
+    *ret_bracket = (struct bracket){.ledger = ledger};
+    sample_begin(ret_bracket);
+    return kj_context_of_stream(ledger, stream) == kj_self.context && kj_self.context;
+}
+
+/* It failed, or is the first of its kind. */
+static __attribute__((noinline)) void counted_otherwise(struct kj_ledger_header *ledger, uint64_t hash,
+                                                        enum kj_hook hook, CUresult rc, struct kj_shape shape,
+                                                        CUstream stream, int lane)
+{
+    struct bracket b = {.ledger = ledger, .context = kj_context_of_stream(ledger, stream), .hash = hash};
+    launch_end(&b, hook, rc, KJ_CALL_KERNEL, KJ_ACTIVITY_KERNEL, &shape, 0, stream, lane);
 }
 
 #define COUNTED_LAUNCH(symbol, lane, stream, args, ...)                                                      \
     do {                                                                                                     \
         __typeof__(&symbol) real = REAL(symbol);                                                             \
+        struct kj_ledger_header *ledger = kj_ledger_now();                                                   \
+        struct bracket sample;                                                                               \
+        sample.stands_for = 0;                                                                               \
+        if (unlikely(!real || !counts_alone(ledger, stream)))                                                \
+            break;                                                                                           \
+        bool due = --kj_self.until_sample == 0;                                                              \
+        if (unlikely(due && !counted_sample(&sample, ledger, stream)))                                       \
+            break;                                                                                           \
         const struct kj_shape shape = __VA_ARGS__;                                                           \
-        struct bracket b = {.ledger = kj_ledger_now()};                                                      \
-        b.context = likely(real) ? counts_alone(&b, stream) : NULL;                                          \
-        if (likely(b.context)) {                                                                             \
-            uint16_t device = kj_context_device(b.context);                                                  \
-            b.hash = kj_activity_hash(KJ_ACTIVITY_KERNEL, device, &shape);                                   \
-            if (unlikely(b.stands_for))                                                                      \
-                b.called_ns = kj_now_ns();                                                                   \
-            CUresult rc = real args;                                                                         \
-            if (unlikely(b.stands_for))                                                                      \
-                b.returned_ns = kj_now_ns();                                                                 \
-            uint32_t row =                                                                                   \
-                rc ? KJ_ROW_UNKNOWN : kj_activity_known(b.hash, KJ_ACTIVITY_KERNEL, device, &shape, false);  \
-            if (unlikely(row == KJ_ROW_UNKNOWN)) {                                                           \
-                launch_end(&b, KJ_HOOK_##symbol, rc, KJ_CALL_KERNEL, KJ_ACTIVITY_KERNEL, &shape, 0, stream,  \
-                           lane);                                                                            \
-                return rc;                                                                                   \
-            }                                                                                                \
-            kj_count(&kj_self.counts[KJ_LEDGER_CALLS_BASE + KJ_HOOK_##symbol], 1);                           \
-            kj_count(&kj_self.counts[row], 1);                                                               \
-            if (unlikely(b.stands_for))                                                                      \
-                sample_end(&b);                                                                              \
+        struct kj_kernel_key key = kj_kernel_find(&shape);                                                   \
+        if (unlikely(due))                                                                                   \
+            sample.called_ns = kj_now_ns();                                                                  \
+        CUresult rc = real args;                                                                             \
+        if (unlikely(due))                                                                                   \
+            sample.returned_ns = kj_now_ns();                                                                \
+        uint32_t row = likely(!rc) ? kj_kernel_row(key, &shape) : KJ_ROW_UNKNOWN;                            \
+        if (unlikely(row == KJ_ROW_UNKNOWN)) {                                                               \
+            counted_otherwise(ledger, key.hash, KJ_HOOK_##symbol, rc, shape, stream, lane);                  \
             return rc;                                                                                       \
         }                                                                                                    \
+        kj_count(&kj_self.counts[KJ_LEDGER_CALLS_BASE + KJ_HOOK_##symbol], 1);                               \
+        kj_count(&kj_self.counts[row], 1);                                                                   \
+        if (unlikely(due && sample.stands_for))                                                              \
+            sample_end(&sample);                                                                             \
+        return rc;                                                                                           \
     } while (0)
 
 #define ENQUEUE(symbol, lane, stream, call, kind, bytes, args, ...)                                          \
