@@ -116,6 +116,7 @@ struct kj_thread {
     uint32_t context_serial;         /* it is still that one while the context has this serial */
     union kj_place place;            /* of a kernel that it launches, while `context` is not NULL */
     uint16_t row;                    /* of THREADS */
+    bool rehearsed;                  /* the next sample is the one that counts */
     bool exclusive;                  /* nobody else writes that shard */
     bool inside;                     /* the shim's own driver calls must not be recorded */
     struct {                         /* the newest folded kernel that it launched: see activities.c */

@@ -13,12 +13,14 @@ struct bracket {
     struct kj_ledger_header *ledger;
     struct kj_context *context;
     struct kj_pair *pair;
-    uint64_t hash;       /* of the activity */
-    uint32_t stands_for; /* of a sampled call: launches; else 0 */
-    uint64_t begun_ns, called_ns,
-        returned_ns;    /* of a sampled call, or a COPY: the real one lies between the latter two */
-    uint64_t launch_ns; /* where CUPTI times it; else 0 */
-    bool capturing;     /* it becomes a node of a graph: no launch */
+    uint64_t hash;                   /* of the activity */
+    uint32_t stands_for;             /* of a sampled call: launches; else 0 */
+    uint32_t checks;                 /* of the context, since the sample before, without one */
+    bool rehearsal;                  /* it only brings the sample's code into the caches */
+    uint64_t asked_ns, begun_ns;     /* of a sampled call: before and after the context was checked */
+    uint64_t called_ns, returned_ns; /* of a sampled call, or a COPY: the real one lies between */
+    uint64_t launch_ns;              /* where CUPTI times it; else 0 */
+    bool capturing;                  /* it becomes a node of a graph: no launch */
     uint64_t capture_id;
 };
 
@@ -65,6 +67,9 @@ static void sample_sooner(struct bracket *b)
     kj_self.sample_distance = kj_self.until_sample = KJ_SAMPLE_EVERY / 2;
 }
 
+/* The code of a sample has left the caches by the time when one is due, which would count as the cost of all
+ * the launches that it stands for. So the launch before it runs the same code, and only its own cost counts.
+ */
 static void sample_begin(struct bracket *b)
 {
     uint32_t distance = draw_distance();
@@ -75,14 +80,19 @@ static void sample_begin(struct bracket *b)
         kj_context_check(b->ledger);
         return;
     }
-    uint64_t asked_ns = kj_now_ns();
-    uint32_t checks = kj_self.skips_drawn + 1;
+    b->asked_ns = kj_now_ns();
+    b->rehearsal = kj_self.rehearsed = !kj_self.rehearsed;
     b->stands_for = kj_self.sample_distance;
-    kj_self.sample_distance = distance;
-    kj_self.skips = draw_skips(asked_ns);
+    if (b->rehearsal) {
+        kj_self.until_sample = 1;
+        kj_self.sample_distance++;
+    } else {
+        kj_self.sample_distance = distance;
+        b->checks = kj_self.skips_drawn;
+        kj_self.skips = draw_skips(b->asked_ns);
+    }
     kj_context_check(b->ledger);
     b->begun_ns = kj_now_ns();
-    kj_governor_sample(b->ledger, (int64_t)(b->begun_ns - asked_ns), checks); /* the other calls do not ask */
 }
 
 static void place_again(struct bracket *b, CUstream stream, uint8_t kind, const struct kj_shape *shape)
@@ -167,10 +177,17 @@ static inline void bracket_close(struct bracket *b, CUresult rc, CUstream stream
 static void sample_end(struct bracket *b)
 {
     uint64_t done_ns = kj_now_ns(), now_ns = kj_now_ns();
-    uint64_t took_ns = b->called_ns - b->begun_ns + done_ns - b->returned_ns;
+    int64_t clock_ns = (int64_t)(now_ns - done_ns);
+    int64_t took_ns = (int64_t)(b->called_ns - b->begun_ns + done_ns - b->returned_ns) - 2 * clock_ns;
+    int64_t own_ns = (int64_t)(b->called_ns - b->asked_ns + now_ns - b->returned_ns);
+    kj_governor_sample(b->ledger, own_ns, 1);
+    if (b->rehearsal)
+        return;
     /* Each of its two stretches holds one reading of the clock, which takes as long as this one. */
-    kj_self.sample_took_ns = (int32_t)((int64_t)took_ns - 2 * (int64_t)(now_ns - done_ns));
-    kj_governor_sample(b->ledger, kj_self.sample_took_ns, b->stands_for);
+    kj_self.sample_took_ns = (int32_t)took_ns;
+    kj_governor_sample(b->ledger, took_ns, b->stands_for - 1);
+    /* The context is checked more often than a sample is taken. */
+    kj_governor_sample(b->ledger, (int64_t)(b->begun_ns - b->asked_ns) - clock_ns, b->checks);
     kj_governor_tick(b->ledger, now_ns);
     if (b->pair)
         kj_timing_harvest(b->ledger, b->context, 2 * KJ_SAMPLE_EVERY); /* keeps its own time */
