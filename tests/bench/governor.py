@@ -4,7 +4,7 @@ the ratio of the launching loop's own time, and apart from it what starting and 
 
 The simulated driver's calls have the price of a real one's, as they have by default (tests/simgpu/costs.def); waiting spins. Two cases,
 because events cost a program that waits for its GPU something else than one that waits for its launches: one stream (the GPU is the
-limit, 5 us a kernel) and four (launching is, 2 us and what else a launch takes). Somebody reads the GPU's sensor in the bare runs too: whoever reads it first integrates the simulated past.
+limit, 5 us a kernel) and four (launching is, 2 us and what else a launch takes).
 """
 import json
 import pathlib
@@ -30,14 +30,10 @@ def one(bench, work, options, flags):
     env = bench.environment({"LD_LIBRARY_PATH": str(bench.BUILD / "simgpu"), "KJ_SIM_SCRIPT": str(sim / "script"),
                              "KJ_SIM_STATE": str(sim / "state"), "KJ_SIM_TRUTH": str(sim / "truth")})
     wrap = [] if options is None else [bench.KJOULE, "run", "-q", "-o", str(sim / "run"), *options, "--"]
-    reader = subprocess.Popen([str(bench.BUILD / "simgpu" / "simgpu-truth"), "--watch", "20", str(sim / "state")])
-    try:
+    with bench.watched(sim):
         begun_s = time.perf_counter()
         done = subprocess.run([*wrap, bench.LAUNCH, *map(str, flags)], env=env, capture_output=True, text=True)
         wall_s = time.perf_counter() - begun_s
-    finally:
-        reader.kill()
-        reader.wait()
     if done.returncode:
         raise SystemExit(f"bench: status {done.returncode}: {done.stderr.strip()}")
     got = {k: float(v) for k, v in (pair.split("=") for pair in done.stdout.split())}

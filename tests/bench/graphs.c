@@ -5,7 +5,9 @@
  * instantiates it, launches it, captures the same once more and updates the executable by it, launches that,
  * and destroys all of it. Prints one line of name=value; round_us is all of a round but its waits.
  *
- *     graphs [--nodes N] [--kernels N] [--rounds N]
+ *     graphs [--nodes N] [--kernels N] [--rounds N] [--slices 1]
+ *
+ * slices: for each line of stdin, the rounds twice, the first time untimed; one line of output for each
  */
 #include "../programs/driver.h"
 
@@ -18,7 +20,7 @@ enum step { CAPTURE, INSTANTIATE, UPDATE, LAUNCH, DESTROY, ROUND, STEPS };
 static const char *const step_names[STEPS] = {"capture_us", "instantiate_us", "update_us",
                                               "launch_us",  "destroy_us",     "round_us"};
 static double taken_us[STEPS][ROUNDS_CAP];
-static int nodes = 2000, kernels = 20, rounds = 50;
+static int nodes = 2000, kernels = 20, rounds = 50, slices;
 static handle functions[KERNELS_CAP], stream;
 
 static double now_us(void)
@@ -78,6 +80,21 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static void run_rounds(void)
+{
+    for (int r = 0; r < rounds; r++)
+        one_round(r);
+}
+
+static void print_medians(void)
+{
+    for (int s = 0; s < STEPS; s++) {
+        qsort(taken_us[s], (size_t)rounds, sizeof(double), by_value);
+        printf("%s=%.2f%s", step_names[s], taken_us[s][rounds / 2], s + 1 < STEPS ? " " : "\n");
+    }
+    fflush(stdout);
+}
+
 static void load(void)
 {
     char image[KERNELS_CAP * 64 + 64], name[32];
@@ -98,6 +115,7 @@ int main(int argc, char **argv)
     for (int i = 1; i + 1 < argc; i += 2)
         *(!strcmp(argv[i], "--nodes")     ? &nodes
           : !strcmp(argv[i], "--kernels") ? &kernels
+          : !strcmp(argv[i], "--slices")  ? &slices
                                           : &rounds) = atoi(argv[i + 1]);
     if (nodes < 1 || kernels < 1 || kernels > KERNELS_CAP || rounds < 1 || rounds > ROUNDS_CAP)
         return 2;
@@ -110,11 +128,14 @@ int main(int argc, char **argv)
     /* What a simulated driver does to the heap is not what is measured: it gives no memory back. */
     mallopt(M_TRIM_THRESHOLD, 1 << 30);
     mallopt(M_TOP_PAD, 64 << 20);
-    for (int r = 0; r < rounds; r++)
-        one_round(r);
-    for (int s = 0; s < STEPS; s++) {
-        qsort(taken_us[s], (size_t)rounds, sizeof(double), by_value);
-        printf("%s=%.2f%s", step_names[s], taken_us[s][rounds / 2], s + 1 < STEPS ? " " : "\n");
+    for (char line[16]; slices && fgets(line, sizeof(line), stdin);) {
+        run_rounds();
+        run_rounds();
+        print_medians();
+    }
+    if (!slices) {
+        run_rounds();
+        print_medians();
     }
     return 0;
 }

@@ -6,8 +6,9 @@
  * Prints one line of name=value.
  *
  *     launch [--threads N] [--one-stream | --streams N] [--kernels N] [--shapes N] [--ordered] [--reload]
- *            [--batches N] [--batch N]
+ *            [--batches N] [--batch N] [--slices]
  *
+ * slices: for each line of stdin, the batches twice, the first time untimed; one line of output for each
  * shapes: how many grid sizes, in no order; reload: each launch has a module of its own, loaded before it and
  * unloaded after it, and its time holds both
  */
@@ -19,7 +20,7 @@
 
 enum { THREADS_CAP = 64, STREAMS_CAP = 64 };
 static int threads = 1, one_stream, streams = 1, kernels = 20, shapes = 1, ordered, reload, batches = 200,
-           batch = 256;
+           batch = 256, slices;
 static handle context, shared_stream, *functions;
 static double *launch_ns, *sync_ns; /* of each batch of each thread, per launch */
 static pthread_barrier_t barrier;
@@ -73,6 +74,46 @@ static void launch_reloaded(unsigned number, handle stream)
     MUST(cuModuleUnload(module));
 }
 
+static void run_batches(long worker, handle *stream, unsigned *next)
+{
+    for (int b = 0; b < batches; b++) {
+        double start = now_ns();
+        for (int i = 0; i < batch; i++) {
+            *next = ordered ? *next + 1 : *next * 1103515245u + 12345u;
+            unsigned number = ordered ? *next : *next >> 8;
+            if (reload) {
+                launch_reloaded(number, stream[i % streams]);
+                continue;
+            }
+            handle function = functions[number % (unsigned)kernels];
+            cuLaunchKernel(function, 1 + *next / 7 % (unsigned)shapes, 1, 1, 32, 1, 1, 0, stream[i % streams],
+                           NULL, NULL);
+        }
+        double launched = now_ns();
+        for (int s = 0; s < streams; s++)
+            MUST(cuStreamSynchronize(stream[s]));
+        launch_ns[worker * batches + b] = (launched - start) / batch;
+        sync_ns[worker * batches + b] = (now_ns() - launched) / batch;
+    }
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void print_medians(int of_threads, double loops_ns, long grown_kib)
+{
+    size_t count = (size_t)of_threads * (size_t)batches;
+    qsort(launch_ns, count, sizeof(double), by_value);
+    qsort(sync_ns, count, sizeof(double), by_value);
+    printf("launch_ns=%.1f launch_p90_ns=%.1f sync_ns=%.1f launches=%lld loops_s=%.6f grown_kib=%ld\n",
+           launch_ns[count / 2], launch_ns[count * 9 / 10], sync_ns[count / 2], (long long)count * batch,
+           loops_ns * 1e-9, grown_kib);
+    fflush(stdout);
+}
+
 static void *work(void *argument)
 {
     long worker = (long)argument;
@@ -88,32 +129,15 @@ static void *work(void *argument)
     }
     cuStreamSynchronize(stream[0]);
     pthread_barrier_wait(&barrier);
-    for (int b = 0; b < batches; b++) {
-        double start = now_ns();
-        for (int i = 0; i < batch; i++) {
-            next = ordered ? next + 1 : next * 1103515245u + 12345u;
-            unsigned number = ordered ? next : next >> 8;
-            if (reload) {
-                launch_reloaded(number, stream[i % streams]);
-                continue;
-            }
-            handle function = functions[number % (unsigned)kernels];
-            cuLaunchKernel(function, 1 + next / 7 % (unsigned)shapes, 1, 1, 32, 1, 1, 0, stream[i % streams],
-                           NULL, NULL);
-        }
-        double launched = now_ns();
-        for (int s = 0; s < streams; s++)
-            MUST(cuStreamSynchronize(stream[s]));
-        launch_ns[worker * batches + b] = (launched - start) / batch;
-        sync_ns[worker * batches + b] = (now_ns() - launched) / batch;
+    for (char line[16]; slices && fgets(line, sizeof(line), stdin);) {
+        run_batches(worker, stream, &next);
+        double start_ns = now_ns();
+        run_batches(worker, stream, &next);
+        print_medians(1, now_ns() - start_ns, 0);
     }
+    if (!slices)
+        run_batches(worker, stream, &next);
     return NULL;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 int main(int argc, char **argv)
@@ -128,6 +152,8 @@ int main(int argc, char **argv)
             ordered = 1;
         else if (!strcmp(argv[i], "--reload"))
             reload = 1;
+        else if (!strcmp(argv[i], "--slices"))
+            slices = 1;
         else if (!strcmp(argv[i], "--shapes"))
             shapes = atoi(value), i++;
         else if (!strcmp(argv[i], "--streams"))
@@ -141,8 +167,8 @@ int main(int argc, char **argv)
         else if (!strcmp(argv[i], "--batch"))
             batch = atoi(value), i++;
     }
-    if (threads < 1 || threads > THREADS_CAP || streams < 1 || streams > (one_stream ? 1 : STREAMS_CAP) ||
-        kernels < 1 || shapes < 1 || batches < 1 || batch < 1)
+    if (threads < 1 || threads > (slices ? 1 : THREADS_CAP) || streams < 1 ||
+        streams > (one_stream ? 1 : STREAMS_CAP) || kernels < 1 || shapes < 1 || batches < 1 || batch < 1)
         return 2;
     driver_find();
     MUST(cuInit(0));
@@ -166,10 +192,7 @@ int main(int argc, char **argv)
         pthread_join(handles[t], NULL);
     loops = now_ns() - loops;
     long after = resident_kib();
-    qsort(launch_ns, count, sizeof(double), by_value);
-    qsort(sync_ns, count, sizeof(double), by_value);
-    printf("launch_ns=%.1f launch_p90_ns=%.1f sync_ns=%.1f launches=%lld loops_s=%.6f grown_kib=%ld\n",
-           launch_ns[count / 2], launch_ns[count * 9 / 10], sync_ns[count / 2], (long long)count * batch,
-           loops * 1e-9, after - before);
+    if (!slices)
+        print_medians(threads, loops, after - before);
     return 0;
 }

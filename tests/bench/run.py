@@ -5,6 +5,7 @@ remembered from other machines. Run it on an idle machine; `make bench` does.
     run.py [--quick]       KJ_BUILD names the build folder
 """
 import argparse
+import contextlib
 import os
 import pathlib
 import random
@@ -69,32 +70,92 @@ def paired(title, command, repeats, work, unit=1e3, unit_name="ms"):
     print(f"  {'ratio':10} {middle:10.3f}      90 % of medians {low:.3f} .. {high:.3f}")
 
 
-def launch(options, flags, work, number, script, program=LAUNCH):
-    sim = f"{work}/sim.{number}"
+@contextlib.contextmanager
+def watched(sim):
+    """Whoever reads the GPU's sensor first integrates the simulated past: with a reader beside it, that is not left to a bare program."""
+    reader = subprocess.Popen([str(BUILD / "simgpu" / "simgpu-truth"), "--watch", "20", f"{sim}/state"])
+    try:
+        yield
+    finally:
+        reader.kill()
+        reader.wait()
+
+
+def simulated(options, program, flags, sim, script):
+    """Command and environment of a run on a simulated machine of its own."""
     os.mkdir(sim)
     pathlib.Path(sim, "script").write_text(script)
     env = environment({"LD_LIBRARY_PATH": str(BUILD / "simgpu"), "KJ_SIM_SCRIPT": f"{sim}/script", "KJ_SIM_STATE": f"{sim}/state"})
     wrap = [] if options is None else [KJOULE, "run", "-q", "-o", f"{sim}/run", *options, "--"]
-    done = subprocess.run([*wrap, program, *map(str, flags)], env=env, capture_output=True, text=True)
+    return [*wrap, program, *map(str, flags)], env
+
+
+def figures(line):
+    return {k: float(v) for k, v in (pair.split("=") for pair in line.split())}
+
+
+def launch(options, flags, work, number, script):
+    sim = f"{work}/sim.{number}"
+    command, env = simulated(options, LAUNCH, flags, sim, script)
+    with watched(sim):
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
     shutil.rmtree(sim, ignore_errors=True)
     if done.returncode:
-        raise SystemExit(f"bench: {' '.join(wrap + [program])}: status {done.returncode}: {done.stderr.strip()}")
-    return {k: float(v) for k, v in (pair.split("=") for pair in done.stdout.split())}
+        raise SystemExit(f"bench: {' '.join(command)}: status {done.returncode}: {done.stderr.strip()}")
+    return figures(done.stdout)
 
 
-def graphs(nodes, rounds, repeats, work):
+def in_slices(commands, rounds, work, script):
+    """Figures of each round of each of {key: (options, program, flags)}. All programs live side by side, and in each round each one runs
+    a slice of some 10 ms, after as much to warm up, in an order of the round's own: what the machine does to one slice it does to its
+    neighbours. So differences and ratios are taken within a round."""
+    rng, programs, got = random.Random(1), {}, {key: [] for key in commands}
+    with contextlib.ExitStack() as readers:
+        for key, (options, program, flags) in commands.items():
+            sim = f"{work}/slices.{len(programs)}"
+            command, env = simulated(options, program, flags, sim, script)
+            readers.enter_context(watched(sim))
+            programs[key] = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(rounds + 1):
+            for key in rng.sample(list(programs), len(programs)):
+                programs[key].stdin.write("\n")
+                programs[key].stdin.flush()
+                got[key].append(figures(programs[key].stdout.readline()))
+        for program in programs.values():
+            program.stdin.close()
+            program.wait()
+    for number in range(len(programs)):
+        shutil.rmtree(f"{work}/slices.{number}")
+    return {key: runs[1:] for key, runs in got.items()}
+
+
+def many(cases, rounds, work):
+    """What many kernels and shapes add to a counted launch, apart from what they cost the program alone, which has as many."""
+    got = in_slices({(case, name): (options, LAUNCH, [*flags, "--slices", "--batches", 80]) for case, flags in cases
+                     for name, options in MODES[:2]}, rounds, work, QUICK_KERNELS)
+    print(f"\nmany kernels, many shapes: nanoseconds per launch, median of {rounds} rounds and 90 % of medians; `+` is what counting adds,"
+          " `beside the first` what it adds more than in the first case")
+    print(f"  {'case':28} {'off':>24} {'+':>24} {'beside the first':>24}")
+    alone = {case: [run["launch_ns"] for run in got[case, "off"]] for case, _ in cases}
+    added = {case: [run["launch_ns"] - off for run, off in zip(got[case, "counted"], alone[case])] for case, _ in cases}
+    for case, _ in cases:
+        cells = (alone[case], added[case], [a - b for a, b in zip(added[case], added[cases[0][0]])])
+        print(f"  {case:28}" + "".join(" {:8.1f} ({:5.1f} .. {:5.1f})".format(*median_interval(values)) for values in cells))
+
+
+def graphs(nodes, rounds, work):
     """The program's own calls about graphs; each call of the simulated driver takes what costs.def says."""
-    script = "kernel * duration_us=1 power=300\n"
-    results = {name: [] for name, _ in MODES[:3]}
-    for i in range(repeats):
-        for mode, (name, options) in enumerate(MODES[:3]):
-            results[name].append(launch(options, ["--nodes", nodes, "--rounds", rounds], work, f"graphs.{i}.{mode}", script, GRAPHS))
-    middle = {name: {k: statistics.median(r[k] for r in runs) for k in runs[0]} for name, runs in results.items()}
-    print(f"\ngraphs of {nodes} captured nodes: microseconds a call, medians of {repeats} runs; and as parts of the program's own")
-    print(f"  {'call':14}" + "".join(f"{name:>20} {'':>8}" for name in middle))
-    for key in middle["off"]:
-        off = middle["off"][key]
-        print(f"  {key.removesuffix('_us'):14}" + "".join(f"{got[key]:20.1f} {got[key] / off:7.3f}x" for got in middle.values()))
+    results = in_slices({name: (options, GRAPHS, ["--nodes", nodes, "--rounds", 1, "--slices", 1]) for name, options in MODES[:3]},
+                        rounds, work, "kernel * duration_us=1 power=300\n")
+    print(f"\ngraphs of {nodes} captured nodes: microseconds a call, medians of {rounds} rounds; and as parts of the program's own, of the"
+          " same round, with 90 % of medians")
+    print(f"  {'call':14}" + "".join(f"{name:>{10 if name == 'off' else 36}}" for name in results))
+    for key in results["off"][0]:
+        cells = f"{statistics.median(got[key] for got in results['off']):10.1f}"
+        for name, _ in MODES[1:3]:
+            middle, low, high = median_interval([got[key] / off[key] for got, off in zip(results[name], results["off"])])
+            cells += f"{statistics.median(got[key] for got in results[name]):10.1f} {middle:7.3f}x ({low:.3f} .. {high:.3f})"
+        print(f"  {key.removesuffix('_us'):14}" + cells)
 
 
 def floors():
@@ -137,15 +198,15 @@ def main():
         rows = [(f"{n} thread{'s' * (n > 1)}, own stream{'s' * (n > 1)}", ["--threads", n, "--batches", batches]) for n in (1, 2, 4)]
         rows += [(f"{n} threads, one stream", ["--threads", n, "--one-stream", "--batches", batches]) for n in (2, 4)]
         rows += [("1 thread, 20,000 kernels", ["--kernels", 20000, "--batches", batches]),
-                 ("1 kernel, 1 shape", ["--kernels", 1, "--batches", 4 * batches]),
-                 ("1 kernel, 1,000,000 shapes", ["--kernels", 1, "--shapes", 1000000, "--batches", 4 * batches]),
-                 ("20,000 kernels, 50 shapes", ["--kernels", 20000, "--shapes", 50, "--batches", 4 * batches]),
                  ("a module to each launch", ["--reload", "--batches", batches]),
                  ("20,000 in the same order", ["--kernels", 20000, "--ordered", "--batches", batches])]
         floors()
         launches(rows, 1 if quick else 3, work)
+        many([("1 kernel, 1 shape", ["--kernels", 1]), ("1 kernel, 1,000,000 shapes", ["--kernels", 1, "--shapes", 1000000]),
+              ("20,000 kernels, 1 shape", ["--kernels", 20000]), ("20,000 kernels, 50 shapes", ["--kernels", 20000, "--shapes", 50])],
+             200 // scale, work)
         launches([("100 million launches", ["--batches", 390625 // scale])], 1, work, MODES[:3], QUICK_KERNELS)
-        graphs(2000, 50 // scale, 3 if quick else 9, work)
+        graphs(2000, 200 // scale, work)
         governor.main(sys.modules[__name__], work, quick)
         probe.main(quick)
 
