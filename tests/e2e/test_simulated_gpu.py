@@ -58,11 +58,11 @@ def test_energy_knows_the_power_limit(sim, folder):
         report = kj.check_report(json.loads(again.stdout))
         (device,) = report["devices"]
         whole = device["high_uj"] / device["energy_uj"]  # what is not known of the sensor's scale widens every interval
-        return max(k["high_uj"] / whole / (k["time_ns"] / 1e3) for k in report["kernels"])
+        return max(k["high_uj"] / whole / (k["time_high_ns"] / 1e3) for k in report["kernels"])
 
-    unknown, low = highest_w(""), highest_w(",370000")
-    # train_gemm draws 400 W: held at 370 W, but for what making it add up to the counter gives back to all.
-    assert low < 420 < unknown, (low, unknown)
+    unknown, low = highest_w(""), highest_w(",450000")
+    # No kernel draws 450 W, so that limit contradicts nothing; what is not known of the total comes on top.
+    assert low < 500 < unknown, (low, unknown)
 
 
 @pytest.mark.parametrize("flags", [
