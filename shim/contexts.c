@@ -162,6 +162,7 @@ static struct kj_context *context_add(struct kj_ledger_header *ledger, CUcontext
         kj_timing_init(place->timing);
         atomic_store(&place->serial, atomic_fetch_add(&last_serial, 1) % (UINT32_MAX - 1) + 1);
         atomic_store(&place->handle, handle);
+        ((struct kj_ledger_device *)kj_section(ledger, KJ_SECTION_DEVICES))[device].context_end_ns = 0;
     } else if (!context) {
         place = other_of(device);
     }
@@ -340,6 +341,11 @@ static void settle(struct kj_ledger_header *ledger, struct kj_context *context, 
     kj_streams_forget(context);
     atomic_store(&context->serial, 0);
     atomic_store(&context->handle, NULL);
+    for (unsigned i = 0; i < atomic_load(&contexts_used); i++)
+        if (atomic_load(&contexts[i].handle) && contexts[i].device == context->device)
+            return;
+    ((struct kj_ledger_device *)kj_section(ledger, KJ_SECTION_DEVICES))[context->device].context_end_ns =
+        kj_now_ns();
 }
 
 static void primary_begin(struct kj_ledger_header *ledger, struct kj_ending *e, bool reset)

@@ -159,6 +159,7 @@ struct kj_ledger_device {
     uint8_t instance_uuid[16];
     uint32_t instance_known;
     uint64_t context_ns; /* when its first context had been made; where that was not seen, was first used */
+    uint64_t context_end_ns; /* when its last one ended; 0: it has not */
 };
 
 struct kj_ledger_context {

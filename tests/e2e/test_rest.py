@@ -108,6 +108,17 @@ def test_energy_of_short_kernels(make_sim, folder, us, rhythm):
     assert done.report["devices"][0]["idle_mw"] == pytest.approx(85000, rel=0.02)
 
 
+@pytest.mark.parametrize("us", [2, 5, 50])
+@pytest.mark.parametrize("batch", [1, 500])
+def test_without_rest_the_truth_is_inside(make_sim, folder, us, batch):
+    """Idle power was never seen: it is more than without a context, which was seen, and no more than the least seen with one."""
+    sim = make_sim(f"power idle=60 context=85\nkernel * duration_us={us} power=400\n")
+    done = kj.wrapped([kj.program("cuda_rhythm"), "--launches", 900_000 // us, "--batch", batch], folder, env=sim.env)
+    (kernel,), (truth,) = done.report["kernels"], sim.truth()["devices"][0]["kernels"]
+    assert kernel["low_uj"] <= truth["energy_uj"] <= kernel["high_uj"], (kernel, truth)
+    assert done.report["devices"][0]["idle_mw"] > 55000, done.report["devices"]
+
+
 def test_idle_power_is_measured_where_nothing_is_timed(make_sim, folder):
     run = Rested(make_sim(SCRIPT), folder, RESTS["both"], ("--timing", "count"))
     assert run.device["idle_mw"] == pytest.approx(85000, rel=0.02), run.device
@@ -170,6 +181,19 @@ def test_the_context_begins_when_it_is_made(make_sim, folder):
     """What the board draws before, and what the context draws before the first launch, are two levels."""
     run = Rested(make_sim(SCRIPT + "power idle=20 context=90\n"), folder, [["sleep", 1.5], ["launch", "long", 5], ["context"]])
     assert run.device["idle_uj"] == pytest.approx(run.truth["idle_uj"], rel=0.15), (run.device, run.truth)
+
+
+@pytest.mark.parametrize("how", ["released", "ended"])
+def test_the_context_ends_when_it_does(make_sim, folder, how):
+    """What the board draws after it, while the process or the run goes on, is of the level without a context."""
+    sim = make_sim(SCRIPT + "power idle=20 context=90\n")
+    steps, shell = NO_CONTEXT[how]
+    steps = json.dumps([["launch", "long", 5], ["context"], ["sleep", 0.5], *steps])
+    done = kj.wrapped(["sh", "-c", shell, "sh", kj.PYTHON, "-c", PROGRAM, steps], folder, env=sim.env)
+    (device,), truth = done.report["devices"], sim.truth()["devices"][0]
+    ran_uj = sum(k["energy_uj"] for k in truth["kernels"])
+    assert device["kernels_uj"] == pytest.approx(ran_uj, rel=0.04), (device, ran_uj)
+    assert device["idle_mw"] == pytest.approx(90000, rel=0.03), device
 
 
 def test_several_processes_rest_only_together(make_sim, folder):

@@ -194,6 +194,7 @@ static int run_model(struct kj_account *a, const struct kj_work *work, uint32_t 
                                          .total_known = true,
                                          .total_uj = total->uj,
                                          .context_ns = work->devices[d].context_ns,
+                                         .context_end_ns = work->devices[d].context_end_ns,
                                          .walked_ns = a->report->walk.delay_ns,
                                          .limit_mw = device_limit_mw(a->series, work->devices[d].key)};
     /* Regression needs to know what ran when: with next to no timed launches nothing is. */

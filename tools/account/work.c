@@ -234,10 +234,13 @@ static size_t collect_rows(struct kj_work *work, uint32_t view_index, struct row
     uint32_t devices[32];
     size_t count = 0;
     uint32_t device_rows = kj_ledger_view_rows(view, KJ_SECTION_DEVICES);
-    for (uint32_t d = 0; d < device_rows && d < 32; d++)
+    for (uint32_t d = 0; d < device_rows && d < 32; d++) {
         devices[d] = kj_ledger_view_row(view, KJ_SECTION_DEVICES, d, &device)
                          ? kj_work_find_device(work, &device)
                          : KJ_NO_CLASS;
+        if (devices[d] != KJ_NO_CLASS)
+            kj_work_add_context(&work->devices[devices[d]], &device, kj_ledger_view_header(view));
+    }
     for (uint32_t a = 0; kj_ledger_view_row(view, KJ_SECTION_ACTIVITIES, a, &activity); a++) {
         work->class_of[view_index][a] = KJ_NO_CLASS;
         uint32_t on =

@@ -65,8 +65,6 @@ uint32_t kj_work_find_device(struct kj_work *work, const struct kj_ledger_device
     for (size_t i = 0; i < work->device_count; i++)
         if (!strcmp(work->devices[i].key, key)) {
             add_instance(&work->devices[i], instance);
-            if (device->context_ns < work->devices[i].context_ns)
-                work->devices[i].context_ns = device->context_ns;
             return (uint32_t)i;
         }
     void *devices = realloc(work->devices, (work->device_count + 1) * sizeof(*work->devices));
@@ -75,10 +73,22 @@ uint32_t kj_work_find_device(struct kj_work *work, const struct kj_ledger_device
     work->devices = devices;
     struct kj_work_device *row = memset(&work->devices[work->device_count], 0, sizeof(*row));
     memcpy(row->key, key, sizeof(row->key));
-    row->context_ns = device->context_ns;
+    row->context_ns = UINT64_MAX;
     snprintf(row->model, sizeof(row->model), "%.*s", (int)sizeof(device->name) - 1, device->name);
     add_instance(row, instance);
     return (uint32_t)work->device_count++;
+}
+
+void kj_work_add_context(struct kj_work_device *device, const struct kj_ledger_device *row,
+                         const struct kj_ledger_header *header)
+{
+    uint64_t end_ns = row->context_end_ns                 ? row->context_end_ns
+                      : header->state == KJ_LEDGER_CLOSED ? header->end_mono_ns
+                                                          : UINT64_MAX;
+    if (row->context_ns < device->context_ns)
+        device->context_ns = row->context_ns;
+    if (end_ns > device->context_end_ns)
+        device->context_end_ns = end_ns;
 }
 
 int kj_work_name_instances(struct kj_report *report, struct kj_report_device *row,

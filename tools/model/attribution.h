@@ -110,8 +110,9 @@ struct kj_model_input {
 
     bool total_known;    /* false: the total is what the model integrates from the power readings */
     int64_t total_uj;    /* what must add up, as the counter said (before sensor.gain) */
-    uint64_t context_ns; /* when the first context was made; 0: before start. Idle before and after are two
-                            levels */
+    uint64_t context_ns; /* when the first context was made; 0: before start. Idle with and without one are
+                            two levels */
+    uint64_t context_end_ns;    /* when the last one ended; 0: after the end */
     double idle_mw, idle_sd_mw; /* of the device with a context; 0: learned */
     double limit_mw;            /* board limit: no power above; 0: unknown */
     uint64_t
@@ -210,7 +211,8 @@ struct kj_model_result {
      * goes, for nobody knows when they ran. */
     uint64_t untimed;
     double idle_mw, idle_sd_mw;    /* static power, context resident */
-    double before_context_mw;      /* 0: not seen */
+    double bare_mw;                /* of the device without a context; 0: not seen */
+    double idle_most_mw;           /* idle_mw was not seen by itself, and is no more than that; 0: it was */
     double residual_gain, gain_sd; /* of the reference, as used */
 
     struct kj_model_class_result *classes; /* as the input's */

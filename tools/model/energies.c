@@ -18,7 +18,7 @@ enum { DRAWS = 1000 };
 /* Of one draw: all energies, made to add up: uJ by class, last the idle energy. Beside untimed launches they
  * are no more than the target, and may be less. Returns idle power as scaled. */
 static double energies(const struct fit *fit, const struct kj_model_result *result, const double *theta,
-                       const double *power_mw, const double *times_ns, double before_ns, double target_uj,
+                       const double *power_mw, const double *times_ns, double bare_ns, double target_uj,
                        double *ret_uj)
 {
     size_t count = fit->input->class_count;
@@ -27,8 +27,8 @@ static double energies(const struct fit *fit, const struct kj_model_result *resu
         ret_uj[c] = times_ns[c] * (power_mw[c] + theta[0] * fit->static_share[c]) * 1e-6;
         sum += ret_uj[c];
     }
-    double level = result->before_context_mw > 0 ? fmin(result->before_context_mw, theta[0]) : theta[0];
-    ret_uj[count] = (level * before_ns + theta[0] * fmax(result->idle_ns - before_ns, 0)) * 1e-6;
+    double level = result->bare_mw > 0 ? fmin(result->bare_mw, theta[0]) : theta[0];
+    ret_uj[count] = (level * bare_ns + theta[0] * fmax(result->idle_ns - bare_ns, 0)) * 1e-6;
     sum += ret_uj[count];
     double scale = sum > 0 ? target_uj / sum : 0;
     scale = result->untimed ? fmin(scale, 1) : scale;
@@ -77,12 +77,6 @@ double kj_model_identifiability(const struct kj_model_estimate *e, double prior_
     double claimed = CLAIMED_SD * (double)e->energy_uj, sd = fmax(fmax(e->sd_uj, loose_uj), 1e-3 * claimed);
     double of_data = fmax(1 / (sd * sd) - 1 / fmax(prior_uj * prior_uj, 1), 0);
     return claimed > 0 ? of_data / (of_data + 1 / (claimed * claimed)) : 0;
-}
-
-static double before_context_ns(const struct kj_model_input *input, const struct kj_model_result *result)
-{
-    uint64_t change_ns = input->context_ns > input->start_ns ? input->context_ns : input->start_ns;
-    return fmin((double)(change_ns - input->start_ns), result->idle_ns);
 }
 
 /* The sensor that the total is of, and what is not known of its gain. */
@@ -149,7 +143,7 @@ static int draw_energies(const struct fit *fit, const struct kj_model_result *re
     double *times_ns = malloc(count * sizeof(*times_ns)), *uj = malloc(count * sizeof(*uj));
     double *power_mw = malloc(count * sizeof(*power_mw)), *seen = malloc(count * sizeof(*seen));
     struct kj_draws random = {.state = 2};
-    double before_ns = before_context_ns(fit->input, result);
+    double bare_ns = kj_model_bare_ns(fit->input, result);
     draws->uj = malloc(count * draws->count * sizeof(double));
     draws->static_mw = malloc((draws->count + 1) * sizeof(double));
     draws->gains = malloc((draws->count + 1) * sizeof(double));
@@ -172,7 +166,7 @@ static int draw_energies(const struct fit *fit, const struct kj_model_result *re
             times_ns[c] = fmax(0, ns + sd_ns * normal);
             power_mw[c] = fit->m[i] + seen[c] * (theta[i] - fit->m[i]);
         }
-        draws->static_mw[d] = energies(fit, result, theta, power_mw, times_ns, before_ns, target_uj, uj);
+        draws->static_mw[d] = energies(fit, result, theta, power_mw, times_ns, bare_ns, target_uj, uj);
         for (size_t c = 0; c < count; c++)
             draws->uj[c * draws->count + d] = uj[c];
         draws->gains[d] = fmax(result->residual_gain + result->gain_sd * kj_draw_normal(&random), 0.1);

@@ -172,19 +172,17 @@ static void learn_noise(struct fit *fit)
 static void set_total(struct fit *fit, const struct kj_model_result *result)
 {
     const struct kj_model_input *input = fit->input;
-    double run_ns = (double)input->end_ns - (double)input->start_ns, before_ns = 0;
-    if (input->context_ns > input->start_ns)
-        before_ns = fmin((double)(input->context_ns - input->start_ns), result->idle_ns);
-    double before_mw =
-        result->before_context_mw > 0 ? fmin(result->before_context_mw, result->idle_mw) : result->idle_mw;
-    double uj = (double)(result->total_uj - result->unattributed_uj) - before_mw * before_ns * 1e-6;
-    if (run_ns - before_ns < 1 || uj <= 0 || result->untimed) /* what untimed launches took is not known */
+    double run_ns = (double)input->end_ns - (double)input->start_ns,
+           bare_ns = kj_model_bare_ns(input, result);
+    double bare_mw = result->bare_mw > 0 ? fmin(result->bare_mw, result->idle_mw) : result->idle_mw;
+    double uj = (double)(result->total_uj - result->unattributed_uj) - bare_mw * bare_ns * 1e-6;
+    if (run_ns - bare_ns < 1 || uj <= 0 || result->untimed) /* what untimed launches took is not known */
         return;
-    fit->total_mw = uj * 1e6 / (run_ns - before_ns);
+    fit->total_mw = uj * 1e6 / (run_ns - bare_ns);
     fit->total_sd_mw = TOTAL_SD * fit->total_mw;
     fit->total_x[0] = 1;
     for (size_t i = 1; i <= fit->columns; i++)
-        fit->total_x[i] = fit->column_ns[i] / (run_ns - before_ns);
+        fit->total_x[i] = fit->column_ns[i] / (run_ns - bare_ns);
 }
 
 static void set_levels(struct fit *fit, const struct kj_model_result *result)
@@ -193,10 +191,11 @@ static void set_levels(struct fit *fit, const struct kj_model_result *result)
     fit->limit_mw = fit->input->limit_mw > 0 ? fit->input->limit_mw : BOARD_MOST_MW;
     fit->idle_mw = fmin(result->idle_mw, fit->limit_mw / 2);
     fit->idle_spread_mw = fmax(result->idle_sd_mw, 1000);
-    if (fit->idle_spread_mw >=
-        result->idle_mw) { /* never seen by itself: anything up to the least power seen */
-        fit->idle_spread_mw = 0.35 * fit->idle_mw + 1000;
-        fit->idle_mw /= 2;
+    if (result->idle_most_mw > 0) { /* never seen by itself: as much as without a context, or more */
+        double most_mw = fmin(result->idle_most_mw, fit->limit_mw / 2),
+               least_mw = fmin(result->bare_mw, most_mw);
+        fit->idle_spread_mw = 0.35 * (most_mw - least_mw) + 1000;
+        fit->idle_mw = (most_mw + least_mw) / 2;
     }
     fit->top_mw = fit->limit_mw - fmax(fit->idle_mw - fit->idle_spread_mw, 0);
     fit->mean_mw = fmax(busy_mw - fit->idle_mw, 0.02 * busy_mw + 1000);

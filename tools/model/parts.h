@@ -15,6 +15,9 @@ void kj_model_warn(struct kj_model_result *result, enum kj_model_warning_code co
 
 /* time_proportional.c: totals, times, idle, and a first split by time. */
 void kj_model_split_by_time(const struct kj_model_input *input, struct kj_model_result *result);
+/* The part of the run with a context, and how much of the idle time is outside of it. */
+struct kj_model_span kj_model_context(const struct kj_model_input *input);
+double kj_model_bare_ns(const struct kj_model_input *input, const struct kj_model_result *result);
 
 /* What class c took of the device's time, all launches together: a 90 % interval. */
 double kj_model_time_low_ns(const struct kj_model_input *input, const struct kj_model_result *result,
@@ -98,7 +101,7 @@ struct kj_shift {
 bool kj_model_is_complete(const struct kj_model_input *input, double start_ns, double end_ns);
 /* -1 at the start of the run, 1 at its end. */
 double kj_model_place(const struct kj_model_input *input, double t_ns);
-/* rows.c: the equations of all series within the complete part of the timeline, after the context was made.
+/* rows.c: the equations of all series within the complete part of the timeline, while there is a context.
  * windows_ns[s] overrides that of series s where not 0; shifts[s]
  * moves its windows. Both may be NULL. */
 size_t kj_model_rows(const struct kj_model_input *input, const double *windows_ns,

@@ -27,8 +27,8 @@ bool kj_model_is_complete(const struct kj_model_input *input, double start_ns, d
 
 static bool in_timeline(const struct kj_model_input *input, double start_ns, double end_ns)
 {
-    double first_ns = (double)(input->context_ns > input->start_ns ? input->context_ns : input->start_ns);
-    return start_ns >= first_ns && end_ns <= (double)input->end_ns &&
+    const struct kj_model_span context = kj_model_context(input);
+    return start_ns >= (double)context.start_ns && end_ns <= (double)context.end_ns &&
            kj_model_is_complete(input, start_ns, end_ns);
 }
 

@@ -109,10 +109,12 @@ static double overlap_factor(const struct kj_model_interval *sorted, size_t coun
     return sum_ns > 0 ? covered_ns / sum_ns : 1;
 }
 
-/* The lowest power read while the timeline shows nothing for as long as a sensor looks back, after `from`.
+/* The lowest power read while the timeline shows nothing for as long as a sensor looks back, while there
+ * is a context.
  * Where it is complete, or holds nearly all launches: a gap in any other may be full of work. */
 static struct power_range idle_range(const struct kj_model_input *input,
-                                     const struct kj_model_interval *sorted, uint64_t from_ns, bool anywhere)
+                                     const struct kj_model_interval *sorted,
+                                     const struct kj_model_span *context, bool anywhere)
 {
     struct power_range range = {0};
     for (size_t s = 0; s < input->series_count; s++) {
@@ -123,7 +125,8 @@ static struct power_range idle_range(const struct kj_model_input *input,
             uint64_t t_ns = series->readings[i].t_ns;
             for (; sorted && next < input->interval_count && sorted[next].start_ns <= t_ns; next++)
                 reached_ns = sorted[next].end_ns > reached_ns ? sorted[next].end_ns : reached_ns;
-            if (t_ns >= from_ns + SETTLE_NS && reached_ns + SETTLE_NS <= t_ns && series->readings[i].value &&
+            if (t_ns >= context->start_ns + SETTLE_NS && t_ns <= context->end_ns &&
+                reached_ns + SETTLE_NS <= t_ns && series->readings[i].value &&
                 (anywhere || kj_model_is_complete(input, (double)(t_ns - SETTLE_NS), (double)t_ns)))
                 widen(&range, (double)series->readings[i].value);
         }
@@ -259,19 +262,47 @@ static void share_out(const struct kj_model_input *input, struct kj_model_result
     result->kernels_high_uj = time_ns > 0 ? clamp(bounds.high_uj, result->kernels_uj, result->total_uj) : 0;
 }
 
+struct kj_model_span kj_model_context(const struct kj_model_input *input)
+{
+    uint64_t start_ns = input->context_ns > input->start_ns ? input->context_ns : input->start_ns;
+    uint64_t end_ns = input->context_end_ns && input->context_end_ns < input->end_ns ? input->context_end_ns
+                                                                                     : input->end_ns;
+    start_ns = start_ns < input->end_ns ? start_ns : input->end_ns;
+    return (struct kj_model_span){start_ns, end_ns > start_ns ? end_ns : start_ns};
+}
+
+double kj_model_bare_ns(const struct kj_model_input *input, const struct kj_model_result *result)
+{
+    const struct kj_model_span context = kj_model_context(input);
+    return fmin((double)(context.start_ns - input->start_ns + input->end_ns - context.end_ns),
+                result->idle_ns);
+}
+
+/* The least power with a context, which idle power cannot be above; else the mean. */
+static double idle_most_mw(const struct kj_model_input *input, const struct kj_model_result *result)
+{
+    const struct kj_model_span context = kj_model_context(input);
+    struct power_range seen = power_range(input, context.start_ns + SETTLE_NS, context.end_ns);
+    double bare_ns = kj_model_bare_ns(input, result), length_ns = (double)(context.end_ns - context.start_ns);
+    double uj = (double)result->total_uj - result->bare_mw * bare_ns * 1e-6;
+    return seen.known ? seen.min_mw : fmax(uj * 1e6 / fmax(length_ns, 1), result->bare_mw);
+}
+
 /* Idle power without a context and with one differ; a reading soon after the change looks at both. */
 static double idle_energy_uj(const struct kj_model_input *input, const struct kj_model_interval *sorted,
                              struct kj_model_result *result)
 {
-    uint64_t change_ns = input->context_ns > input->start_ns ? input->context_ns : input->start_ns;
-    double before_ns = fmin((double)(change_ns - input->start_ns), result->idle_ns);
-    struct power_range before = power_range(input, input->start_ns, change_ns);
+    const struct kj_model_span context = kj_model_context(input);
+    double bare_ns = kj_model_bare_ns(input, result);
+    struct power_range bare = power_range(input, input->start_ns, context.start_ns);
+    if (!bare.known)
+        bare = power_range(input, context.end_ns + SETTLE_NS, input->end_ns);
     bool anywhere = input->interval_count && timeline_is_nearly_whole(input);
-    struct power_range after = idle_range(input, sorted, change_ns, anywhere);
+    struct power_range after = idle_range(input, sorted, &context, anywhere);
     struct power_range any = power_range(input, 0, UINT64_MAX);
     double run_ns = (double)(input->end_ns - input->start_ns);
     double mean_mw = run_ns > 0 ? (double)result->total_uj * 1e6 / run_ns : 0;
-    result->before_context_mw = before.known ? before.min_mw : 0;
+    result->bare_mw = bare.known ? bare.min_mw : 0;
     result->idle_mw = input->idle_mw > 0 ? input->idle_mw
                       : after.known      ? after.min_mw
                       : any.known        ? any.min_mw
@@ -279,10 +310,11 @@ static double idle_energy_uj(const struct kj_model_input *input, const struct kj
     result->idle_sd_mw = input->idle_mw > 0 && input->idle_sd_mw > 0 ? input->idle_sd_mw
                          : input->idle_mw > 0 || after.known         ? IDLE_SEEN_SD * result->idle_mw + 1000
                                                              : result->idle_mw; /* no more than that */
+    result->idle_most_mw = input->idle_mw > 0 || after.known ? 0 : idle_most_mw(input, result);
     if (result->idle_mw <= 0 || result->idle_mw > mean_mw)
         result->idle_mw = mean_mw; /* nothing better is known: idle as costly as the rest */
-    double level_mw = before.known ? fmin(before.min_mw, result->idle_mw) : result->idle_mw;
-    return (level_mw * before_ns + result->idle_mw * (result->idle_ns - before_ns)) * 1e-6;
+    double level_mw = bare.known ? fmin(bare.min_mw, result->idle_mw) : result->idle_mw;
+    return (level_mw * bare_ns + result->idle_mw * (result->idle_ns - bare_ns)) * 1e-6;
 }
 
 void kj_model_warn(struct kj_model_result *result, enum kj_model_warning_code code, const char *text)
