@@ -41,7 +41,7 @@ struct kj_tree_process {
 enum kj_thread_state {
     KJ_THREAD_LIVE,
     KJ_THREAD_EXITING, /* but not switched out for the last time; told apart by the raw programs alone */
-    KJ_THREAD_DEAD,    /* nothing of it comes any more: the loader forgets it once it is told */
+    KJ_THREAD_DEAD,    /* nothing of it comes any more: the loader forgets it once it has been sent */
 };
 
 struct kj_tree_thread {

@@ -293,6 +293,7 @@ int main(int argc, char **argv)
         probe.want_phases = probe.want_phases || !strcmp(argv[i], "phases");
         options.raw = options.raw || !strcmp(argv[i], "raw");
         options.wall = options.wall || !strcmp(argv[i], "wall");
+        options.unfreed = options.unfreed || !strcmp(argv[i], "unfreed");
         options.clock = options.clock || !strcmp(argv[i], "clock");
     }
     kj_privileges_begin();

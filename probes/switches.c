@@ -25,11 +25,18 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CPUS_MAX = 8192, BATCH = 1024, TRIES = 100 };
+enum { CPUS_MAX = 8192, BATCH = 1024, TRIES = 100, GONE_MAX = 4096 };
+#define GONE_NS 2000000000ull
 
 struct running {
     uint32_t tid;
     uint64_t ns;
+};
+
+/* A thread that has begun to exit, and that nobody finds any more. */
+struct gone {
+    uint32_t tid;
+    uint64_t since_ns, runtime_ns;
 };
 
 struct kj_sched_reader {
@@ -44,6 +51,7 @@ struct kj_sched_reader {
     bool cycles;
     struct running *running;
     size_t running_count;
+    struct gone gone[GONE_MAX]; /* [tid % GONE_MAX] */
     uint32_t keys[BATCH], dead[BATCH];
     struct kj_tree_thread rows[BATCH];
 };
@@ -205,6 +213,7 @@ static int open_object(struct kj_sched_reader *reader, bool raw)
     if (!reader->raw)
         return status ? status : -errno;
     choose_programs(reader->raw, false);
+    bpf_program__set_autoload(reader->raw->progs.raw_on_free, !reader->options.unfreed);
     reader->raw->rodata->offset_pid = offsets.pid;
     reader->raw->rodata->offset_comm = offsets.comm;
     reader->raw->rodata->offset_runtime = reader->options.wall ? 0 : offsets.runtime;
@@ -417,12 +426,39 @@ static void sum_cpus(struct kj_sched_reader *reader, struct kj_sched_sums *sums)
     }
 }
 
+/* On some machines the kernel lets go of a task without the tracepoint having called the program: one in a
+ * few thousand on a virtual machine whose CPUs are all busy, some in a row. So a thread that has begun to
+ * exit is dead, too, where it has been gone for long and has not been switched out meanwhile, as it is a last
+ * time. */
+static bool is_gone(struct kj_sched_reader *reader, uint32_t tid, const struct kj_tree_thread *row)
+{
+    struct gone *gone = &reader->gone[tid % GONE_MAX];
+    uint64_t t_ns = now_ns();
+    bool own = gone->tid == tid && gone->runtime_ns == row->runtime_ns;
+    bool found = !syscall(SYS_tgkill, row->tgid, tid, 0) || errno != ESRCH;
+    if (!found && own && t_ns - gone->since_ns >= GONE_NS) {
+        gone->tid = 0;
+        return true;
+    }
+    if (found && own)
+        gone->tid = 0;
+    /* Its place may be another's, which has its turn first. */
+    else if (!found && !own && (!gone->tid || gone->tid == tid || t_ns - gone->since_ns >= 2 * GONE_NS))
+        *gone = (struct gone){tid, t_ns, row->runtime_ns};
+    return false;
+}
+
 /* Since the row was read, a thread that execs may have taken its number: then it is a living one. */
 static void forget_dead(struct kj_sched_reader *reader, uint32_t tid)
 {
     struct kj_tree_thread row;
-    if (!bpf_map_lookup_elem(reader->threads_fd, &tid, &row) && row.state == KJ_THREAD_DEAD)
-        bpf_map_delete_elem(reader->threads_fd, &tid);
+    struct kj_tree_process process;
+    if (bpf_map_lookup_elem(reader->threads_fd, &tid, &row) || row.state == KJ_THREAD_LIVE)
+        return;
+    bpf_map_delete_elem(reader->threads_fd, &tid);
+    if (row.state == KJ_THREAD_EXITING && !bpf_map_lookup_elem(reader->processes_fd, &row.tgid, &process) &&
+        !process.seeded && kill((pid_t)row.tgid, 0) && errno == ESRCH)
+        bpf_map_delete_elem(reader->processes_fd, &row.tgid);
 }
 
 /* One batch of rows. Returns how many are to be forgotten. */
@@ -433,6 +469,8 @@ static size_t visit_rows(struct kj_sched_reader *reader, size_t count,
     for (size_t i = 0; i < count; i++) {
         struct kj_tree_thread *row = &reader->rows[i];
         row->comm[KJ_COMM_BYTES - 1] = row->process[KJ_COMM_BYTES - 1] = 0;
+        if (row->state == KJ_THREAD_EXITING && is_gone(reader, reader->keys[i], row))
+            row->state = KJ_THREAD_DEAD;
         for (size_t r = 0; r < reader->running_count && row->state != KJ_THREAD_DEAD; r++)
             if (reader->running[r].tid == reader->keys[i])
                 row->ns += reader->running[r].ns;

@@ -15,9 +15,10 @@ struct kj_sched_reader;
 
 /* So that what other machines make happen can be tried on any. */
 struct kj_sched_options {
-    bool raw;   /* the programs for kernels without BTF */
-    bool wall;  /* which take time by the clock, as where the scheduler's sum is not found */
-    bool clock; /* nanoseconds of the CPUs in place of cycles and instructions */
+    bool raw;     /* the programs for kernels without BTF */
+    bool wall;    /* which take time by the clock, as where the scheduler's sum is not found */
+    bool unfreed; /* and which hear of no task that the kernel lets go of */
+    bool clock;   /* nanoseconds of the CPUs in place of cycles and instructions */
 };
 
 /* Loads and attaches. Negative errno; ret_text then says why in one line, else what was loaded and where a
