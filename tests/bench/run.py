@@ -129,32 +129,41 @@ def in_slices(commands, rounds, work, script):
     return {key: runs[1:] for key, runs in got.items()}
 
 
-def many(cases, rounds, work):
+def over_starts(starts, figure):
+    """Median of what `figure` gives of the rounds of each start, with a 90 % interval. Where its memory lies costs a program some 10 ns a
+    launch of one of 20,000 kernels, for as long as it lives: rounds of one start would not tell, so the interval is over starts."""
+    return median_interval([statistics.median(figure({key: runs[r] for key, runs in got.items()}) for r in range(len(next(iter(got.values())))))
+                            for got in starts])
+
+
+def many(cases, rounds, repeats, work):
     """What many kernels and shapes add to a counted launch, apart from what they cost the program alone, which has as many."""
-    got = in_slices({(case, name): (options, LAUNCH, [*flags, "--slices", "--batches", 80]) for case, flags in cases
-                     for name, options in MODES[:2]}, rounds, work, QUICK_KERNELS)
-    print(f"\nmany kernels, many shapes: nanoseconds per launch, median of {rounds} rounds and 90 % of medians; `+` is what counting adds,"
-          " `beside the first` what it adds more than in the first case")
+    commands = {(case, name): (options, LAUNCH, [*flags, "--slices", "--batches", 80]) for case, flags in cases for name, options in MODES[:2]}
+    starts = [in_slices(commands, rounds, work, QUICK_KERNELS) for _ in range(repeats)]
+
+    def added(got, case):
+        return got[case, "counted"]["launch_ns"] - got[case, "off"]["launch_ns"]
+
+    print(f"\nmany kernels, many shapes: nanoseconds per launch, median of {repeats} starts of {rounds} rounds, and 90 % of medians of starts;"
+          " `+` is what counting adds, `beside the first` what it adds more than in the first case")
     print(f"  {'case':28} {'off':>24} {'+':>24} {'beside the first':>24}")
-    alone = {case: [run["launch_ns"] for run in got[case, "off"]] for case, _ in cases}
-    added = {case: [run["launch_ns"] - off for run, off in zip(got[case, "counted"], alone[case])] for case, _ in cases}
     for case, _ in cases:
-        cells = (alone[case], added[case], [a - b for a, b in zip(added[case], added[cases[0][0]])])
-        print(f"  {case:28}" + "".join(" {:8.1f} ({:5.1f} .. {:5.1f})".format(*median_interval(values)) for values in cells))
+        cells = (lambda got: got[case, "off"]["launch_ns"], lambda got: added(got, case), lambda got: added(got, case) - added(got, cases[0][0]))
+        print(f"  {case:28}" + "".join(" {:8.1f} ({:5.1f} .. {:5.1f})".format(*over_starts(starts, cell)) for cell in cells))
 
 
-def graphs(nodes, rounds, work):
+def graphs(nodes, rounds, repeats, work):
     """The program's own calls about graphs; each call of the simulated driver takes what costs.def says."""
-    results = in_slices({name: (options, GRAPHS, ["--nodes", nodes, "--rounds", 1, "--slices", 1]) for name, options in MODES[:3]},
-                        rounds, work, "kernel * duration_us=1 power=300\n")
-    print(f"\ngraphs of {nodes} captured nodes: microseconds a call, medians of {rounds} rounds; and as parts of the program's own, of the"
-          " same round, with 90 % of medians")
-    print(f"  {'call':14}" + "".join(f"{name:>{10 if name == 'off' else 36}}" for name in results))
-    for key in results["off"][0]:
-        cells = f"{statistics.median(got[key] for got in results['off']):10.1f}"
+    commands = {name: (options, GRAPHS, ["--nodes", nodes, "--rounds", 1, "--slices", 1]) for name, options in MODES[:3]}
+    starts = [in_slices(commands, rounds, work, "kernel * duration_us=1 power=300\n") for _ in range(repeats)]
+    print(f"\ngraphs of {nodes} captured nodes: microseconds a call, medians of {repeats} starts of {rounds} rounds; and as parts of the"
+          " program's own, of the same round, with 90 % of medians of starts")
+    print(f"  {'call':14}" + "".join(f"{name:>{10 if name == 'off' else 36}}" for name in commands))
+    for key in starts[0]["off"][0]:
+        cells = f"{over_starts(starts, lambda got: got['off'][key])[0]:10.1f}"
         for name, _ in MODES[1:3]:
-            middle, low, high = median_interval([got[key] / off[key] for got, off in zip(results[name], results["off"])])
-            cells += f"{statistics.median(got[key] for got in results[name]):10.1f} {middle:7.3f}x ({low:.3f} .. {high:.3f})"
+            middle, low, high = over_starts(starts, lambda got: got[name][key] / got["off"][key])
+            cells += f"{over_starts(starts, lambda got: got[name][key])[0]:10.1f} {middle:7.3f}x ({low:.3f} .. {high:.3f})"
         print(f"  {key.removesuffix('_us'):14}" + cells)
 
 
@@ -204,9 +213,9 @@ def main():
         launches(rows, 1 if quick else 3, work)
         many([("1 kernel, 1 shape", ["--kernels", 1]), ("1 kernel, 1,000,000 shapes", ["--kernels", 1, "--shapes", 1000000]),
               ("20,000 kernels, 1 shape", ["--kernels", 20000]), ("20,000 kernels, 50 shapes", ["--kernels", 20000, "--shapes", 50])],
-             200 // scale, work)
+             *((5, 2) if quick else (25, 8)), work)
         launches([("100 million launches", ["--batches", 390625 // scale])], 1, work, MODES[:3], QUICK_KERNELS)
-        graphs(2000, 200 // scale, work)
+        graphs(2000, *((5, 2) if quick else (25, 8)), work)
         governor.main(sys.modules[__name__], work, quick)
         probe.main(quick)
 
