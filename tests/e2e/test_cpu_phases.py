@@ -21,8 +21,6 @@ needs_probe = pytest.mark.skipif(not probe.PROBE.exists() or os.geteuid() != 0, 
 
 
 STEPS = 12
-PYTHON_NS = 500000  # a call, at most, on a slow machine
-LATE = 3
 
 
 def watched(folder):
@@ -33,8 +31,9 @@ def watched(folder):
         return 0
 
 
-def train(folder, python, *arguments, kjoule=kj.KJOULE):
-    """What the script clocked, and the report. Wrapped; let go when all functions that mark phases are watched: no more have come for three flushes of the file."""
+def train(folder, python, *arguments, kjoule=kj.KJOULE, at_least=1):
+    """What the script clocked, and the report. Wrapped; let go when all functions that mark phases are watched: so many, and no more have come for
+    three flushes of the file."""
     if python == kj.PYTHON:
         pytest.importorskip("torch", reason="PyTorch is not installed for this python (Debian: python3-torch)")
     command = [kjoule, "run", "-q", "-o", folder, "--probe-phases", "--", python, TRAIN, STEPS, *arguments]
@@ -42,8 +41,8 @@ def train(folder, python, *arguments, kjoule=kj.KJOULE):
                                stderr=subprocess.PIPE)
     try:
         count, since = 0, time.monotonic()
-        while not count or time.monotonic() < since + 1.5:
-            assert process.poll() is None and time.monotonic() < since + 30, "the functions of PyTorch are not watched"
+        while count < at_least or time.monotonic() < since + 1.5:
+            assert process.poll() is None and time.monotonic() < since + kj.TIMEOUT_S, "the functions of PyTorch are not watched"
             if watched(folder) != count:
                 count, since = watched(folder), time.monotonic()
             time.sleep(0.05)
@@ -72,17 +71,18 @@ def check_sums(report):
 
 
 def check_phases(folder, clocked, report):
-    """Every single phase lies inside what the script clocked, which has no other, and their sum is the script's within 5 %, or what Python takes
-    between the script's clock and the function that is watched."""
+    """Every single phase lies inside what the script clocked, which has no other. Backward's sum is the script's within 5 %; an optimizer's phase
+    holds all that it does after it has announced itself."""
     seen, phases = events(folder), {p["phase"]: p for p in report["energy"]["cpu"]["phases"]}
     for phase, spans in seen.items():
         assert phases[phase]["count"] == len(spans) == len(clocked[phase]) > 0, phase
         for (start, end), (script_start, script_end) in zip(spans, clocked[phase]):
             assert script_start <= start <= end <= script_end
-        whole = sum(end - start for start, end in clocked[phase])
-        print(phase, "%+.2f %%" % (100 * (phases[phase]["time_ns"] / whole - 1)))
         assert phases[phase]["time_ns"] == sum(end - start for start, end in spans)
-        assert phases[phase]["time_ns"] == pytest.approx(whole, rel=0.05, abs=PYTHON_NS * len(spans))
+    assert phases["backward"]["time_ns"] == pytest.approx(sum(end - start for start, end in clocked["backward"]), rel=0.05)
+    assert len(clocked["body"]) == len(seen["optimizer"])
+    for (start, end), (body_start, body_end) in zip(seen["optimizer"], clocked["body"]):
+        assert start <= body_start <= body_end <= end
 
 
 @needs_probe
@@ -124,17 +124,14 @@ def test_backward_inside_the_optimizer(folder, python):
 @pytest.mark.parametrize("python", PYTHONS)
 def test_names_that_cannot_be_read(folder, python):
     """Where announcements say nothing to us, what updates parameters is the optimizer: watched from the first such on, and only then."""
-    clocked, report = train(folder, python, "Adam", "unnamed")
+    clocked, report = train(folder, python, "Adam", "unnamed", at_least=3)  # what updates parameters is watched once a record without a name is seen
     assert watched(folder) > 2, "no updates were watched"
-    seen, steps = events(folder)["optimizer"], clocked["optimizer"][1::2]
-    # The first zero_grad updates nothing, and since PyTorch 2 none does; a busy machine is late to watch the first ones.
-    assert STEPS - LATE <= len(seen) <= STEPS or 2 * STEPS - 1 - LATE <= len(seen) <= 2 * STEPS - 1
+    seen, steps = events(folder)["optimizer"], clocked["body"][1::2]
+    assert len(seen) in (STEPS, 2 * STEPS - 1)  # the first zero_grad updates nothing, and since PyTorch 2 none does
     for start, end in seen:
         assert any(script_start <= start <= end <= script_end for script_start, script_end in clocked["optimizer"])
-    inside = [(start, end) for start, end in seen if any(a <= start <= b for a, b in steps)]
-    steps = [(a, b) for a, b in steps if any(a <= start <= b for start, _ in inside)]
-    assert sum(end - start for start, end in inside) == pytest.approx(sum(end - start for start, end in steps), rel=0.05,
-                                                                      abs=PYTHON_NS * len(steps))
+    inside = [(start, end) for start, end in seen if any(start <= b and a <= end for a, b in steps)]
+    assert sum(end - start for start, end in inside) == pytest.approx(sum(end - start for start, end in steps), rel=0.05)
     check_sums(report)
 
 
