@@ -104,6 +104,31 @@ static void test_one_kernel_is_certain(void **state)
     kj_model_result_free(r);
 }
 
+/* 30 W without a context, 80 W at rest with one from 2 s to 9 s, and launches of which none was timed. */
+static void test_rest_tells_idle_power(void **state)
+{
+    (void)state;
+    const struct kj_model_class classes[] = {{.launches = 1000, .mean_ns = 2e6}};
+    const struct kj_reading readings[] = {
+        {1 * S, 30000}, {3 * S, 80000}, {6 * S, 360000}, {19 * S / 2, 30000}};
+    const struct kj_sensor_series one = {.readings = readings, .count = 4};
+    const struct kj_model_span rest = {2 * S, 4 * S};
+    struct kj_model_input input = device(classes, 1);
+    input.series = &one;
+    input.context_ns = 2 * S;
+    input.context_end_ns = 9 * S;
+    input.complete = &rest;
+    input.complete_count = 1;
+    struct kj_model_result *r = attribute(&input);
+    assert_true(r->idle_mw == 80000 && r->bare_mw == 30000 && r->idle_most_mw == 0);
+    assert_int_equal(r->idle_uj, 3 * 30000000 + 5 * 80000000);
+    kj_model_result_free(r);
+    input.complete_count = 0; /* whether it rested then is not known: 80 W is the most it may be */
+    r = attribute(&input);
+    assert_true(r->idle_most_mw == 80000);
+    kj_model_result_free(r);
+}
+
 static void test_nothing_ran(void **state)
 {
     (void)state;
@@ -193,6 +218,7 @@ int main(void)
         cmocka_unit_test(test_two_kernels),
         cmocka_unit_test(test_more_busy_than_there_is_time),
         cmocka_unit_test(test_one_kernel_is_certain),
+        cmocka_unit_test(test_rest_tells_idle_power),
         cmocka_unit_test(test_nothing_ran),
         cmocka_unit_test(test_untimed_is_unattributed),
         cmocka_unit_test(test_overlap_is_not_busy_twice),
