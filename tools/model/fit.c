@@ -191,11 +191,16 @@ static void set_levels(struct fit *fit, const struct kj_model_result *result)
     fit->limit_mw = fit->input->limit_mw > 0 ? fit->input->limit_mw : BOARD_MOST_MW;
     fit->idle_mw = fmin(result->idle_mw, fit->limit_mw / 2);
     fit->idle_spread_mw = fmax(result->idle_sd_mw, 1000);
-    if (result->idle_most_mw > 0) { /* never seen by itself: as much as without a context, or more */
+    /* Never seen by itself: as much as without a context, or more. Of several classes that would take from
+     * what they are thought to differ by: there, anything up to the least power seen. */
+    if (result->idle_most_mw > 0 && fit->columns == 1) {
         double most_mw = fmin(result->idle_most_mw, fit->limit_mw / 2),
                least_mw = fmin(result->bare_mw, most_mw);
         fit->idle_spread_mw = 0.35 * (most_mw - least_mw) + 1000;
         fit->idle_mw = (most_mw + least_mw) / 2;
+    } else if (result->idle_most_mw > 0) {
+        fit->idle_spread_mw = 0.35 * fit->idle_mw + 1000;
+        fit->idle_mw /= 2;
     }
     fit->top_mw = fit->limit_mw - fmax(fit->idle_mw - fit->idle_spread_mw, 0);
     fit->mean_mw = fmax(busy_mw - fit->idle_mw, 0.02 * busy_mw + 1000);
