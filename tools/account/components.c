@@ -316,6 +316,7 @@ int kj_account_components(struct kj_account *a, char *const *gpus, size_t gpu_co
 {
     if (!a->series) {
         kj_report_warn(a->report, "no power was sampled, so the energy is unknown; see `kjoule doctor`");
+        count_unknown(a, gpus, gpu_count);
         return 0;
     }
     static const struct {
