@@ -90,7 +90,7 @@ no-nvcc:
 	@echo "  SKIP    the programs that nvcc compiles: no nvcc (NVCC=path, or CUDA_HOME)"
 
 $(BUILD)/unit/test_probe_example: probes/example.c
-$(BUILD)/unit/%: tests/unit/%.c tests/unit/laid.h $(BUILD)/libkjtools.a
+$(BUILD)/unit/%: tests/unit/%.c tests/unit/laid.h tests/unit/forged.h $(BUILD)/libkjtools.a
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) -o $@ $(filter %.c,$^) $(BUILD)/libkjtools.a -lcmocka $(TOOL_LIBS)

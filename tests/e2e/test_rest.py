@@ -205,3 +205,18 @@ def test_several_processes_rest_only_together(make_sim, folder):
     assert done.status == 0, done.stderr.decode()
     (kernel,), (truth,) = done.report["kernels"], sim.truth()["devices"][0]["kernels"]
     assert kernel["low_uj"] <= truth["energy_uj"] <= kernel["high_uj"], (kernel, truth)
+
+
+def test_a_rest_of_one_process_is_none_where_another_computes(make_sim, folder):
+    """The other process has no span of its own: nothing of it is timed, and it never waits for all. The rest of the one shows what its kernels draw."""
+    sim = make_sim(SCRIPT)
+    one, two = (json.dumps(s) for s in ([["sleep", 0.3], ["launch", "short", 1], ["context"], ["sleep", 1.2]],
+                                        [["launch", "long", 6, "other"], ["launch", "long", 1], ["event"]]))
+    done = kj.wrapped(["sh", "-c", '"$0" -c "$1" "$2" & "$0" -c "$1" "$3"; wait', kj.PYTHON, PROGRAM, one, two], folder,
+                      options=("--timing", "count"), env=sim.env)
+    assert done.status == 0, done.stderr.decode()
+    (device,), truth = done.report["devices"], sim.truth()["devices"][0]
+    for row in done.report["kernels"]:
+        (ran,) = [k for k in truth["kernels"] if k["name"] == row["name"]]
+        assert row["energy_uj"] is None or row["low_uj"] <= ran["energy_uj"] <= row["high_uj"], (row, ran)
+    assert device["idle_mw"] < 100000, device

@@ -3,25 +3,17 @@
  * test_folder.c - the files of a run folder: written and read back, then cut, bent and forged.
  */
 #include "folder/folder.h"
-#include "folder/ledgers.h"
 #include "folder/series.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "forged.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-static char place[] = "/tmp/kjoule-unit-folder.XXXXXX";
 
 static int make_run(const char *name, char **ret_path)
 {
@@ -206,20 +198,6 @@ static void look_everywhere(int fd, const struct kj_ledger_view *view)
         free(intervals);
 }
 
-static struct kj_ledger_header empty_ledger(void)
-{
-    struct kj_ledger_header h = {
-        .magic = KJ_LEDGER_MAGIC, .version = KJ_LEDGER_VERSION, .header_size = sizeof(h), .pid = 1};
-    uint64_t at = (sizeof(h) + 63) / 64 * 64;
-#define X(name, type, rows, doc)                                                                             \
-    h.sections[KJ_SECTION_##name] = (struct kj_ledger_section_entry){at, sizeof(type), rows, 0, 0};          \
-    at = (at + sizeof(type) * (uint64_t)(rows) + 63) / 64 * 64;
-    KJ_LEDGER_SECTIONS(X)
-#undef X
-    h.file_size = at;
-    return h;
-}
-
 static int open_ledger(int fd, const struct kj_ledger_header *h, uint64_t size)
 {
     struct kj_ledger_view *view = NULL;
@@ -275,6 +253,39 @@ static void test_ledger_forged(void **state)
     free(path);
 }
 
+/* A disk that is full in the middle of the magic, and has room later. */
+static void test_rests_of_a_full_disk(void **state)
+{
+    (void)state;
+    char *path;
+    struct kj_ledger_watch *watch;
+    struct kj_ledger_view *view;
+    struct kj_ledger_rest *rests;
+    struct kj_error error = {0};
+    struct rlimit unlimited, four;
+    size_t count;
+    int fd = make_run("full", &path);
+    const struct kj_ledger_header good = empty_ledger();
+    assert_int_equal(open_ledger(fd, &good, good.file_size), 0);
+    assert_int_equal(kj_ledger_watch_open(fd, "ledger.1.1", &watch), 0);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &unlimited), 0);
+    four = (struct rlimit){4, unlimited.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &four), 0);
+    int status = kj_ledger_watch_save(watch, &(struct kj_ledger_rest){1, 2});
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &unlimited), 0);
+    assert_true(status < 0);
+    assert_int_equal(kj_ledger_watch_save(watch, &(struct kj_ledger_rest){3, 4}), 0);
+    assert_int_equal(kj_ledger_view_open(fd, "ledger.1.1", &view, &error), 0);
+    assert_int_equal(kj_ledger_view_rests(fd, view, &rests, &count), 0);
+    assert_int_equal(count, 1);
+    assert_int_equal(rests[0].start_ns, 3);
+    free(rests);
+    kj_ledger_view_close(view);
+    kj_ledger_watch_close(watch);
+    close(fd);
+    free(path);
+}
+
 static void test_no_links(void **state)
 {
     (void)state;
@@ -293,26 +304,16 @@ static void test_no_links(void **state)
     free(path);
 }
 
-static int set_up(void **state)
-{
-    (void)state;
-    return mkdtemp(place) ? 0 : -1;
-}
-
-static int tear_down(void **state)
-{
-    char command[128];
-    (void)state;
-    snprintf(command, sizeof(command), "rm -rf '%s'", place);
-    return system(command);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_create),        cmocka_unit_test(test_run_info),
-        cmocka_unit_test(test_series),        cmocka_unit_test(test_series_broken),
-        cmocka_unit_test(test_ledger_forged), cmocka_unit_test(test_no_links),
+        cmocka_unit_test(test_create),
+        cmocka_unit_test(test_run_info),
+        cmocka_unit_test(test_series),
+        cmocka_unit_test(test_series_broken),
+        cmocka_unit_test(test_ledger_forged),
+        cmocka_unit_test(test_no_links),
+        cmocka_unit_test(test_rests_of_a_full_disk),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -127,23 +127,19 @@ static int by_start(const void *a, const void *b)
     return (x->start_ns > y->start_ns) - (x->start_ns < y->start_ns);
 }
 
-/* Where the timeline of a device is complete, in order and apart: of the one process that used it. Of
- * several, each has bursts and rests of its own. */
+/* Where the timeline of a device is complete, in order and apart: where one process alone used it. What
+ * another one ran, while this one had a burst or a rest, may have been seen nowhere. */
 static size_t device_spans(const struct kj_work *work, uint32_t device, struct kj_model_span *ret_spans,
                            bool *ret_bursts)
 {
     size_t count = 0, apart = 0;
-    uint32_t view = 0;
     *ret_bursts = false;
+    if (work->devices[device].processes != 1)
+        return 0;
     for (size_t i = 0; i < work->span_count; i++) {
         const struct kj_work_span *span = &work->spans[i];
         if (span->device != device)
             continue;
-        if (count && span->view != view) {
-            *ret_bursts = false;
-            return 0;
-        }
-        view = span->view;
         *ret_bursts = *ret_bursts || !span->rest;
         ret_spans[count++] = (struct kj_model_span){span->start_ns, span->end_ns};
     }

@@ -239,7 +239,7 @@ static size_t collect_rows(struct kj_work *work, uint32_t view_index, struct row
                          ? kj_work_find_device(work, &device)
                          : KJ_NO_CLASS;
         if (devices[d] != KJ_NO_CLASS)
-            kj_work_add_context(&work->devices[devices[d]], &device, kj_ledger_view_header(view));
+            kj_work_add_context(work, devices[d], view_index, &device);
     }
     for (uint32_t a = 0; kj_ledger_view_row(view, KJ_SECTION_ACTIVITIES, a, &activity); a++) {
         work->class_of[view_index][a] = KJ_NO_CLASS;

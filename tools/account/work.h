@@ -78,9 +78,10 @@ struct kj_work_device {
     char model[64];
     char instances[KJ_INSTANCES_CAP][KJ_DEVICE_TEXT]; /* "MIG-...": the run's parts of the board */
     size_t instance_count;
-    uint64_t context_ns;     /* when the first context of the run was made on it */
-    uint64_t context_end_ns; /* when the last one ended; UINT64_MAX: that is not known */
-    bool phases_sampled;     /* some launches' phases are not told one by one, but by those of bursts */
+    uint32_t processes, newest_view; /* how many had a context on it; the last of them */
+    uint64_t context_ns;             /* when the first context of the run was made on it */
+    uint64_t context_end_ns;         /* when the last one ended; UINT64_MAX: that is not known */
+    bool phases_sampled; /* some launches' phases are not told one by one, but by those of bursts */
     /* Of the launches whose phase their order tells: seen in bursts, in blocks one after the other. */
     double block_ns[KJ_PHASE_BLOCKS][KJ_PHASE_COUNT];
     struct kj_work_steps {
@@ -101,7 +102,7 @@ struct kj_work_phase {
 /* A burst: between its first and its last timed launch every launch of the process on the device was timed.
  * Or a rest: the process had nothing to run there. */
 struct kj_work_span {
-    uint32_t device, view;
+    uint32_t device;
     bool rest;
     uint64_t start_ns, end_ns;
 };
@@ -154,9 +155,9 @@ int kj_work_add_rests(struct kj_work *work, uint32_t view, int dir_fd);
 /* work_devices.c: the index of a process's device, a new one where it is the first of its board; KJ_NO_CLASS
  * when out of memory. */
 uint32_t kj_work_find_device(struct kj_work *work, const struct kj_ledger_device *device);
-/* From when to when a process had a context on it. */
-void kj_work_add_context(struct kj_work_device *device, const struct kj_ledger_device *row,
-                         const struct kj_ledger_header *header);
+/* That a process had a context on it, and from when to when. One process after the other. */
+void kj_work_add_context(struct kj_work *work, uint32_t device, uint32_t view,
+                         const struct kj_ledger_device *row);
 /* The MIG instances by name, with a warning of whose the energy is. 0 or -1. */
 int kj_work_name_instances(struct kj_report *report, struct kj_report_device *row,
                            const struct kj_work_device *device);

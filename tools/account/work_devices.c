@@ -79,9 +79,14 @@ uint32_t kj_work_find_device(struct kj_work *work, const struct kj_ledger_device
     return (uint32_t)work->device_count++;
 }
 
-void kj_work_add_context(struct kj_work_device *device, const struct kj_ledger_device *row,
-                         const struct kj_ledger_header *header)
+void kj_work_add_context(struct kj_work *work, uint32_t index, uint32_t view,
+                         const struct kj_ledger_device *row)
 {
+    struct kj_work_device *device = &work->devices[index];
+    const struct kj_ledger_header *header = kj_ledger_view_header(work->views[view]);
+    if (!device->processes || device->newest_view != view) /* not twice for two instances of the board */
+        device->processes++;
+    device->newest_view = view;
     uint64_t end_ns = row->context_end_ns                 ? row->context_end_ns
                       : header->state == KJ_LEDGER_CLOSED ? header->end_mono_ns
                                                           : UINT64_MAX;

@@ -32,14 +32,13 @@ static int add_span(struct kj_work *work, const struct kj_work_span *span)
     return 0;
 }
 
-static int add_burst(struct kj_work *work, uint32_t view, uint32_t device, const struct launch *first,
+static int add_burst(struct kj_work *work, uint32_t device, const struct launch *first,
                      const struct launch *last)
 {
-    return !first ? 0
-                  : add_span(work, &(struct kj_work_span){.device = device,
-                                                          .view = view,
-                                                          .start_ns = first->start_ns,
-                                                          .end_ns = last->end_ns});
+    return !first
+               ? 0
+               : add_span(work, &(struct kj_work_span){
+                                    .device = device, .start_ns = first->start_ns, .end_ns = last->end_ns});
 }
 
 int kj_work_add_spans(struct kj_work *work, uint32_t view, const struct kj_ledger_interval *rows,
@@ -65,13 +64,13 @@ int kj_work_add_spans(struct kj_work *work, uint32_t view, const struct kj_ledge
             if (launches[i].device != device)
                 continue;
             if (launches[i].gap) {
-                status = add_burst(work, view, device, first, last);
+                status = add_burst(work, device, first, last);
                 first = NULL;
             }
             first = first ? first : &launches[i];
             last = &launches[i];
         }
-        status = status ? status : add_burst(work, view, device, first, last);
+        status = status ? status : add_burst(work, device, first, last);
     }
     free(launches);
     return status;
@@ -91,7 +90,6 @@ int kj_work_add_rests(struct kj_work *work, uint32_t view, int dir_fd)
     int status = 0;
     for (size_t i = 0; !status && i < count; i++)
         status = add_span(work, &(struct kj_work_span){.device = index,
-                                                       .view = view,
                                                        .rest = true,
                                                        .start_ns = rests[i].start_ns,
                                                        .end_ns = rests[i].end_ns});

@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Files beside a ledger: a magic of 8 bytes, then rows. */
+/* Files that belong to a ledger: a magic of 8 bytes, then rows. */
 enum { MAGIC_SIZE = 8 };
 struct rows_file {
     char magic[MAGIC_SIZE + 1];
@@ -188,8 +188,7 @@ uint64_t kj_ledger_view_calls(const struct kj_ledger_view *view, uint32_t call)
                : 0;
 }
 
-/* Of a file beside a ledger. */
-static void name_beside(const char *kind, const char *ledger_name, char *ret_name, size_t size)
+static void name_of_rows_file(const char *kind, const char *ledger_name, char *ret_name, size_t size)
 {
     snprintf(ret_name, size, "%s.%s", kind, ledger_name + strlen(KJ_LEDGER_PREFIX));
 }
@@ -221,7 +220,7 @@ int kj_ledger_view_intervals(int dir_fd, const struct kj_ledger_view *view,
                              uint64_t *ret_dropped)
 {
     char name[96], *data;
-    name_beside("intervals", view->name, name, sizeof(name));
+    name_of_rows_file("intervals", view->name, name, sizeof(name));
     const struct kj_ledger_section_entry *ring = &view->header.sections[KJ_SECTION_RING];
     size_t drained = read_rows(dir_fd, name, &intervals_file, &data);
     /* Killed between writing the file and advancing the tail: those rows are in both. */
@@ -245,7 +244,7 @@ int kj_ledger_view_intervals(int dir_fd, const struct kj_ledger_view *view,
     return 0;
 }
 
-/* Appends; a failed write is taken back, so that the file holds whole rows. */
+/* Appends; a failed write is taken back, so that the file holds the magic and whole rows, or nothing. */
 static int append_rows(int dir_fd, const char *name, const struct rows_file *file, const void *rows,
                        uint64_t count)
 {
@@ -255,9 +254,8 @@ static int append_rows(int dir_fd, const char *name, const struct rows_file *fil
     size_t bytes = count * file->row_size;
     if (!status && (uint64_t)st.st_size + bytes > file->cap)
         status = -EFBIG;
-    if (!status && st.st_size == 0 && write(fd, file->magic, MAGIC_SIZE) != MAGIC_SIZE)
-        status = -EIO;
-    if (!status && write(fd, rows, bytes) != (ssize_t)bytes) {
+    if (!status && ((st.st_size == 0 && write(fd, file->magic, MAGIC_SIZE) != MAGIC_SIZE) ||
+                    write(fd, rows, bytes) != (ssize_t)bytes)) {
         status = -EIO;
         if (ftruncate(fd, st.st_size))
             status = -errno;
@@ -286,7 +284,7 @@ int kj_ledger_drain(int dir_fd, const char *ledger_name)
         status = -EPROTO;
     if (!status && count) {
         struct kj_ledger_interval *rows = malloc(count * sizeof(*rows));
-        name_beside("intervals", ledger_name, name, sizeof(name));
+        name_of_rows_file("intervals", ledger_name, name, sizeof(name));
         status = !rows ? -ENOMEM
                  : !read_ring(fd, ring, header.ring_tail, count, rows)
                      ? -EPROTO
@@ -309,7 +307,7 @@ int kj_ledger_view_rests(int dir_fd, const struct kj_ledger_view *view, struct k
                          size_t *ret_count)
 {
     char name[96], *data;
-    name_beside("rests", view->name, name, sizeof(name));
+    name_of_rows_file("rests", view->name, name, sizeof(name));
     size_t count = read_rows(dir_fd, name, &rests_file, &data);
     struct kj_ledger_rest *rests = malloc((count + 1) * sizeof(*rests));
     if (rests && count)
@@ -359,25 +357,26 @@ struct kj_ledger_watch *kj_ledger_watch_close(struct kj_ledger_watch *watch)
     return NULL;
 }
 
-int32_t kj_ledger_watch_pid(const struct kj_ledger_watch *watch)
+const struct kj_ledger_header *kj_ledger_watch_header(const struct kj_ledger_watch *watch)
 {
-    return watch->header.pid;
+    return &watch->header;
 }
 
-/* What stands in the header comes first: of a wait that ends meanwhile, the next look tells. */
-bool kj_ledger_watch_rests(struct kj_ledger_watch *watch, uint64_t *ret_calls)
+/* What stands in the header comes first: of a wait that ends meanwhile, the next reading tells. */
+int kj_ledger_watch_rests(struct kj_ledger_watch *watch, uint64_t *ret_calls)
 {
     uint64_t cells[KJ_LEDGER_COUNTS_CAP - KJ_LEDGER_CALLS_BASE], calls = 0;
     struct kj_ledger_header now;
-    if (!read_at(watch->fd, &now, sizeof(now), 0) || now.state != KJ_LEDGER_OPEN || !now.settled_calls ||
-        now.copies_under_way)
-        return false;
+    if (!read_at(watch->fd, &now, sizeof(now), 0) || now.state != KJ_LEDGER_OPEN)
+        return -ESRCH;
+    if (!now.settled_calls || now.copies_under_way)
+        return 0;
     uint64_t threads = now.sections[KJ_SECTION_THREADS].used;
     for (uint64_t s = 0; s < threads && s < KJ_LEDGER_SHARDS; s++) {
         uint64_t at = watch->header.sections[KJ_SECTION_COUNTS].offset +
                       (s * KJ_LEDGER_COUNTS_CAP + KJ_LEDGER_CALLS_BASE) * sizeof(uint64_t);
         if (!read_at(watch->fd, cells, watch->call_count * sizeof(*cells), at))
-            return false;
+            return -ESRCH;
         for (uint32_t i = 0; i < watch->call_count; i++)
             calls += watch->works[i] ? cells[i] : 0;
     }
@@ -388,6 +387,6 @@ bool kj_ledger_watch_rests(struct kj_ledger_watch *watch, uint64_t *ret_calls)
 int kj_ledger_watch_save(struct kj_ledger_watch *watch, const struct kj_ledger_rest *rest)
 {
     char name[96];
-    name_beside("rests", watch->name, name, sizeof(name));
+    name_of_rows_file("rests", watch->name, name, sizeof(name));
     return append_rows(watch->dir_fd, name, &rests_file, rest, 1);
 }

@@ -54,14 +54,15 @@ struct kj_ledger_rest {
 int kj_ledger_view_rests(int dir_fd, const struct kj_ledger_view *view, struct kj_ledger_rest **ret_rests,
                          size_t *ret_count);
 
-/* Recorder's side: a ledger that is looked at again and again while its process runs. -EPROTO: not one. */
+/* Recorder's side: a ledger that is read repeatedly while its process runs. -EPROTO: not one. */
 struct kj_ledger_watch;
 int kj_ledger_watch_open(int dir_fd, const char *ledger_name, struct kj_ledger_watch **ret_watch);
 struct kj_ledger_watch *kj_ledger_watch_close(struct kj_ledger_watch *watch);
-int32_t kj_ledger_watch_pid(const struct kj_ledger_watch *watch);
-/* Whether the process has nothing left to run just now (ledger.h, settled_calls); ret_calls: while that stays
- * the same, it had nothing in between. */
-bool kj_ledger_watch_rests(struct kj_ledger_watch *watch, uint64_t *ret_calls);
+const struct kj_ledger_header *kj_ledger_watch_header(const struct kj_ledger_watch *watch); /* when opened */
+/* 1: the process has nothing left to run just now (ledger.h, settled_calls); while ret_calls stays the same,
+ * it had nothing in between. 0: it has, or may have. -ESRCH: the ledger is no longer open, or cannot be read:
+ * no rest will follow. */
+int kj_ledger_watch_rests(struct kj_ledger_watch *watch, uint64_t *ret_calls);
 /* Appends to its file. 0 or negative errno. */
 int kj_ledger_watch_save(struct kj_ledger_watch *watch, const struct kj_ledger_rest *rest);
 

@@ -79,8 +79,8 @@ void kj_blind_look(struct kj_blind *blind, const int32_t *pids, size_t count, st
 /* rests.c: when the run's processes had nothing left to run on a device. */
 struct kj_rests;
 struct kj_rests *kj_rests_new(int dir_fd);
-/* Looks at their ledgers, where that is due. NULL-safe, as the next. */
-void kj_rests_look(struct kj_rests *rests);
+/* Reads their ledgers, where that is due. NULL-safe, as the next. */
+void kj_rests_tick(struct kj_rests *rests);
 struct kj_rests *kj_rests_close(struct kj_rests *rests);
 
 /* owners.c: one owner per device within a job. */

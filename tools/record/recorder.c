@@ -421,7 +421,7 @@ static void tick(struct kj_recorder *r)
     }
     if (r->sampler)
         kj_sampler_tick(r->sampler);
-    kj_rests_look(r->rests);
+    kj_rests_tick(r->rests);
     if (now_ns < r->drain_next_ns)
         return;
     r->drain_next_ns = now_ns + DRAIN_NS;
