@@ -62,6 +62,12 @@ static bool as_usual(uint32_t *usual_ns, uint64_t took_ns)
     return usual;
 }
 
+/* Pairs of several streams are not seen in the order of their calls. */
+static bool is_near(uint64_t a_ns, uint64_t b_ns)
+{
+    return (double)(a_ns > b_ns ? a_ns - b_ns : b_ns - a_ns) < WINDOW_NS;
+}
+
 /* The earliest of events on an idle stream, by the distance from their call's beginning to their stamp, tell
  * the reach: whatever held up the thread before it submitted, or the event, makes that longer. What held it
  * up afterwards shows in the time of the call, so the shortest of those calls count, by their mean. Returns
@@ -75,13 +81,13 @@ static unsigned settle(const struct kj_reach *reach, uint64_t now_ns, int64_t *r
     uint32_t took_ns = UINT32_MAX;
     for (unsigned i = 0; i < kept; i++) {
         const __typeof__(reach->seen[0]) *seen = &reach->seen[i];
-        if (seen->ns - (int64_t)seen->took_ns > first && (double)(now_ns - seen->at_ns) < WINDOW_NS)
+        if (seen->ns - (int64_t)seen->took_ns > first && is_near(now_ns, seen->at_ns))
             first = seen->ns - (int64_t)seen->took_ns;
     }
     for (int pass = 0; pass < 2; pass++)
         for (unsigned i = 0; i < kept; i++) {
             const __typeof__(reach->seen[0]) *seen = &reach->seen[i];
-            if ((double)(now_ns - seen->at_ns) >= WINDOW_NS)
+            if (!is_near(now_ns, seen->at_ns))
                 continue;
             all += !pass;
             if (seen->ns - (int64_t)seen->took_ns < first - 2 * NEAR_NS)

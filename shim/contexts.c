@@ -7,6 +7,7 @@
 
 #include "timing.h"
 
+#include <stddef.h>
 #include <string.h>
 
 enum { CONTEXTS_CAP = 64, DEVICES_CAP = 32 };
@@ -26,6 +27,7 @@ struct kj_context {
 };
 static struct kj_timing timings[CONTEXTS_CAP];
 static struct kj_context contexts[CONTEXTS_CAP];
+_Static_assert(offsetof(struct kj_context, serial) == 0, "launch_path.h");
 static atomic_uint contexts_used;
 static _Atomic uint32_t last_serial;
 
@@ -339,13 +341,17 @@ static void settle(struct kj_ledger_header *ledger, struct kj_context *context, 
     uint32_t lost = kj_timing_abandon(context->timing);
     __atomic_fetch_add(&ledger->untimed_no_event, lost, __ATOMIC_RELAXED);
     kj_streams_forget(context);
+    kj_lock_cold(); /* its place may be another's from here on */
+    uint16_t device = context->device;
+    bool alive = false;
     atomic_store(&context->serial, 0);
     atomic_store(&context->handle, NULL);
     for (unsigned i = 0; i < atomic_load(&contexts_used); i++)
-        if (atomic_load(&contexts[i].handle) && contexts[i].device == context->device)
-            return;
-    ((struct kj_ledger_device *)kj_section(ledger, KJ_SECTION_DEVICES))[context->device].context_end_ns =
-        kj_now_ns();
+        alive = alive || (atomic_load(&contexts[i].handle) && contexts[i].device == device);
+    if (!alive)
+        ((struct kj_ledger_device *)kj_section(ledger, KJ_SECTION_DEVICES))[device].context_end_ns =
+            kj_now_ns();
+    kj_unlock_cold();
 }
 
 static void primary_begin(struct kj_ledger_header *ledger, struct kj_ending *e, bool reset)

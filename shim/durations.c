@@ -11,10 +11,10 @@
  * bracket's own, for the copy may have been slow itself.
  *
  * Kernels: brackets.c knows which end events were late, and which brackets leave next to nothing open. What
- * holds a thread up does not ask how long a kernel runs. So where enough of the latter are known, a late one
- * ran no longer than the longest of them, and no shorter than the shortest. But a kernel that is over before
- * a prompt end event is recorded is never among them: once any bracket is shorter than the shortest of
- * them, nothing says how short a late one may have been.
+ * holds a thread up does not depend on how long a kernel runs. So where enough of the latter are known, a
+ * late one ran no longer than the longest of them, and no shorter than the shortest. But a kernel that is
+ * over before a prompt end event is recorded is never among them: once any bracket is shorter than the
+ * shortest of them, nothing says how short a late one may have been.
  *
  * All of that may be learned late: what the ledger says of the late ones before is corrected each time.
  */

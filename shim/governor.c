@@ -83,6 +83,7 @@ void kj_governor_sample(struct kj_ledger_header *ledger, int64_t took_ns, uint32
     if (stands_for > KJ_SAMPLE_EVERY)
         most_ns = most_ns * KJ_SAMPLE_EVERY / stands_for;
     took_ns = took_ns < most_ns ? took_ns : most_ns;
+    took_ns = took_ns > -most_ns ? took_ns : -most_ns;
     /* A single sample may come out below zero, for the clock is no steadier than what it measures. */
     kj_self.owed_ns += took_ns * (int64_t)stands_for;
     if (kj_self.owed_ns > 0) {

@@ -30,6 +30,13 @@ static inline unsigned kj_stream_bucket(uintptr_t key, int choice)
     return (unsigned)(choice ? hash >> 44 : hash >> 54) & (KJ_STREAM_BUCKETS - 1);
 }
 
+/* A context's place begins with it (contexts.c). Another one: what is remembered is of a context that was
+ * there before. */
+static inline const _Atomic uint32_t *kj_context_serial(const struct kj_context *context)
+{
+    return (const _Atomic uint32_t *)(const void *)context;
+}
+
 /* The stream, which is not a default one, is known to be of the thread's current context. False: it may be
  * all the same. */
 static inline bool kj_stream_is_in_current(CUstream stream)
@@ -42,6 +49,8 @@ static inline bool kj_stream_is_in_current(CUstream stream)
         atomic_load_explicit(&kj_stream_values[bucket][0].context, memory_order_relaxed);
     atomic_thread_fence(memory_order_acquire);
     return likely(context == kj_self.context && context &&
+                  atomic_load_explicit(kj_context_serial(context), memory_order_relaxed) ==
+                      kj_self.context_serial &&
                   atomic_load_explicit(key, memory_order_relaxed) == (uintptr_t)stream);
 }
 

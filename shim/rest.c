@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * rest.c - which calls a wait has covered, so that whoever looks at the ledger can tell that nothing is left
+ * rest.c - which calls a wait has covered, so that a reader of the ledger can tell that nothing is left
  * to run: the recorder does, now and then, and so no launch has to say when it ends a rest.
  *
  * A call that gives a device work, or may end a context, is counted in CALLS when it returns. A wait covers
@@ -97,28 +97,31 @@ static struct counted counted_now(struct kj_ledger_header *ledger)
     return counted;
 }
 
-/* Nobody has used a thread's own default stream, but by its handle. */
-static bool is_all_legacy(struct kj_ledger_header *ledger)
+/* Work may have been given to this default stream, which stream 0 is for entries of this lane. */
+static bool may_be_used(struct kj_ledger_header *ledger, CUstream handle, int lane)
 {
     const uint64_t *cells = kj_section(ledger, KJ_SECTION_COUNTS);
     uint64_t sum = 0;
+    if (kj_stream_default_met(handle))
+        return true;
     for (unsigned s = shards_used(ledger); s; s--, cells += KJ_LEDGER_COUNTS_CAP)
         for (unsigned i = 0; i < WORK_HOOKS; i++)
-            sum += work_hooks[i].lane ? cell(cells, work_hooks[i].hook) : 0;
-    return !sum;
+            sum += work_hooks[i].lane == lane ? cell(cells, work_hooks[i].hook) : 0;
+    return sum && kj_stream_default_met(NULL);
 }
 
 uint64_t kj_rest_covered(struct kj_ledger_header *ledger, enum kj_hook hook, int lane, const void *named)
 {
     bool context = hook == KJ_HOOK_cuCtxSynchronize || hook == KJ_HOOK_cuCtxSynchronize_v2;
     bool stream = hook == KJ_HOOK_cuStreamSynchronize || hook == KJ_HOOK_cuStreamSynchronize_ptsz;
-    if (!context && (!stream || (uintptr_t)named > (uintptr_t)CU_STREAM_PER_THREAD || kj_streams_met()))
+    if (!context && (!stream || !CU_STREAM_IS_DEFAULT(named) || kj_streams_met()))
         return 0;
     if (!kj_context_is_only(ledger, context ? (CUcontext)named : NULL))
         return 0;
     const struct counted counted = counted_now(ledger);
-    bool all =
-        context || counted.own_alone || (!lane && named != CU_STREAM_PER_THREAD && is_all_legacy(ledger));
+    bool own = named ? named == CU_STREAM_PER_THREAD : lane;
+    bool all = context || (own ? counted.own_alone && !may_be_used(ledger, CU_STREAM_LEGACY, 0)
+                               : !may_be_used(ledger, CU_STREAM_PER_THREAD, 1));
     return all ? counted.calls + 1 : 0;
 }
 

@@ -2,7 +2,7 @@
  *
  * shim.h - what the files of libkjoule.so share. Nothing here is exported.
  *
- * Rules of the launch path (everything between kj_launch_begin and kj_launch_end): no malloc, no lock that
+ * Rules of the launch path (from a launch hook's entry to its return): no malloc, no lock that
  * another thread may hold for long, no getenv, no system call. Cold paths may take `kj_lock_cold`. No driver
  * call is made under it.
  */
@@ -95,7 +95,7 @@ struct kj_captured_stream {
 };
 #define KJ_CAPTURED_STREAMS 4
 
-/* Whose activity it is, beside what is launched: its part of the key. */
+/* What an activity's key holds apart from the launch itself. */
 union kj_place {
     struct {
         uint16_t device;
@@ -182,6 +182,8 @@ uint16_t kj_stream_row(struct kj_ledger_header *ledger, struct kj_context *conte
                        int lane);
 /* Streams that the program made have been launched to. */
 bool kj_streams_met(void);
+/* A default stream has been launched to by this handle: 0, CU_STREAM_LEGACY, CU_STREAM_PER_THREAD. */
+bool kj_stream_default_met(CUstream handle);
 /* Its handle is another stream's from now on. */
 void kj_stream_forget(CUstream stream);
 /* The context's streams have gone with it. NULL: all, after fork. */
@@ -335,6 +337,24 @@ void kj_cupti_launched(struct kj_ledger_header *ledger, const struct kj_context 
 /* At the application's waits: collects what is complete, now and then. */
 void kj_cupti_harvest(struct kj_ledger_header *ledger, uint64_t now_ns, bool at_once);
 void kj_cupti_forget(void); /* after fork */
+
+/* Samples of the shim's own time in a launch (samples.c). */
+struct kj_sample {
+    uint64_t asked_ns, begun_ns;     /* before and after the context was checked */
+    uint64_t called_ns, returned_ns; /* the caller's to fill: the real call lies between */
+    uint32_t stands_for;             /* launches; 0: no sample is taken */
+    uint32_t checks;                 /* of the context, since the sample before, without one */
+    bool rehearsal;                  /* it only brings the sample's code into the caches */
+};
+/* A launch is due. stands_for is 0 before, and stays so where this one is not to be sampled. */
+void kj_sample_begin(struct kj_sample *sample, struct kj_ledger_header *ledger);
+/* The launch has been recorded; the governor is told, and asked. */
+void kj_sample_end(const struct kj_sample *sample, struct kj_ledger_header *ledger);
+/* The launch cannot be measured: the next sample stands for its launches as well. */
+void kj_sample_drop(struct kj_sample *sample);
+/* A burst has begun since the last sample: what was launched before it cost as that sample did, and the next
+ * one is due soon. */
+void kj_sample_sooner(struct kj_ledger_header *ledger);
 
 /* The governor: which launches are timed just now, by budget. */
 enum kj_timing_mode {

@@ -19,7 +19,7 @@ static uint32_t next_victim; /* under the cold lock, as all below */
 static uint16_t free_rows[ROWS];
 static uint32_t free_first, free_count;
 static uint64_t streams_met;
-static atomic_bool made_ones_met;
+static atomic_bool made_ones_met, default_met[3];
 
 /* A copy of what is known of the stream. */
 struct known {
@@ -152,8 +152,12 @@ static struct kj_context *stream_meet(struct kj_ledger_header *ledger, CUstream 
 
 struct kj_context *kj_context_of_stream(struct kj_ledger_header *ledger, CUstream stream)
 {
-    if (CU_STREAM_IS_DEFAULT(stream))
+    if (CU_STREAM_IS_DEFAULT(stream)) {
+        atomic_bool *met = &default_met[(uintptr_t)stream];
+        if (unlikely(!atomic_load_explicit(met, memory_order_relaxed)))
+            atomic_store_explicit(met, true, memory_order_relaxed);
         return kj_context_current(ledger);
+    }
     struct kj_context *context = known_of((uintptr_t)stream).context;
     if (unlikely(!context))
         context = stream_meet(ledger, stream);
@@ -191,6 +195,11 @@ bool kj_streams_met(void)
     return atomic_load_explicit(&made_ones_met, memory_order_relaxed);
 }
 
+bool kj_stream_default_met(CUstream handle)
+{
+    return atomic_load_explicit(&default_met[(uintptr_t)handle], memory_order_relaxed);
+}
+
 void kj_stream_forget(CUstream stream)
 {
     kj_captures_changed();
@@ -213,6 +222,7 @@ void kj_streams_forget(const struct kj_context *context)
         memset(kj_stream_values, 0, sizeof(kj_stream_values));
         free_count = 0;
         atomic_store(&made_ones_met, false);
+        memset(default_met, 0, sizeof(default_met));
         return;
     }
     kj_lock_cold();

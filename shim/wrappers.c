@@ -13,87 +13,15 @@ struct bracket {
     struct kj_ledger_header *ledger;
     struct kj_context *context;
     struct kj_pair *pair;
-    uint64_t hash;                   /* of the activity */
-    uint32_t stands_for;             /* of a sampled call: launches; else 0 */
-    uint32_t checks;                 /* of the context, since the sample before, without one */
-    bool rehearsal;                  /* it only brings the sample's code into the caches */
-    uint64_t asked_ns, begun_ns;     /* of a sampled call: before and after the context was checked */
-    uint64_t called_ns, returned_ns; /* of a sampled call, or a COPY: the real one lies between */
-    uint64_t launch_ns;              /* where CUPTI times it; else 0 */
-    bool capturing;                  /* it becomes a node of a graph: no launch */
+    uint64_t hash;           /* of the activity */
+    struct kj_sample sample; /* of a COPY its moments of the real call alone */
+    uint64_t launch_ns;      /* where CUPTI times it; else 0 */
+    bool capturing;          /* it becomes a node of a graph: no launch */
     uint64_t capture_id;
 };
 
-#define SAMPLES_NS 1000000 /* apart, where launches come fast */
-#define SKIPS_MOST 7       /* distances without a sample */
-
 /* ---- launches and copies
  * ------------------------------------------------------------------------------------------ */
-
-/* Distances are drawn, 64 on average: programs have periods of their own. */
-static uint32_t draw_distance(void)
-{
-    uint32_t r = kj_self.random;
-    r ^= r << 13;
-    r ^= r >> 17;
-    r ^= r << 5;
-    kj_self.random = r;
-    return KJ_SAMPLE_EVERY / 2 + r % (KJ_SAMPLE_EVERY + 1);
-}
-
-/* A program that launches fast is sampled less often, as a sample costs what tens of counted launches do;
- * never so in a burst, whose end and whose pairs must not wait. Returns how many distances pass without one.
- */
-static uint32_t draw_skips(uint64_t now_ns)
-{
-    bool burst = atomic_load_explicit(&kj_timing_on, memory_order_relaxed) == KJ_TIME_ALL;
-    uint64_t passed_ns = now_ns - kj_self.sampled_ns;
-    uint32_t skips = kj_self.skips_drawn;
-    if (burst || passed_ns > 2 * SAMPLES_NS)
-        skips = burst ? 0 : skips / 2;
-    else if (passed_ns < SAMPLES_NS && skips < SKIPS_MOST)
-        skips = 2 * skips + 1;
-    kj_self.sampled_ns = now_ns;
-    return kj_self.skips_drawn = skips;
-}
-
-/* A burst has begun since the last sample: what was launched before it cost as that sample did, and the next
- * one is due soon. */
-static void sample_sooner(struct bracket *b)
-{
-    uint32_t passed = kj_self.sample_distance - kj_self.until_sample;
-    kj_governor_sample(b->ledger, kj_self.sample_took_ns, passed);
-    kj_self.skips = kj_self.skips_drawn = 0;
-    kj_self.sample_distance = kj_self.until_sample = KJ_SAMPLE_EVERY / 2;
-}
-
-/* The code of a sample has left the caches by the time when one is due, which would count as the cost of all
- * the launches that it stands for. So the launch before it runs the same code, and only its own cost counts.
- */
-static void sample_begin(struct bracket *b)
-{
-    uint32_t distance = draw_distance();
-    kj_self.until_sample = distance;
-    if (kj_self.skips) {
-        kj_self.skips--;
-        kj_self.sample_distance += distance;
-        kj_context_check(b->ledger);
-        return;
-    }
-    b->asked_ns = kj_now_ns();
-    b->rehearsal = kj_self.rehearsed = !kj_self.rehearsed;
-    b->stands_for = kj_self.sample_distance;
-    if (b->rehearsal) {
-        kj_self.until_sample = 1;
-        kj_self.sample_distance++;
-    } else {
-        kj_self.sample_distance = distance;
-        b->checks = kj_self.skips_drawn;
-        kj_self.skips = draw_skips(b->asked_ns);
-    }
-    kj_context_check(b->ledger);
-    b->begun_ns = kj_now_ns();
-}
 
 static void place_again(struct bracket *b, CUstream stream, uint8_t kind, const struct kj_shape *shape)
 {
@@ -121,9 +49,9 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, en
         return;
     if (call == KJ_CALL_COPY || call == KJ_CALL_COPY_ASYNC)
         kj_rest_copy_begins(b->ledger);
-    b->stands_for = 0;
+    b->sample.stands_for = 0;
     if (unlikely(--kj_self.until_sample == 0))
-        sample_begin(b);
+        kj_sample_begin(&b->sample, b->ledger);
     b->pair = NULL;
     b->capturing = false;
     b->launch_ns = 0;
@@ -133,7 +61,7 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, en
         timed = false; /* CUPTI's records do */
     }
     b->context = kj_context_of_stream(b->ledger, stream);
-    b->called_ns = call == KJ_CALL_COPY ? kj_now_ns() : 0;
+    b->sample.called_ns = call == KJ_CALL_COPY ? kj_now_ns() : 0;
     if (unlikely(!b->context))
         return;
     int mode = timed ? atomic_load_explicit(&kj_timing_on, memory_order_relaxed) : KJ_TIME_NONE;
@@ -155,19 +83,19 @@ static inline void launch_begin(struct bracket *b, CUstream stream, int lane, en
         b->pair = kj_timing_start(b->ledger, b->context, stream, lane, mode == KJ_TIME_ALL);
         kj_self.inside = false;
         if (unlikely(kj_self.skips_drawn && mode == KJ_TIME_ALL))
-            sample_sooner(b);
+            kj_sample_sooner(b->ledger);
         if (unlikely(!b->pair && !kj_self.context)) /* it was found to be another context */
             place_again(b, stream, kind, shape);
     }
-    if (unlikely(b->stands_for) || (call == KJ_CALL_COPY && b->pair))
-        b->called_ns = kj_now_ns();
+    if (unlikely(b->sample.stands_for) || (call == KJ_CALL_COPY && b->pair))
+        b->sample.called_ns = kj_now_ns();
 }
 
 /* Ends the bracket on the device, right after the real call, so that our own bookkeeping is not in it. */
 static inline void bracket_close(struct bracket *b, CUresult rc, CUstream stream, int lane, enum kj_call call)
 {
-    if (unlikely(b->stands_for) || call == KJ_CALL_COPY)
-        b->returned_ns = kj_now_ns();
+    if (unlikely(b->sample.stands_for) || call == KJ_CALL_COPY)
+        b->sample.returned_ns = kj_now_ns();
     if (b->pair && !rc && !kj_timing_mark(b->pair, stream, lane)) {
         kj_timing_cancel(b->context, b->pair);
         b->pair = NULL;
@@ -176,20 +104,8 @@ static inline void bracket_close(struct bracket *b, CUresult rc, CUstream stream
 
 static void sample_end(struct bracket *b)
 {
-    uint64_t done_ns = kj_now_ns(), now_ns = kj_now_ns();
-    int64_t clock_ns = (int64_t)(now_ns - done_ns);
-    int64_t took_ns = (int64_t)(b->called_ns - b->begun_ns + done_ns - b->returned_ns) - 2 * clock_ns;
-    int64_t own_ns = (int64_t)(b->called_ns - b->asked_ns + now_ns - b->returned_ns);
-    kj_governor_sample(b->ledger, own_ns, 1);
-    if (b->rehearsal)
-        return;
-    /* Each of its two stretches holds one reading of the clock, which takes as long as this one. */
-    kj_self.sample_took_ns = (int32_t)took_ns;
-    kj_governor_sample(b->ledger, took_ns, b->stands_for - 1);
-    /* The context is checked more often than a sample is taken. */
-    kj_governor_sample(b->ledger, (int64_t)(b->begun_ns - b->asked_ns) - clock_ns, b->checks);
-    kj_governor_tick(b->ledger, now_ns);
-    if (b->pair)
+    kj_sample_end(&b->sample, b->ledger);
+    if (b->pair && !b->sample.rehearsal)
         kj_timing_harvest(b->ledger, b->context, 2 * KJ_SAMPLE_EVERY); /* keeps its own time */
 }
 
@@ -202,11 +118,11 @@ static void capture_end(struct bracket *b, enum kj_call call, uint8_t kind, cons
     uint32_t row = graph ? 0 : kj_activity_known(b->hash, kind, device, shape, false);
     if (unlikely(row == KJ_ROW_UNKNOWN)) {
         row = kj_activity_make(b->ledger, kind, device, shape, b->hash, &first);
-        b->stands_for = 0; /* it took its own time */
+        kj_sample_drop(&b->sample); /* it took its own time */
     }
     kj_capture_add(b->context, stream, lane, b->capture_id, row, graph ? shape->grid[1] : 0, bytes,
                    call == KJ_CALL_DEPENDENT);
-    if (unlikely(b->stands_for))
+    if (unlikely(b->sample.stands_for))
         sample_end(b);
 }
 
@@ -214,7 +130,8 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
                               uint8_t kind, const struct kj_shape *shape, uint64_t bytes, CUstream stream,
                               int lane)
 {
-    kj_call_count(b->ledger, hook, rc, call == KJ_CALL_COPY ? b->returned_ns - b->called_ns : 0);
+    kj_call_count(b->ledger, hook, rc,
+                  call == KJ_CALL_COPY ? b->sample.returned_ns - b->sample.called_ns : 0);
     if (unlikely(rc || b->capturing || !b->context)) {
         if (rc)
             __atomic_fetch_add(&b->ledger->failed_launches, 1, __ATOMIC_RELAXED);
@@ -224,6 +141,8 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
             kj_timing_cancel(b->context, b->pair);
         if (!rc && b->capturing)
             capture_end(b, call, kind, shape, bytes, stream, lane);
+        else
+            kj_sample_drop(&b->sample);
         return;
     }
     bool first = false;
@@ -231,7 +150,7 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
     uint32_t row = kj_activity_known(b->hash, kind, device, shape, b->pair != NULL);
     if (unlikely(row == KJ_ROW_UNKNOWN)) {
         row = kj_activity_make(b->ledger, kind, device, shape, b->hash, &first);
-        b->stands_for = 0; /* it took its own time */
+        kj_sample_drop(&b->sample); /* it took its own time */
     }
     kj_count(&kj_self.counts[row], 1);
     if (unlikely(call == KJ_CALL_DEPENDENT))
@@ -251,8 +170,14 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
     if (unlikely(b->launch_ns) && kind != KJ_ACTIVITY_HOST)
         kj_cupti_launched(b->ledger, b->context, row, kj_stream_row(b->ledger, b->context, stream, lane),
                           b->launch_ns);
-    if (unlikely(b->stands_for))
+    if (unlikely(b->sample.stands_for))
         sample_end(b);
+}
+
+static inline void copy_ended(const struct bracket *b, enum kj_call call)
+{
+    if (call == KJ_CALL_COPY || call == KJ_CALL_COPY_ASYNC)
+        kj_rest_copy_ended(b->ledger);
 }
 
 #define SHAPE(f, gx, gy, gz, bx, by, bz, shared)                                                             \
@@ -279,8 +204,13 @@ static inline void launch_end(struct bracket *b, enum kj_hook hook, CUresult rc,
         return rc;                                                                                           \
     bracket_close(&b, rc, on, lane, call);                                                                   \
     launch_end(&b, KJ_HOOK_##symbol, rc, call, kind, &shape, rc ? 0 : (bytes), on, lane);                    \
-    if ((call) == KJ_CALL_COPY || (call) == KJ_CALL_COPY_ASYNC)                                              \
-    kj_rest_copy_ended(b.ledger)
+    copy_ended(&b, call)
+
+static bool is_of_current(struct kj_ledger_header *ledger, CUstream stream)
+{
+    const struct kj_context *context = kj_context_of_stream(ledger, stream);
+    return context && context == kj_self.context;
+}
 
 /* A launch that is to be counted and nothing else, in the thread's current context, as most are: it goes the
  * short way, which takes a sample of itself now and then. */
@@ -293,19 +223,22 @@ static inline bool counts_alone(struct kj_ledger_header *ledger, CUstream stream
                  atomic_load_explicit(&kj_cupti_on, memory_order_relaxed) |
                  atomic_load_explicit(&kj_dependent_seen, memory_order_relaxed)))
         return false;
-    if (likely(!CU_STREAM_IS_DEFAULT(stream) && kj_stream_is_in_current(stream)))
-        return true;
-    return kj_context_of_stream(ledger, stream) == kj_self.context && kj_self.context;
+    return likely(!CU_STREAM_IS_DEFAULT(stream) && kj_stream_is_in_current(stream)) ||
+           is_of_current(ledger, stream);
 }
 
-/* The sampled one's state; the others have none. Its context may turn out to be another one than it was held
- * for, by what is no call that we see: false. */
-static __attribute__((noinline)) bool counted_sample(struct bracket *ret_bracket,
+/* Its context may turn out to be another one than it was held for, by what is no call that we see: false, and
+ * the launch is due again. */
+static __attribute__((noinline)) bool counted_sample(struct kj_sample *ret_sample,
                                                      struct kj_ledger_header *ledger, CUstream stream)
 {
-    *ret_bracket = (struct bracket){.ledger = ledger};
-    sample_begin(ret_bracket);
-    return kj_context_of_stream(ledger, stream) == kj_self.context && kj_self.context;
+    *ret_sample = (struct kj_sample){0};
+    kj_sample_begin(ret_sample, ledger);
+    if (likely(is_of_current(ledger, stream)))
+        return true;
+    kj_sample_drop(ret_sample);
+    kj_self.until_sample++;
+    return false;
 }
 
 /* It failed, or is the first of its kind. */
@@ -321,8 +254,7 @@ static __attribute__((noinline)) void counted_otherwise(struct kj_ledger_header 
     do {                                                                                                     \
         __typeof__(&symbol) real = REAL(symbol);                                                             \
         struct kj_ledger_header *ledger = kj_ledger_now();                                                   \
-        struct bracket sample;                                                                               \
-        sample.stands_for = 0;                                                                               \
+        struct kj_sample sample; /* of one that is due */                                                    \
         if (unlikely(!real || !counts_alone(ledger, stream)))                                                \
             break;                                                                                           \
         bool due = --kj_self.until_sample == 0;                                                              \
@@ -337,13 +269,15 @@ static __attribute__((noinline)) void counted_otherwise(struct kj_ledger_header 
             sample.returned_ns = kj_now_ns();                                                                \
         uint32_t row = likely(!rc) ? kj_kernel_row(key, &shape) : KJ_ROW_UNKNOWN;                            \
         if (unlikely(row == KJ_ROW_UNKNOWN)) {                                                               \
+            if (due)                                                                                         \
+                kj_sample_drop(&sample);                                                                     \
             counted_otherwise(ledger, key.hash, KJ_HOOK_##symbol, rc, shape, stream, lane);                  \
             return rc;                                                                                       \
         }                                                                                                    \
         kj_count(&kj_self.counts[KJ_LEDGER_CALLS_BASE + KJ_HOOK_##symbol], 1);                               \
         kj_count(&kj_self.counts[row], 1);                                                                   \
         if (unlikely(due && sample.stands_for))                                                              \
-            sample_end(&sample);                                                                             \
+            kj_sample_end(&sample, ledger);                                                                  \
         return rc;                                                                                           \
     } while (0)
 
@@ -411,7 +345,7 @@ static void copied(struct kj_ledger_header *ledger, CUresult rc, uint8_t kind, u
     CUresult symbol params                                                                                   \
     {                                                                                                        \
         BRACKET(symbol, lane, NULL, KJ_CALL_COPY, KJ_ACTIVITY_##kind, bytes, args, {.function = NULL});      \
-        copied(b.ledger, rc, KJ_ACTIVITY_##kind, b.returned_ns - b.called_ns);                               \
+        copied(b.ledger, rc, KJ_ACTIVITY_##kind, b.sample.returned_ns - b.sample.called_ns);                 \
         return rc;                                                                                           \
     }
 

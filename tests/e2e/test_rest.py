@@ -148,6 +148,7 @@ NO_RESTS = {
     "another thread launches": [["in", ["launch", "long", 4, "other"]], ["join"], ["stream", "own"], ["sleep", 1.5]],
     "another thread's default stream": [["in", ["launch", "long", 4, "per-thread"], ["sleep", 1]], ["sleep", 0.1], ["stream", "per-thread"],
                                         ["sleep", 1], ["join"]],
+    "the other default stream": [["launch", "long", 1, "per-thread"], ["launch", "long", 4, "legacy"], ["stream", "per-thread"], ["sleep", 1.5]],
     "a copy that takes long": [["sleep", 0.1], ["htod", 1 << 21], ["htod", 1 << 21]],
     "copies of another thread": [["in", ["htod", 1 << 21]], ["sleep", 0.1], ["context"], ["sleep", 0.5], ["join"]],
 }

@@ -125,7 +125,8 @@ void sim_stream_end(CUstream stream, uint64_t end_ns)
 
 CUresult sim_stream_wait(CUstream stream)
 {
-    sim_sleep_until(sim_stream_start(stream));
+    /* What is ahead of a blocking stream's next work, on the legacy one, is not its own. */
+    sim_sleep_until(is_legacy(stream) ? sim_stream_start(stream) : atomic_load(&stream->tail_ns));
     while (atomic_load(&stream->callbacks))
         usleep(20);
     return CUDA_SUCCESS;
