@@ -54,8 +54,8 @@ CALLS = {"dtoh": "cuMemcpyDtoH", "dtoh-lane": "cuMemcpyDtoH", "htod": "cuMemcpyH
 def test_a_late_host_makes_no_copy_longer(make_sim, folder, copy, kind):
     """Half of all returns from a copy, and a quarter of all second records, come 1.2 ms late: the host's delay is no time of the copies'.
 
-    How late they were is not known, so the interval holds it; the fastest of the copies tells what they take. Kernels vary, so that no delay
-    keeps step with the copies."""
+    How late they were is not known, so the interval holds it; the fastest of the copies tells what they take. A busy machine delays some
+    more, by far less than a quarter of that. Kernels vary, so that no delay keeps step with the copies."""
     sim = make_sim("kernel rhythm_0 duration_us=1000 sd_us=200 power=400\n"
                    f"hold {CALLS[copy]} us=1200 every=2 after=1\nhold cuEventRecord us=1200 from=17 every=32\n")
     done = rhythm(folder, sim, "--launches", 360, "--batch", 3, "--copy", copy, "--stream", "legacy")
@@ -64,7 +64,7 @@ def test_a_late_host_makes_no_copy_longer(make_sim, folder, copy, kind):
     (told_,) = [c for c in done.report["copies"] if c["kind"] == kind]
     assert told_["count"] == copies == 120
     assert told_["time_low_ns"] <= copy_ns * 1.01 and copy_ns <= 1.01 * told_["time_high_ns"], (told_, ran)
-    assert told_["time_ns"] <= 2 * copy_ns + copies * 40000, (told_, ran)
+    assert told_["time_ns"] <= copy_ns + copies / 2 * 1200e3 / 4, (told_, ran)
     kernels_ns, (kernel,) = ran["rhythm_0"][1], done.report["kernels"]
     assert 0.99 * kernel["time_low_ns"] <= kernels_ns <= 1.01 * kernel["time_high_ns"], kernel
     assert kernel["time_ns"] == pytest.approx(kernels_ns, rel=0.03), kernel
