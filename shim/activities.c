@@ -63,7 +63,7 @@ void kj_activities_reset(void)
     char *map = mmap(NULL, TABLE_BYTES + HUGE_PAGE, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) {
-        atomic_store(&kj_folded, 1); /* nobody may look into it */
+        atomic_store(&kj_folded, 1); /* there is no table: every launch takes the slow path */
         return;
     }
     size_t before = -(uintptr_t)map % HUGE_PAGE;

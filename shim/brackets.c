@@ -251,7 +251,8 @@ struct kj_bracket kj_bracket_of(const struct kj_timing *timing, const struct kj_
     bool known = reach->known && !copy;
     int64_t marked_ns = (int64_t)pair->marked_ns + (known ? -reach->ns : distance.high_ns);
     bool over = end_ns <= marked_ns + NEAR_NS + (known ? drift_ns(reach, pair->marked_ns) : 0);
-    /* And was it recorded late, so that its stamp tells of the host and not of the launch? */
+    /* And was it recorded late, so that its stamp shows when the host recorded it, not when the launch ended?
+     */
     int64_t guess_ns = known ? -reach->ns : start_ns - (int64_t)pair->called_ns;
     bool late = over && pair->marked_ns - pair->called_ns > LAUNCH_MOST_NS &&
                 end_ns > (int64_t)pair->marked_ns + guess_ns - RECORD_MOST_NS;

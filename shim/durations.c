@@ -100,24 +100,24 @@ static struct kj_open narrowed(const struct kj_alike *alike, struct kj_open own,
 /* What the ledger says of those that took the mean of the others, by what is known now. */
 static void correct(struct kj_alike *alike, struct kj_ledger_activity *activity)
 {
-    struct kj_sum *told = &alike->told;
-    int64_t count = (int64_t)told->count, was_ns = (int64_t)told->ns;
+    struct kj_sum *late = &alike->late;
+    int64_t count = (int64_t)late->count, was_ns = (int64_t)late->ns;
     if (!was_ns || !alike->known.count)
         return;
-    struct kj_open open = narrowed(alike, told->own, count);
+    struct kj_open open = narrowed(alike, late->own, count);
     int64_t ns = clamp(count * (int64_t)mean_of(&alike->known), open.low_ns, open.high_ns);
     int64_t more_ns = ns - was_ns;
-    double part = (double)ns / (double)was_ns, ns2 = told->ns2 * part * part;
+    double part = (double)ns / (double)was_ns, ns2 = late->ns2 * part * part;
     __atomic_fetch_add(&activity->sum_ns, (uint64_t)more_ns, __ATOMIC_RELAXED);
     __atomic_fetch_sub(&activity->taken_ns, (uint64_t)more_ns, __ATOMIC_RELAXED);
-    __atomic_fetch_add(&activity->over_ns, (uint64_t)(more_ns + told->open.low_ns - open.low_ns),
+    __atomic_fetch_add(&activity->over_ns, (uint64_t)(more_ns + late->open.low_ns - open.low_ns),
                        __ATOMIC_RELAXED);
-    __atomic_fetch_add(&activity->under_ns, (uint64_t)(open.high_ns - told->open.high_ns - more_ns),
+    __atomic_fetch_add(&activity->under_ns, (uint64_t)(open.high_ns - late->open.high_ns - more_ns),
                        __ATOMIC_RELAXED);
-    activity->sum_ns2 += ns2 - told->ns2;
-    told->ns = (uint64_t)ns;
-    told->ns2 = ns2;
-    told->open = open;
+    activity->sum_ns2 += ns2 - late->ns2;
+    late->ns = (uint64_t)ns;
+    late->ns2 = ns2;
+    late->open = open;
 }
 
 static bool is_late(uint64_t ns, uint64_t shortest_ns)
@@ -129,7 +129,7 @@ static bool is_late(uint64_t ns, uint64_t shortest_ns)
 static bool is_copy_believed(struct kj_alike *alike, uint64_t ns)
 {
     if (alike->known.count && is_late(mean_of(&alike->known), ns)) {
-        add(&alike->told, &alike->known);
+        add(&alike->late, &alike->known);
         alike->known = (struct kj_sum){0};
     }
     if (ns < alike->shortest_ns)
@@ -168,7 +168,7 @@ struct kj_duration kj_duration_of(struct kj_timing *timing, struct kj_ledger_act
             add(&alike->known, &one);
         correct(alike, activity);
         if (!believed)
-            add(&alike->told, &one);
+            add(&alike->late, &one);
     }
     return (struct kj_duration){.ns = (uint64_t)ns,
                                 .taken_ns = pair->length_ns > ns ? (uint64_t)(pair->length_ns - ns) : 0,

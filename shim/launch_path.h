@@ -94,7 +94,7 @@ static inline size_t kj_slot_place(uint64_t hash)
     return (hash >> 16) & (KJ_SLOTS - 1);
 }
 
-/* Where a kernel's row is found, or else asked for by its hash. */
+/* The slot that should hold a kernel's row, and the hash to search with where it does not. */
 struct kj_kernel_key {
     const struct kj_slot *slot;
     uint64_t hash;

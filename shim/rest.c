@@ -97,7 +97,8 @@ static struct counted counted_now(struct kj_ledger_header *ledger)
     return counted;
 }
 
-/* Work may have been given to this default stream, which stream 0 is for entries of this lane. */
+/* Work may have been launched on this default stream (CU_STREAM_LEGACY or CU_STREAM_PER_THREAD): by its own
+ * handle, or by stream 0 through an entry point of this lane, for which that means the same. */
 static bool may_be_used(struct kj_ledger_header *ledger, CUstream handle, int lane)
 {
     const uint64_t *cells = kj_section(ledger, KJ_SECTION_COUNTS);

@@ -348,7 +348,8 @@ struct kj_sample {
 };
 /* A launch is due. stands_for is 0 before, and stays so where this one is not to be sampled. */
 void kj_sample_begin(struct kj_sample *sample, struct kj_ledger_header *ledger);
-/* The launch has been recorded; the governor is told, and asked. */
+/* The launch has been recorded: adds the sample to the shim's own time, and has the governor decide again
+ * which launches are timed. */
 void kj_sample_end(const struct kj_sample *sample, struct kj_ledger_header *ledger);
 /* The launch cannot be measured: the next sample stands for its launches as well. */
 void kj_sample_drop(struct kj_sample *sample);

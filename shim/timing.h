@@ -81,7 +81,7 @@ struct kj_alike {
     bool sure; /* known holds brackets alone that leave next to nothing open */
     uint8_t size;
     uint32_t activity;
-    struct kj_sum known, told; /* those that are believed, and the others, as they are in the ledger */
+    struct kj_sum known, late; /* those that are believed, and the others, as they are in the ledger */
     uint64_t shortest_ns;      /* copies: of the former */
     int64_t least_ns, most_ns; /* kernels: what the former took, by their bounds */
     int64_t least_high_ns;     /* and no bracket at all leaves less */

@@ -60,11 +60,12 @@ def run_of(make_sim, folder, way, repeats=150, script=LONG_AND_SHORT, options=()
     return sim, run, {k["name"]: k for k in run.report["kernels"]}, {k["name"]: k for k in device["kernels"]}
 
 
-def assert_holds(told, truth):
-    """A 90 % interval may miss. That of a kernel that draws much less than the others missed in one run of five to ten, so twice the width is allowed."""
+def assert_holds(told, truth, doubled=()):
+    """doubled: of these kernels the energy may lie in an interval twice as wide, as a 90 % one may miss."""
     for name, kernel in truth.items():
         middle, low, high = (told[name][field] for field in ("energy_uj", "low_uj", "high_uj"))
-        assert low - (middle - low) <= kernel["energy_uj"] <= high + (high - middle), told[name]
+        more = 1 if name in doubled else 0
+        assert low - more * (middle - low) <= kernel["energy_uj"] <= high + more * (high - middle), told[name]
         assert told[name]["time_low_ns"] <= kernel["time_ns"] * 1.03 + 1e6, told[name]
         assert told[name]["time_high_ns"] >= kernel["time_ns"] * 0.97 - 1e6, told[name]
 
@@ -107,7 +108,8 @@ def test_what_is_left_of_a_graph_is_its_unknown_kernels(make_sim, folder):
     assert all(g["unknown"] == "powers" for g in run.report["groups"])
     for name, kernel in truth.items():
         assert told[name]["time_ns"] == pytest.approx(kernel["time_ns"], rel=0.05), told[name]
-    assert_holds(told, truth)
+    # c draws much less than the others: its interval missed in one run of five to ten, which METHOD.md says.
+    assert_holds(told, truth, doubled=["graph_c"])
 
 
 def test_another_shape_says_nothing_of_a_kernel_in_a_graph(make_sim, folder):

@@ -362,7 +362,7 @@ const struct kj_ledger_header *kj_ledger_watch_header(const struct kj_ledger_wat
     return &watch->header;
 }
 
-/* What stands in the header comes first: of a wait that ends meanwhile, the next reading tells. */
+/* What stands in the header comes first: a wait that ends meanwhile is seen at the next reading. */
 int kj_ledger_watch_rests(struct kj_ledger_watch *watch, uint64_t *ret_calls)
 {
     uint64_t cells[KJ_LEDGER_COUNTS_CAP - KJ_LEDGER_CALLS_BASE], calls = 0;
